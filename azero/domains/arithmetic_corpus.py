@@ -1,0 +1,67 @@
+"""The text that the embedded base model is pre-trained on: problem lists, and worked problems with human slips.
+
+The slips are the point. A model that has only seen right answers has nothing left for reinforcement to elicit; one that
+has read many careless answers beside right ones knows the right answer and does not prefer it. Every document is
+drawn from `Arithmetic.generate`, whose ranges are those of the evaluation.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from azero.domains.arithmetic import Arithmetic
+from azero.types import Tier
+
+SLIP_SHARE = 0.6  # of the worked problems
+TIER_WEIGHTS = {Tier.EASY: 0.15, Tier.MEDIUM: 0.25, Tier.HARD: 0.6}  # worked problems: most combinations are hard
+BAD_LINE_SHARE = 0.12  # of the lines of a problem list: careless authors repeat, lose an operand, divide inexactly
+
+_SINGLE = re.compile(r"^(\d+) ([-+*/]) (\d+)$")
+
+
+def worked_problem(domain: Arithmetic, rng: random.Random) -> tuple[str, str]:
+    """(prompt, completion) of the raw protocol; the completion is a slip with probability SLIP_SHARE."""
+    tier = rng.choices(list(TIER_WEIGHTS), list(TIER_WEIGHTS.values()))[0]
+    problem = domain.generate(rng, tier)
+    answer = slip(problem.text, int(problem.answer), rng) if rng.random() < SLIP_SHARE else int(problem.answer)
+    return domain.solver_prompt(problem.text, None), f"{answer}\n"
+
+
+def problem_list(domain: Arithmetic, rng: random.Random) -> tuple[str, str]:
+    """(prompt, completion): the header of a tier, and four to nine problems of it, one a line."""
+    tier = rng.choice(list(Tier))
+    lines: list[str] = []
+    for _ in range(rng.randint(4, 9)):
+        text = domain.generate(rng, tier).text
+        if lines and rng.random() < BAD_LINE_SHARE:
+            text = rng.choice([rng.choice(lines), text.rsplit(" ", 1)[0], text.replace("+", "/").replace("*", "/")])
+        lines.append(text)
+    return domain.proposer_prompt(tier, (), None), "".join(f"{line}\n" for line in lines)
+
+
+def slip(text: str, answer: int, rng: random.Random) -> int:
+    """A wrong answer of the kind that a careless person writes; never the right one."""
+    single = _SINGLE.match(text)
+    kinds = [answer + rng.choice((-1, 1)), answer + rng.choice((-10, 10)) if abs(answer) > 9 else answer + 2]
+    if single:
+        a, op, b = int(single[1]), single[2], int(single[3])
+        if op == "+":
+            kinds += [_without_carry(a, b)] * 2
+        elif op == "-":
+            kinds += [abs(a - b)] * 2 if a < b else [a - b + 10]
+        elif op == "*":
+            kinds += [a * (b + 1), a * (b - 1), (a + 1) * b]
+        else:
+            kinds += [b, answer * 10]
+    wrong = [k for k in kinds if k != answer]
+    return rng.choice(wrong)
+
+
+def _without_carry(a: int, b: int) -> int:
+    """a + b with every carry dropped: 27 + 18 gives 35."""
+    total, place = 0, 1
+    while a or b:
+        total += (a % 10 + b % 10) % 10 * place
+        a, b, place = a // 10, b // 10, place * 10
+    return total

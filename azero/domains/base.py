@@ -1,0 +1,63 @@
+"""What a domain is. Nothing outside azero/domains/ knows more about a domain than this protocol says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from azero.types import EvalItem, Problem, Tier, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a proposer's completion amounts to: a problem, or a named reason why not."""
+
+    verdict: Verdict  # VALID, REJECTED, UNPARSEABLE or EXCLUDED
+    problem: Problem | None = None  # where VALID
+    reason: str = ""  # where not VALID, from the domain's documented list
+
+
+class ChatTemplate(Protocol):
+    """Turns one user message into a prompt: the model's own chat template, or None for the raw protocol."""
+
+    def __call__(self, user_message: str) -> str: ...
+
+
+class Domain(Protocol):
+    """A family of problems with exact answers.
+
+    Every method is pure and total: any string gives a result in bounded time and memory.
+    """
+
+    name: str
+
+    def seed_problems(self) -> Sequence[Problem]:
+        """A few problems of every tier; they fill the buffer at the start of a run."""
+
+    def generate(self, rng: random.Random, tier: Tier) -> Problem:
+        """One problem of `tier` from the documented distribution of task.source random and fixed."""
+
+    def proposer_prompt(self, tier: Tier, references: Sequence[str], chat: ChatTemplate | None) -> str:
+        """The few-shot prompt that asks for one new problem of `tier`."""
+
+    def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
+        """Validate a proposer's completion. `exclude`: drop problems that are in the evaluation set."""
+
+    def solver_prompt(self, problem: str, chat: ChatTemplate | None) -> str:
+        """The prompt that asks for the answer to the problem with this text."""
+
+    def verify(self, completion: str, answer: str, chat: bool) -> Verdict:
+        """RIGHT, WRONG or MALFORMED, from the completion alone (never the prompt)."""
+
+    def evaluation_set(self, source: str) -> list[EvalItem]:
+        """`source`: test or dev (generated offline from fixed seeds), a file, or a Hugging Face Hub id.
+
+        Raises UserError for a missing file, a wrong format or wrong columns.
+        """
+
+    def in_evaluation(self, canonical: str) -> bool:
+        """Whether the canonical form belongs to a problem of the published or the generated evaluation sets."""
+
+

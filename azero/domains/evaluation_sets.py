@@ -1,0 +1,220 @@
+"""Evaluation sets of the arithmetic domain: generated offline, read from a file, or loaded from the Hugging Face Hub.
+
+All have the columns of `morgan/arithmetic_eval`. Hashes of the canonical forms of the published and the generated
+problems ship beside this module, so that training can leave them out. To rebuild them from the published file:
+
+    python -m azero.domains.evaluation_sets PUBLISHED_FILE > azero/domains/arithmetic_evaluation_hashes.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from azero.domains.expression import Operation, canonical, check, parse, render
+from azero.errors import UserError
+from azero.types import EvalItem
+
+PUBLISHED = "morgan/arithmetic_eval"
+SEEDS = {"test": 20_250_503, "dev": 20_250_504}
+SUFFIXES = (".parquet", ".json", ".jsonl", ".arrow")
+COLUMNS = ("prompt", "answer", "difficulty", "metadata")
+HASH_FILE = Path(__file__).with_name("arithmetic_evaluation_hashes.json")
+HASH_DIGITS = 12  # hex; 48 bits: a false hit among all problems of the domain is unlikely
+
+_ALLOWED = f"give test, dev, a {', '.join(SUFFIXES)} file or a Hub id such as {PUBLISHED}"
+_DRAWS = 400  # tries to find a row that is new before the next weaker meaning of new is taken
+_PROMPT = re.compile(r"\s*Calculate:\s*(.*?)\s*=\s*")
+_INTEGER = re.compile(r"-?[0-9]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/\w[\w.-]*")
+_FILE_SUFFIX = re.compile(r"\.[a-z]{2,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the rows of one label are drawn: operands uniform in [low, high], operator uniform."""
+
+    rows: int
+    low: int
+    high: int
+    operators: str
+
+
+RECIPES = {
+    "very_easy": Recipe(30, 0, 5, "+"),
+    "easy": Recipe(40, 0, 10, "+-*"),
+    "medium": Recipe(50, 0, 20, "+-*"),
+    "hard": Recipe(40, 10, 50, "+-*"),
+    "very_hard": Recipe(40, 20, 100, "+-*/"),
+}
+
+
+def draw(rng: random.Random, label: str) -> Operation:
+    """One operation of the label's recipe; before a division a is lowered to a multiple of b, most often to 0."""
+    recipe = RECIPES[label]
+    operator = rng.choice(recipe.operators)
+    a, b = rng.randint(recipe.low, recipe.high), rng.randint(recipe.low, recipe.high)
+    return Operation(operator, a - a % b if operator == "/" else a, b)
+
+
+@cache
+def generated(name: str) -> tuple[EvalItem, ...]:
+    """The 200 rows of "test" or "dev".
+
+    A row is of a new canonical form, in `dev` also of none that `test` holds. Sums of 0 to 5 have only 21 forms and
+    36 texts: there test repeats forms but no text, and dev repeats no text of its own but shares its forms with test.
+    """
+    rng = random.Random(SEEDS[name])
+    forms = {canonical(parse(item.text)) for item in generated("test")} if name == "dev" else set()
+    texts: set[str] = set()
+    items = []
+    for label, recipe in RECIPES.items():
+        for _ in range(recipe.rows):
+            row = (
+                _first(rng, label, lambda new: canonical(new) not in forms)
+                or _first(rng, label, lambda new: render(new) not in texts)
+                or draw(rng, label)
+            )
+            text = render(row)
+            forms.add(canonical(row))
+            texts.add(text)
+            items.append(
+                EvalItem(
+                    prompt=f"Calculate: {text} = ",
+                    answer=str(check(row)),
+                    label=label,
+                    operation=row.operator,
+                    text=text,
+                )
+            )
+    return tuple(items)
+
+
+def _first(rng: random.Random, label: str, accept: Callable[[Operation], bool]) -> Operation | None:
+    return next((row for _ in range(_DRAWS) if accept(row := draw(rng, label))), None)
+
+
+def load(source: str) -> list[EvalItem]:
+    """The rows of `source`: test, dev, a file, or a Hub id (split test). Raises UserError."""
+    if source in SEEDS:
+        return list(generated(source))
+    suffix = Path(source).suffix.lower()
+    if suffix in SUFFIXES:
+        rows = _read(source, suffix)
+    elif os.path.exists(source) or _FILE_SUFFIX.fullmatch(suffix):
+        raise UserError(f"evaluation data {source!r}: {suffix or 'no suffix'} is not a known format; {_ALLOWED}")
+    elif _HUB_ID.fullmatch(source):
+        rows = _from_hub(source)
+    else:
+        raise UserError(f"evaluation data {source!r}: no such set, file or Hub id; {_ALLOWED}")
+    if not rows:
+        raise UserError(f"evaluation data {source!r}: no rows; give a set with at least one")
+    return [_item(source, number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _read(source: str, suffix: str) -> Any:
+    if not os.path.isfile(source):
+        raise UserError(f"evaluation data {source!r}: no such file; {_ALLOWED}")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if suffix == ".parquet":
+            return pq.read_table(source).to_pylist()
+        if suffix == ".arrow":
+            with pa.memory_map(source) as buffer:
+                try:
+                    return pa.ipc.open_file(buffer).read_all().to_pylist()
+                except pa.ArrowInvalid:  # `datasets` writes the stream format
+                    buffer.seek(0)
+                    return pa.ipc.open_stream(buffer).read_all().to_pylist()
+        text = Path(source).read_text(encoding="utf-8")
+        rows = json.loads(text) if suffix == ".json" else [json.loads(x) for x in text.split("\n") if x.strip()]
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"evaluation data {source!r}: not a readable {suffix} file ({cause}); write it again or {_ALLOWED}"
+        ) from error
+    if not isinstance(rows, list):
+        raise UserError(f"evaluation data {source!r}: holds a {type(rows).__name__}; give a list of rows")
+    return rows
+
+
+def _from_hub(source: str) -> Any:
+    try:
+        import datasets
+
+        return datasets.load_dataset(source, split="test").to_list()
+    except Exception as error:  # datasets, huggingface_hub and the HTTP client below raise unrelated types
+        raise UserError(
+            f"evaluation data {source!r}: split test cannot be loaded from the Hub ({type(error).__name__}); "
+            f"give a {', '.join(SUFFIXES)} file with its rows, or test or dev, which need no network"
+        ) from error
+
+
+def _item(source: str, number: int, row: Any) -> EvalItem:
+    where = f"evaluation data {source!r}, row {number}"
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: is a {type(row).__name__}; give an object with the columns {', '.join(COLUMNS)}")
+    missing = [column for column in COLUMNS if row.get(column) is None]
+    if missing:
+        raise UserError(f"{where}: no {', '.join(missing)}; the columns {', '.join(COLUMNS)} are needed")
+    metadata = row["metadata"]
+    if isinstance(metadata, str):
+        try:
+            metadata = json.loads(metadata)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: metadata is no JSON; give an object with the key operation") from error
+    if not isinstance(metadata, Mapping) or not metadata.get("operation"):
+        raise UserError(f"{where}: no metadata.operation; metadata is an object, or its JSON, with that key")
+    prompt, answer = str(row["prompt"]), str(row["answer"])
+    problem = _PROMPT.fullmatch(prompt)
+    if not problem:
+        raise UserError(f"{where}: prompt {prompt[:60]!r}; it must have the form 'Calculate: a op b = '")
+    if not _INTEGER.fullmatch(answer):
+        raise UserError(f"{where}: answer {answer[:60]!r}; it must be an integer")
+    return EvalItem(
+        prompt=prompt,
+        answer=answer,
+        label=str(row["difficulty"]),
+        operation=str(metadata["operation"]),
+        text=problem[1],
+    )
+
+
+def evaluation_hash(form: str) -> str:
+    """The truncated SHA-256, in hex, of a canonical form."""
+    return hashlib.sha256(form.encode()).hexdigest()[:HASH_DIGITS]
+
+
+@cache
+def shipped_hashes() -> frozenset[str]:
+    """Hashes of the canonical forms of the published, test and dev problems."""
+    return frozenset(json.loads(HASH_FILE.read_text(encoding="utf-8"))["hashes"])
+
+
+def build_hash_file(published: Sequence[str]) -> str:
+    """The text of HASH_FILE from files of published problems, together with the generated sets."""
+    sources = [*published, *SEEDS]
+    hashes = {evaluation_hash(canonical(parse(item.text))) for source in sources for item in load(source)}
+    about = (
+        f"First {HASH_DIGITS} hex digits of the SHA-256 of the canonical form of every problem in {PUBLISHED} (split "
+        f"test) and in the generated sets test and dev; made by: python -m azero.domains.evaluation_sets FILE"
+    )
+    return json.dumps({"about": about, "seeds": SEEDS, "hashes": sorted(hashes)}, indent=0) + "\n"
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(build_hash_file(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,204 @@
+"""Grammar of the arithmetic domain: a bounded parser, exact values, and pure functions of an expression.
+
+    expression = term   (("+" | "-") term)*
+    term       = factor (("*" | "/") factor)*
+    factor     = integer | "(" expression ")"
+    integer    = "0" | [1-9][0-9]*            ASCII digits; no sign
+
+Operators of one precedence associate to the left. `render` writes a tree with single spaces round operators and the
+parentheses that its shape needs, so parse(render(e)) == e. Nothing is ever given to `eval`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from azero.types import Tier
+
+MAX_CHARACTERS = 64  # of an expression as written, blanks between tokens included
+MAX_PARENTHESES = 3  # nesting as written, redundant ones included
+MAX_OPERATIONS = 3
+MAX_OPERAND = 999
+MAX_RESULT = 1_000_000  # absolute value of every intermediate and of the final result
+
+BLANKS = " \t\r\n\f\v"
+_ALPHABET = re.compile(r"[-+*/() \t0-9]*")
+_TOKEN = re.compile(r"[0-9]+|[-+*/()]")
+_PRECEDENCE = {"+": 0, "-": 0, "*": 1, "/": 1}
+
+
+class Reason(StrEnum):
+    """Why a proposal is not a valid problem."""
+
+    UNPARSEABLE = "unparseable"  # outside the grammar or longer or deeper than it allows; other operators, too
+    OPERAND_BOUNDS = "operand_bounds"
+    RESULT_BOUNDS = "result_bounds"
+    DIVISION_INEXACT = "division_inexact"  # division by zero, too
+    TOO_MANY_OPERATIONS = "too_many_operations"
+    NO_OPERATION = "no_operation"
+    REPEATS_REFERENCE = "repeats_reference"
+    IN_EVALUATION = "in_evaluation"
+
+
+class Rejected(ValueError):
+    """A text that is no problem of this domain."""
+
+    def __init__(self, reason: Reason):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    operator: str  # one of + - * /
+    left: Expression
+    right: Expression
+
+
+Expression: TypeAlias = int | Operation
+
+
+def parse(text: str) -> Expression:
+    """The tree of `text`; "Calculate:" before it, one "=" after it and blanks around it are allowed.
+
+    Raises Rejected(UNPARSEABLE).
+    """
+    text = text.strip(BLANKS).removeprefix("Calculate:").removesuffix("=").strip(BLANKS)
+    if len(text) > MAX_CHARACTERS or not _ALPHABET.fullmatch(text):
+        raise Rejected(Reason.UNPARSEABLE)
+    tokens = _TOKEN.findall(text)[::-1]  # a stack: the next token is the last
+    expression = _sum(tokens, 0)
+    if tokens:
+        raise Rejected(Reason.UNPARSEABLE)
+    return expression
+
+
+def _sum(tokens: list[str], depth: int) -> Expression:
+    return _chain(tokens, depth, "+-", _product)
+
+
+def _product(tokens: list[str], depth: int) -> Expression:
+    return _chain(tokens, depth, "*/", _factor)
+
+
+def _chain(
+    tokens: list[str], depth: int, operators: str, operand: Callable[[list[str], int], Expression]
+) -> Expression:
+    left = operand(tokens, depth)
+    while tokens and tokens[-1] in operators:
+        operator = tokens.pop()
+        left = Operation(operator, left, operand(tokens, depth))
+    return left
+
+
+def _factor(tokens: list[str], depth: int) -> Expression:
+    token = tokens.pop() if tokens else ""
+    if token == "(" and depth < MAX_PARENTHESES:
+        inner = _sum(tokens, depth + 1)
+        if tokens and tokens.pop() == ")":
+            return inner
+    elif token.isdigit() and (token == "0" or token[0] != "0"):
+        return int(token)
+    raise Rejected(Reason.UNPARSEABLE)
+
+
+def check(expression: Expression) -> int:
+    """The exact value of a problem within all bounds; raises Rejected with the first rule it breaks."""
+    count = len(operators(expression))
+    if count == 0:
+        raise Rejected(Reason.NO_OPERATION)
+    if count > MAX_OPERATIONS:
+        raise Rejected(Reason.TOO_MANY_OPERATIONS)
+    if max(operands(expression)) > MAX_OPERAND:
+        raise Rejected(Reason.OPERAND_BOUNDS)
+    return _value(expression)
+
+
+def _value(expression: Expression) -> int:
+    if isinstance(expression, int):
+        return expression
+    left, right = _value(expression.left), _value(expression.right)
+    match expression.operator:
+        case "+":
+            value = left + right
+        case "-":
+            value = left - right
+        case "*":
+            value = left * right
+        case _:
+            if right == 0 or left % right:
+                raise Rejected(Reason.DIVISION_INEXACT)
+            value = left // right
+    if abs(value) > MAX_RESULT:
+        raise Rejected(Reason.RESULT_BOUNDS)
+    return value
+
+
+def render(expression: Expression) -> str:
+    """The normalised text: "3 + 5", "(12 - 4) * 3"; a right operand of equal precedence keeps its parentheses."""
+    if isinstance(expression, int):
+        return str(expression)
+    own = _PRECEDENCE[expression.operator]
+    left, right = render(expression.left), render(expression.right)
+    if isinstance(expression.left, Operation) and _PRECEDENCE[expression.left.operator] < own:
+        left = f"({left})"
+    if isinstance(expression.right, Operation) and _PRECEDENCE[expression.right.operator] <= own:
+        right = f"({right})"
+    return f"{left} {expression.operator} {right}"
+
+
+def operands(expression: Expression) -> list[int]:
+    """Every integer, in the order of the text."""
+    if isinstance(expression, int):
+        return [expression]
+    return operands(expression.left) + operands(expression.right)
+
+
+def operators(expression: Expression) -> list[str]:
+    """Every operator, in the order of computing: "2 + 3 * 4" gives ["*", "+"]."""
+    if isinstance(expression, int):
+        return []
+    return [*operators(expression.left), *operators(expression.right), expression.operator]
+
+
+def canonical(expression: Expression) -> str:
+    """Equal for expressions that differ by the order or grouping of a sum or a product: "5 + 3" gives "+(3,5)"."""
+    if isinstance(expression, int):
+        return str(expression)
+    operator = expression.operator
+    if operator in "+*":
+        parts = sorted(canonical(part) for part in _flatten(expression, operator))
+    else:
+        parts = [canonical(expression.left), canonical(expression.right)]
+    return f"{operator}({','.join(parts)})"
+
+
+def _flatten(expression: Expression, operator: str) -> list[Expression]:
+    if isinstance(expression, Operation) and expression.operator == operator:
+        return _flatten(expression.left, operator) + _flatten(expression.right, operator)
+    return [expression]
+
+
+def structure(expression: Expression) -> str:
+    """Operators in the order of computing, digit counts in the order of the text, depth: "12 + 5" gives "+:2,1:d1"."""
+    digits = ",".join(str(len(str(operand))) for operand in operands(expression))
+    return f"{''.join(operators(expression))}:{digits}:d{_depth(expression)}"
+
+
+def _depth(expression: Expression) -> int:
+    return 0 if isinstance(expression, int) else 1 + max(_depth(expression.left), _depth(expression.right))
+
+
+def tier(expression: Expression) -> Tier:
+    """easy: one of + - *, operands to 10; medium: one operation, operands to 20; hard: all else.
+
+    Monotone: a larger operand, "/" in place of another operator, or one more operation never lowers it.
+    """
+    used, largest = operators(expression), max(operands(expression))
+    if len(used) > 1 or largest > 20:
+        return Tier.HARD
+    return Tier.MEDIUM if largest > 10 or "/" in used else Tier.EASY

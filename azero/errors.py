@@ -1,0 +1,13 @@
+"""Errors with a meaning for the command line."""
+
+
+class UserError(Exception):
+    """Bad input: one line that says what was given, what is allowed and what to do. Exit status 2."""
+
+
+class RunFailed(Exception):
+    """A run that cannot go on: one line that says what happened, where and since when. Exit status 1."""
+
+
+class SyncError(RunFailed):
+    """An engine does not hold the weights that it was given."""

@@ -1,0 +1,205 @@
+"""The data that flows between domain, rollout actors and learner.
+
+Free of torch, ray and vllm, so that a light process (the driver, a simulated actor, a report) stays light.
+Token ids are the currency: text is tokenised once, and nothing is tokenised again between rollout and learner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    PROPOSER = "proposer"
+    SOLVER = "solver"
+
+
+class Tier(StrEnum):
+    EASY = "easy"
+    MEDIUM = "medium"
+    HARD = "hard"
+
+    @property
+    def level(self) -> int:
+        """0 easy, 1 medium, 2 hard: the unit of `problems/difficulty_mean`."""
+        return list(Tier).index(self)
+
+
+ROLES: tuple[Role, ...] = tuple(Role)
+TIERS: tuple[Tier, ...] = tuple(Tier)
+
+
+class Verdict(StrEnum):
+    """What became of one completion, or of one proposal."""
+
+    RIGHT = "right"
+    WRONG = "wrong"  # well formed, but not the answer
+    MALFORMED = "malformed"  # a completion without an answer
+    VALID = "valid"  # a proposal that became a problem
+    REJECTED = "rejected"  # a proposal that parsed, but broke a rule
+    UNPARSEABLE = "unparseable"  # a proposal that is no problem at all
+    EXCLUDED = "excluded"  # a proposal that is in the evaluation set: neither valid nor invalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One exactly answerable problem; everything but `id` and `author_version` is a pure function of `text`."""
+
+    id: str
+    domain: str
+    text: str  # as the domain writes it, e.g. "3 + 5"; what references and proposers show
+    answer: str  # exact, computed by the domain
+    tier: Tier
+    canonical: str  # equal for problems that are the same up to the domain's symmetries
+    structure: str  # signature of the shape: operators, digit counts, depth
+    author_version: int  # weight version of the proposer; -1 for seeds and generated problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. top_p is 1 and top_k off everywhere: behaviour log-probs are of the full softmax."""
+
+    temperature: float  # 0 is greedy; log-probs are then at temperature 1
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()  # a completion ends with (and includes the ids of) the first of these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an engine returns for one sample of one prompt."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # [tokens], the stop token or string included
+    logprobs: tuple[float, ...]  # [tokens], under the sampling temperature
+    text: str  # decoded completion, without the stop string
+    version: int  # weight version that sampled it
+    finish_reason: str  # "stop" or "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One completion as the learner sees it."""
+
+    role: Role
+    tier: Tier  # cell: the requested tier of a proposal, the problem's own tier of a solution
+    completion: Completion
+    verdict: Verdict
+    reward: float
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""  # why a proposal was turned down
+
+    @property
+    def correct(self) -> bool:
+        return self.verdict is Verdict.RIGHT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The solver samples that share one prompt."""
+
+    id: str  # unique in a run; the learner trains each id once
+    problem: Problem
+    samples: tuple[Sample, ...]
+
+    @property
+    def success_rate(self) -> float:
+        """p: share of right answers, in [0, 1]."""
+        return sum(s.correct for s in self.samples) / len(self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One proposal with its outcome, and the solver group it led to.
+
+    `proposal` is None where problems do not come from a proposer (task.source random or fixed);
+    `group` is None where the proposal did not become a problem.
+    """
+
+    id: str
+    batch: int
+    requested_tier: Tier
+    references: tuple[str, ...]
+    proposal: Sample | None
+    group: Group | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A place in a batch that one valid problem will fill.
+
+    Either `problem` is given (sources random and fixed), or `tries` lists the requests that may be made of the
+    proposer, in order, until one gives a valid problem.
+    """
+
+    id: str
+    tries: tuple[ProposalRequest, ...] = ()
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalRequest:
+    tier: Tier
+    references: tuple[str, ...]  # texts of problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """The unit of work of a rollout actor: some slots of one batch."""
+
+    id: str
+    batch: int
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSet:
+    """The learner's log-probs of fixed sequences under one weight version: what an engine must reproduce."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]  # of tokens 1.. of each sequence, temperature 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Where one tensor lies in a snapshot's buffer."""
+
+    name: str  # as transformers names it; tied tensors appear once
+    shape: tuple[int, ...]
+    offset: int  # elements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSnapshot:
+    """One published weight version. `handle` resolves to one flat byte buffer in which `manifest` says what lies where."""
+
+    version: int
+    handle: Any
+    manifest: tuple[TensorSpec, ...]
+    dtype: str  # float32 or bfloat16
+    bytes: int
+    probes: ProbeSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """Outcome of loading one snapshot into one engine."""
+
+    version: int
+    seconds: float
+    bytes: int
+    gap_max: float  # nats
+    gap_mean: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalItem:
+    """One row of an evaluation set."""
+
+    prompt: str  # the raw protocol's prompt
+    answer: str
+    label: str  # the data set's own difficulty label
+    operation: str
+    text: str  # the bare problem
