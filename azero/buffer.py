@@ -1,0 +1,90 @@
+"""The problems that later proposals are shown as references."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from azero.errors import UserError
+from azero.serial import problem_from_json, problem_to_json
+from azero.types import Problem, Tier
+
+
+class ProblemBuffer:
+    """At most `capacity` problems with distinct canonical forms. Seeds stay; of the others the oldest goes first.
+
+    Adding takes O(1) and drawing k problems O(k), whatever the size: each tier is a list, in which the last problem
+    takes the place of one that is removed.
+    """
+
+    def __init__(self, capacity: int, seeds: Sequence[Problem]) -> None:
+        """Raises UserError where the seeds leave no room for other problems."""
+        self.capacity = capacity
+        self._clear()
+        for seed in seeds:
+            self._insert(seed)
+        if len(self) >= capacity:
+            raise UserError(f"task.buffer_size={capacity}: must exceed the domain's {len(self)} seed problems")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, problem: Problem) -> bool:
+        return problem.canonical in self._places
+
+    def add(self, problem: Problem) -> bool:
+        """Whether the problem was new. A known canonical form changes nothing, not even the age of the one held."""
+        if not self._insert(problem):
+            return False
+        self._ages.append(problem.canonical)
+        if len(self) > self.capacity:
+            self._remove(self._ages.popleft())
+        return True
+
+    def draw(self, rng: random.Random, tier: Tier, k: int) -> tuple[Problem, ...]:
+        """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer."""
+        held = self._tiers[tier]
+        return tuple(held[i] for i in rng.sample(range(len(held)), min(k, len(held))))
+
+    def sizes(self) -> dict[Tier, int]:
+        return {tier: len(held) for tier, held in self._tiers.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything as JSON values, in an order that makes later draws and evictions equal."""
+        return {
+            "tiers": {str(tier): [problem_to_json(p) for p in held] for tier, held in self._tiers.items()},
+            "ages": list(self._ages),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replace the contents, seeds included; where they exceed the capacity the oldest go."""
+        self._clear()
+        for tier in Tier:
+            for value in state["tiers"][tier]:
+                self._insert(problem_from_json(value))
+        self._ages.extend(state["ages"])
+        while len(self) > self.capacity and self._ages:
+            self._remove(self._ages.popleft())
+
+    def _clear(self) -> None:
+        self._tiers: dict[Tier, list[Problem]] = {tier: [] for tier in Tier}
+        self._places: dict[str, tuple[Tier, int]] = {}  # canonical -> tier and index in its list
+        self._ages: deque[str] = deque()  # canonical forms of all but the seeds, oldest first
+
+    def _insert(self, problem: Problem) -> bool:
+        if problem in self:
+            return False
+        held = self._tiers[problem.tier]
+        self._places[problem.canonical] = (problem.tier, len(held))
+        held.append(problem)
+        return True
+
+    def _remove(self, canonical: str) -> None:
+        tier, index = self._places.pop(canonical)
+        held = self._tiers[tier]
+        last = held.pop()
+        if index < len(held):
+            held[index] = last
+            self._places[last.canonical] = (tier, index)

@@ -1,0 +1,414 @@
+"""The typed configuration: one dataclass a part, each part sees only its own.
+
+Every key has a default here; configs/*.yaml and the command line override. Unknown keys and wrong types are refused
+with one line. Field comments give units and the reason of a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from azero.errors import UserError
+
+
+class EngineName(Enum):
+    vllm = "vllm"
+    hf = "hf"
+
+
+class Learnability(Enum):
+    improvement = "improvement"
+    one_minus_rate = "one_minus_rate"
+    uncertainty = "uncertainty"
+    variance = "variance"
+    none = "none"
+
+
+class Ladder(Enum):
+    paper = "paper"
+    binary = "binary"
+
+
+class Source(Enum):
+    selfplay = "selfplay"
+    frozen = "frozen"
+    random = "random"
+    fixed = "fixed"
+
+
+class Protocol(Enum):
+    raw = "raw"
+    chat = "chat"
+
+
+class Baseline(Enum):
+    difficulty = "difficulty"
+    task = "task"
+    role = "role"
+    # "global" is a keyword, so this member is written Baseline["global"]
+    locals()["global"] = "global"
+
+
+class Algorithm(Enum):
+    trr = "trr"
+    grpo = "grpo"
+
+
+class Dtype(Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class RunConfig:
+    name: str = "run"
+    dir: str = "runs/${run.name}"
+    seed: int = 0
+    steps: int = 100
+    eval_every: int = 20  # steps; 0: only before and after
+    checkpoint_every: int = 50  # steps; 0: only at the end
+    keep_checkpoints: int = 3
+    samples_text_share: float = 1.0  # share of episodes whose prompts and completions samples.jsonl holds
+
+
+@dataclass
+class ModelConfig:
+    path: str = "embedded"  # embedded, a folder, or a Hugging Face Hub id
+    dtype: Dtype = Dtype.float32  # of the engines and of the learner's autocast; master weights are fp32 always
+
+
+@dataclass
+class RolloutConfig:
+    engine: EngineName = EngineName.vllm
+    actors: int = 1
+    gpus_per_actor: float = 0.0
+    cpus_per_actor: float = 1.0
+    threads: int = 0  # torch threads an actor; 0: the machine's cores shared out
+    tensor_parallel: int = 1
+    problems_per_step: int = 16
+    solutions_per_problem: int = 16
+    max_tries: int = 4  # proposals for one place in the batch
+    temperature: float = 0.7
+    max_new_tokens: int = 16  # of a solution
+    max_proposal_tokens: int = 24
+    stop: list[str] = field(default_factory=lambda: ["\n"])
+    max_staleness: int = 1  # versions; 0 is exactly synchronous
+    sync_tolerance: float | None = None  # nats; null: 1e-4 for float32, 0.5 for bfloat16
+    kv_cache_gib: float = 0.25  # vLLM on CPU
+    gpu_memory_utilization: float = 0.85  # vLLM on GPU
+    max_model_len: int = 256  # tokens, prompt and completion
+    max_num_seqs: int = 256
+    timeout_s: float = 600.0  # one assignment or evaluation
+
+
+@dataclass
+class RewardConfig:
+    learnability: Learnability = Learnability.improvement
+    ladder: Ladder = Ladder.paper
+    diversity: float = 0.5  # weight of the novelty bonus
+    novelty_window: int = 512  # valid proposals
+    collapse_unique_rate: float = 0.2  # alarm under this ...
+    collapse_steps: int = 5  # ... for so many steps
+    collapse_stops: bool = False
+
+
+@dataclass
+class TaskConfig:
+    domain: str = "arithmetic"
+    source: Source = Source.selfplay
+    fixed_size: int = 256
+    protocol: Protocol = Protocol.raw
+    references: int = 6  # K
+    exclude_evaluation: bool = True
+    buffer_size: int = 10000  # problems
+
+
+@dataclass
+class BaselineConfig:
+    by: Baseline = Baseline.difficulty
+    min_groups: int = 2  # a cell with fewer groups (or proposals) falls back to its moving average
+    ema_decay: float = 0.9
+    epsilon: float = 1e-6
+
+
+@dataclass
+class AlgorithmConfig:
+    name: Algorithm = Algorithm.trr
+    kl_beta: float = 0.1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    ratio_cap: float = 3.0  # dual clip: bound of -ratio*A where A < 0
+    advantage_clip: float = 5.0
+    proposer_weight: float = 1.0
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 5e-6
+    warmup_steps: int = 10
+    grad_clip: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+
+
+@dataclass
+class LearnerConfig:
+    workers: int = 1
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 1.0
+    threads: int = 0  # torch threads a worker; 0: the machine's cores shared out
+    tokens_per_microbatch: int = 16384  # padded tokens
+    gradient_checkpointing: bool = False
+    timeout_s: float = 600.0  # one update
+
+
+@dataclass
+class EvalConfig:
+    data: str = "test"  # test or dev (generated), a Hub id, or a file
+    protocol: Protocol = Protocol.raw
+    samples: int = 4  # k of mean_at_k; 0: greedy only
+    max_new_tokens: int = 16
+    stop: list[str] = field(default_factory=lambda: ["\n"])
+
+
+@dataclass
+class ClusterConfig:
+    address: str = ""  # empty: RAY_ADDRESS, else the job's cluster, else a local Ray of this process
+    start_timeout_s: float = 300.0  # actors and learner ready
+    progress: str = "auto"  # auto, live or plain
+
+
+@dataclass
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+def known_keys(cls: type = Config, prefix: str = "") -> list[str]:
+    """Every leaf key in dotted form."""
+    keys: list[str] = []
+    for f in fields(cls):
+        default = f.default_factory() if callable(f.default_factory) else None
+        if is_dataclass(default):
+            keys += known_keys(type(default), f"{prefix}{f.name}.")
+        else:
+            keys.append(prefix + f.name)
+    return keys
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The resolved and checked configuration of a YAML file plus key=value overrides.
+
+    A file may name parents by `defaults: [base]`, looked up beside it. Raises UserError.
+    """
+    merged = OmegaConf.structured(Config)
+    layers = [*_layers(Path(path), ()), *[_override(o) for o in overrides]]
+    for origin, layer in layers:
+        _refuse_unknown(layer, origin)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as e:
+            raise UserError(_type_error(e, origin)) from None
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as e:
+        raise UserError(_type_error(e, str(path))) from None
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
+    path = _find(path)
+    if path in seen:
+        raise UserError(f"{path}: its defaults lead back to itself; remove one of them")
+    try:
+        layer = OmegaConf.load(path)
+    except Exception as e:  # yaml raises many kinds
+        raise UserError(f"{path}: not readable as YAML: {str(e).splitlines()[0]}") from None
+    if not isinstance(layer, DictConfig):
+        raise UserError(f"{path}: holds a {type(layer).__name__}; a config is a mapping of sections such as `run:`")
+    parents = layer.pop("defaults", [])
+    if isinstance(parents, str):
+        parents = [parents]
+    below: list[tuple[str, DictConfig]] = []
+    for parent in parents:
+        below += _layers(path.parent / f"{parent}.yaml", (*seen, path))
+    return [*below, (str(path), layer)]
+
+
+def _find(path: Path) -> Path:
+    """The file itself, or one of the configs that ship with the project."""
+    shipped = Path(__file__).resolve().parent.parent / "configs"
+    for candidate in (path, shipped / path, shipped / path.name, shipped / f"{path.name}.yaml"):
+        if candidate.is_file():
+            return candidate.resolve()
+    names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+    raise UserError(f"config {path}: no such file; give a YAML file or one of: {names}")
+
+
+def _override(text: str) -> tuple[str, DictConfig]:
+    key, sep, _ = text.partition("=")
+    if not sep or not key:
+        raise UserError(f"override {text!r}: give key=value, for example run.steps=20")
+    if key not in known_keys():
+        raise UserError(_unknown(key, "the command line"))
+    try:
+        return f"{text}", OmegaConf.from_dotlist([text])
+    except Exception as e:
+        raise UserError(f"override {text!r}: {str(e).splitlines()[0]}") from None
+
+
+def _refuse_unknown(layer: DictConfig, origin: str) -> None:
+    keys = known_keys()
+    for key in _leaves(layer):
+        if key not in keys:
+            raise UserError(_unknown(key, origin))
+
+
+def _leaves(layer: Any, prefix: str = "") -> list[str]:
+    out: list[str] = []
+    for name in layer:
+        node = layer._get_node(name)
+        if isinstance(node, DictConfig):
+            out += _leaves(node, f"{prefix}{name}.")
+        else:
+            out.append(f"{prefix}{name}")
+    return out
+
+
+def _unknown(key: str, origin: str) -> str:
+    keys = known_keys()
+    tail = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
+    near = tail or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `azero train base --dry-run` for all keys"
+    return f"{key}: unknown key in {origin}; {hint}"
+
+
+def _type_error(e: OmegaConfBaseException, origin: str) -> str:
+    key = getattr(e, "full_key", None) or "?"
+    return f"{key}: {str(e.msg or e).splitlines()[0]} (given in {origin})"
+
+
+def check(c: Config) -> None:
+    """Ranges and combinations. Raises UserError that names the key, what was given and what is allowed."""
+    positive = {
+        "run.steps": c.run.steps,
+        "rollout.actors": c.rollout.actors,
+        "rollout.tensor_parallel": c.rollout.tensor_parallel,
+        "rollout.problems_per_step": c.rollout.problems_per_step,
+        "rollout.solutions_per_problem": c.rollout.solutions_per_problem,
+        "rollout.max_tries": c.rollout.max_tries,
+        "rollout.max_new_tokens": c.rollout.max_new_tokens,
+        "rollout.max_proposal_tokens": c.rollout.max_proposal_tokens,
+        "rollout.max_model_len": c.rollout.max_model_len,
+        "rollout.max_num_seqs": c.rollout.max_num_seqs,
+        "rollout.temperature": c.rollout.temperature,
+        "rollout.kv_cache_gib": c.rollout.kv_cache_gib,
+        "rollout.timeout_s": c.rollout.timeout_s,
+        "reward.novelty_window": c.reward.novelty_window,
+        "task.fixed_size": c.task.fixed_size,
+        "task.buffer_size": c.task.buffer_size,
+        "algorithm.advantage_clip": c.algorithm.advantage_clip,
+        "optim.grad_clip": c.optim.grad_clip,
+        "learner.workers": c.learner.workers,
+        "learner.tokens_per_microbatch": c.learner.tokens_per_microbatch,
+        "learner.timeout_s": c.learner.timeout_s,
+        "eval.max_new_tokens": c.eval.max_new_tokens,
+        "run.keep_checkpoints": c.run.keep_checkpoints,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{key}={value}: must be greater than 0")
+    not_negative = {
+        "run.seed": c.run.seed,
+        "run.eval_every": c.run.eval_every,
+        "run.checkpoint_every": c.run.checkpoint_every,
+        "rollout.max_staleness": c.rollout.max_staleness,
+        "rollout.gpus_per_actor": c.rollout.gpus_per_actor,
+        "rollout.threads": c.rollout.threads,
+        "learner.threads": c.learner.threads,
+        "learner.gpus_per_worker": c.learner.gpus_per_worker,
+        "reward.diversity": c.reward.diversity,
+        "task.references": c.task.references,
+        "algorithm.kl_beta": c.algorithm.kl_beta,
+        "algorithm.clip_high": c.algorithm.clip_high,
+        "algorithm.proposer_weight": c.algorithm.proposer_weight,
+        "optim.lr": c.optim.lr,
+        "optim.warmup_steps": c.optim.warmup_steps,
+        "eval.samples": c.eval.samples,
+    }
+    for key, value in not_negative.items():
+        if not value >= 0:
+            raise UserError(f"{key}={value}: must be 0 or more")
+    if c.rollout.sync_tolerance is not None and not c.rollout.sync_tolerance > 0:
+        raise UserError(f"rollout.sync_tolerance={c.rollout.sync_tolerance}: must be greater than 0, or null")
+    if not 0 <= c.algorithm.clip_low < 1:
+        raise UserError(f"algorithm.clip_low={c.algorithm.clip_low}: must be in [0, 1)")
+    if not c.algorithm.ratio_cap > 1 + c.algorithm.clip_high:
+        raise UserError(
+            f"algorithm.ratio_cap={c.algorithm.ratio_cap}: must exceed 1 + clip_high = {1 + c.algorithm.clip_high}"
+        )
+    if not 0 <= c.run.samples_text_share <= 1:
+        raise UserError(f"run.samples_text_share={c.run.samples_text_share}: must be in [0, 1]")
+    if c.cluster.progress not in ("auto", "live", "plain"):
+        raise UserError(f"cluster.progress={c.cluster.progress}: allowed are auto, live and plain")
+    if not 0 < c.rollout.gpu_memory_utilization <= 1:
+        raise UserError(f"rollout.gpu_memory_utilization={c.rollout.gpu_memory_utilization}: must be in (0, 1]")
+    if not 0 <= c.baseline.ema_decay < 1:
+        raise UserError(f"baseline.ema_decay={c.baseline.ema_decay}: must be in [0, 1)")
+    if c.rollout.actors > c.rollout.problems_per_step:
+        raise UserError(
+            f"rollout.actors={c.rollout.actors}: more than rollout.problems_per_step="
+            f"{c.rollout.problems_per_step}, so some would never work; lower the first or raise the second"
+        )
+    if c.rollout.solutions_per_problem < 2:
+        raise UserError("rollout.solutions_per_problem=1: a success rate needs 2 or more")
+    if c.algorithm.name is Algorithm.grpo and c.task.source is Source.selfplay:
+        raise UserError(
+            "algorithm.name=grpo with task.source=selfplay: grpo trains the solver only; "
+            "use task.source=frozen, random or fixed, or algorithm.name=trr"
+        )
+    if c.rollout.tensor_parallel > 1 and c.rollout.engine is EngineName.hf:
+        raise UserError(f"rollout.tensor_parallel={c.rollout.tensor_parallel} with rollout.engine=hf: only vllm has it")
+    if c.rollout.tensor_parallel > 1 and c.rollout.gpus_per_actor != c.rollout.tensor_parallel:
+        raise UserError(
+            f"rollout.tensor_parallel={c.rollout.tensor_parallel} with rollout.gpus_per_actor="
+            f"{c.rollout.gpus_per_actor:g}: the two must be equal"
+        )
+    if c.learner.workers > 1:
+        raise UserError(f"learner.workers={c.learner.workers}: this version has a single learner worker; set it to 1")
+    longest = max(c.rollout.max_new_tokens, c.rollout.max_proposal_tokens, c.eval.max_new_tokens)
+    if c.rollout.max_model_len <= longest:
+        raise UserError(
+            f"rollout.max_model_len={c.rollout.max_model_len}: must exceed the longest completion ({longest} tokens)"
+        )
+
+
+def sync_tolerance(rollout: RolloutConfig, dtype: Dtype) -> float:
+    """Largest allowed |engine - learner| log-prob of a probe token, in nats."""
+    if rollout.sync_tolerance is not None:
+        return rollout.sync_tolerance
+    return 1e-4 if dtype is Dtype.float32 else 0.5

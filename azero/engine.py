@@ -1,0 +1,40 @@
+"""What an inference engine is: token ids in, token ids with behaviour log-probs out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol
+
+from azero.types import Completion, Sampling
+
+
+class Engine(Protocol):
+    """Serves one policy. Not thread-safe; the caller drives it by `step`."""
+
+    version: int  # weight version that it holds; -1 before the first load
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt, with the special tokens that the model expects."""
+
+    def chat_template(self, user_message: str) -> str:
+        """The prompt text of one user message. Raises UserError where the tokenizer has no chat template."""
+
+    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+        """Queue n samples of one prompt. `tag` comes back with them and is unique among those in flight."""
+
+    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
+        """Work for a moment; the requests that ended in it, all n samples of each, in the order of submission."""
+
+    def busy(self) -> bool:
+        """Whether submitted requests have not come back yet."""
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs (temperature 1) of tokens 1.. of each sequence, given those before. Nothing may be in flight."""
+
+    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+        """Replace all weights (name -> numpy array or torch tensor, HF names). Caches of old weights are dropped."""
+
+    def reseed(self, seed: int) -> None:
+        """Fix all later sampling. Nothing may be in flight."""
+
+    def close(self) -> None: ...

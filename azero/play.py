@@ -1,0 +1,187 @@
+"""Playing an assignment: propose, validate, solve, verify.
+
+    slot -> proposal -> validate -- valid --> solver group (G samples) -> verify -> Episode
+               ^            |
+               +-- retry ---+  (every try is an Episode of its own: invalid proposals train the proposer too)
+
+All requests of an assignment share the engine's continuous batch: a group is submitted the moment its problem is valid.
+With `barrier` the engine gets whole waves, each in the order of the slots: the first tries, the second tries of those
+that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
+Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the learner's side, in
+azero/credit.py; here a solution gets its final reward, a proposal its verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from azero.config import Ladder
+from azero.domains.base import Domain
+from azero.engine import Engine
+from azero.rewards import solver_reward
+from azero.types import (
+    Assignment,
+    Completion,
+    Episode,
+    Group,
+    Problem,
+    ProposalRequest,
+    Role,
+    Sample,
+    Sampling,
+    Slot,
+    Tier,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayRules:
+    """What a player needs to know of the configuration."""
+
+    solutions: int  # G
+    proposer: Sampling
+    solver: Sampling
+    chat: bool
+    exclude_evaluation: bool
+    ladder: Ladder
+    barrier: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proposing:
+    slot: Slot
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Solving:
+    slot: Slot
+    attempt: int
+    problem: Problem
+    proposal: Sample | None
+
+
+class Player:
+    """Plays one assignment on one engine. A role is asked for by name, so that roles can have engines of their own."""
+
+    def __init__(self, engine_of: Callable[[Role], Engine], domain: Domain, rules: PlayRules) -> None:
+        self.engine_of = engine_of
+        self.domain = domain
+        self.rules = rules
+
+    def play(self, assignment: Assignment) -> list[Episode]:
+        """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace."""
+        self._batch = assignment.batch
+        self._episodes: dict[tuple[int, int], Episode] = {}
+        self._order = {slot.id: i for i, slot in enumerate(assignment.slots)}
+        self._held: list[_Proposing | _Solving] = []
+        engines = {id(e): e for e in (self.engine_of(role) for role in Role)}.values()
+        for slot in assignment.slots:
+            if slot.problem is not None:
+                self._ask(_Solving(slot=slot, attempt=0, problem=slot.problem, proposal=None))
+            else:
+                self._ask(_Proposing(slot=slot, attempt=0))
+        while True:
+            if not any(e.busy() for e in engines):
+                if not self._held:
+                    break
+                self._release()
+            for engine in engines:
+                for tag, completions in engine.step() if engine.busy() else ():
+                    if isinstance(tag, _Proposing):
+                        self._proposed(tag, completions[0])
+                    elif isinstance(tag, _Solving):
+                        self._solved(tag, completions)
+        return [self._episodes[key] for key in sorted(self._episodes)]
+
+    def _chat(self, role: Role) -> Callable[[str], str] | None:
+        return self.engine_of(role).chat_template if self.rules.chat else None
+
+    def _ask(self, tag: _Proposing | _Solving) -> None:
+        if self.rules.barrier:
+            self._held.append(tag)
+        else:
+            self._submit(tag)
+
+    def _release(self) -> None:
+        """The next wave: all proposals that wait, or where none does all groups."""
+        held = sorted(self._held, key=lambda t: self._order[t.slot.id])
+        wave = [t for t in held if isinstance(t, _Proposing)] or held
+        self._held = [t for t in held if t not in wave]
+        for tag in wave:
+            self._submit(tag)
+
+    def _submit(self, tag: _Proposing | _Solving) -> None:
+        if isinstance(tag, _Proposing):
+            self._submit_proposal(tag)
+        else:
+            self._submit_group(tag)
+
+    def _submit_proposal(self, tag: _Proposing) -> None:
+        engine, request = self.engine_of(Role.PROPOSER), tag.slot.tries[tag.attempt]
+        prompt = self.domain.proposer_prompt(request.tier, request.references, self._chat(Role.PROPOSER))
+        engine.submit(tag, engine.encode(prompt), 1, self.rules.proposer)
+
+    def _proposed(self, tag: _Proposing, completion: Completion) -> None:
+        request = tag.slot.tries[tag.attempt]
+        outcome = self.domain.parse_proposal(
+            completion.text, request.references, self.rules.exclude_evaluation, completion.version
+        )
+        sample = Sample(
+            role=Role.PROPOSER,
+            tier=request.tier,
+            completion=completion,
+            verdict=outcome.verdict,
+            reward=0.0,
+            reason=outcome.reason,
+        )
+        if outcome.problem is not None:
+            self._ask(_Solving(slot=tag.slot, attempt=tag.attempt, problem=outcome.problem, proposal=sample))
+            return
+        self._finish(tag.slot, tag.attempt, sample, None)
+        if tag.attempt + 1 < len(tag.slot.tries):
+            self._ask(_Proposing(slot=tag.slot, attempt=tag.attempt + 1))
+
+    def _submit_group(self, tag: _Solving) -> None:
+        engine = self.engine_of(Role.SOLVER)
+        prompt = self.domain.solver_prompt(tag.problem.text, self._chat(Role.SOLVER))
+        engine.submit(tag, engine.encode(prompt), self.rules.solutions, self.rules.solver)
+
+    def _solved(self, tag: _Solving, completions: tuple[Completion, ...]) -> None:
+        samples = []
+        for completion in completions:
+            verdict = self.domain.verify(completion.text, tag.problem.answer, self.rules.chat)
+            reward = solver_reward(verdict, self.rules.ladder)
+            samples.append(
+                Sample(
+                    role=Role.SOLVER,
+                    tier=tag.problem.tier,
+                    completion=completion,
+                    verdict=verdict,
+                    reward=reward,
+                    reward_parts={"correct": float(verdict is Verdict.RIGHT)},
+                )
+            )
+        self._finish(
+            tag.slot, tag.attempt, tag.proposal, Group(id=tag.slot.id, problem=tag.problem, samples=tuple(samples))
+        )
+
+    def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
+        request = slot.tries[attempt] if slot.tries else None
+        self._episodes[self._order[slot.id], attempt] = Episode(
+            id=f"{slot.id}.{attempt}",
+            batch=self._batch,
+            requested_tier=_requested(request, group),
+            references=request.references if request else (),
+            proposal=proposal,
+            group=group,
+        )
+
+
+def _requested(request: ProposalRequest | None, group: Group | None) -> Tier:
+    if request is not None:
+        return request.tier
+    assert group is not None  # a slot without tries has its problem
+    return group.problem.tier

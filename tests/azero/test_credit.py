@@ -1,0 +1,133 @@
+"""Whole steps of credit, with values worked out by hand."""
+
+import json
+from math import log
+
+import numpy as np
+import pytest
+from helpers import episode
+
+from azero.config import (
+    Algorithm,
+    AlgorithmConfig,
+    BaselineConfig,
+    Learnability,
+    RewardConfig,
+    Source,
+    TaskConfig,
+)
+from azero.credit import Credit, SequenceLogprobs, batch_metrics
+from azero.types import Role, Tier, Verdict
+
+R, W, M = Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED
+
+
+def credit(
+    shape: Learnability = Learnability.one_minus_rate,
+    source: Source = Source.selfplay,
+    algorithm: Algorithm = Algorithm.trr,
+    diversity: float = 0.0,
+) -> Credit:
+    return Credit(
+        RewardConfig(learnability=shape, diversity=diversity),
+        BaselineConfig(),
+        AlgorithmConfig(name=algorithm),
+        TaskConfig(source=source),
+    )
+
+
+STEP = [
+    episode("0.0", [R, W], text="1 + 2"),
+    episode("0.1", [R, R], text="2 + 2"),
+    episode("0.2", None, proposal=Verdict.UNPARSEABLE),
+    episode("0.3", None, proposal=Verdict.REJECTED),
+    episode("0.4", None, proposal=Verdict.EXCLUDED),
+]
+
+
+def test_proposals_get_the_ladder_or_learnability() -> None:
+    c = credit()
+    rewarded, diagnostics = c.reward_proposals(STEP, c.novelties(STEP))
+    assert [e.proposal.reward for e in rewarded] == [0.5, 0.0, -1.0, -0.5, 0.0]  # 1 - 1/2; 0 where p = 1; the floors
+    assert diagnostics["learnability/mean"] == 0.25
+
+
+def test_the_diversity_bonus_falls_with_repetition() -> None:
+    c = credit(Learnability.none, diversity=0.5)
+    repeated = [episode(f"0.{i}", [R, W], text="1 + 2") for i in range(3)]
+    novelties = c.novelties(repeated)
+    rewarded, _ = c.reward_proposals(repeated, novelties)
+    rewards = [e.proposal.reward for e in rewarded]
+    assert rewards[0] > rewards[1] > rewards[2] > 0
+    assert rewards == pytest.approx([0.5 * n for n in novelties])
+
+
+def test_rows_are_solver_then_proposer_without_what_is_in_the_evaluation_set() -> None:
+    c = credit()
+    rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))
+    rows = c.rows(rewarded, c.due_proposals(rewarded))
+    assert [r.sample.role for r in rows] == [Role.SOLVER] * 4 + [Role.PROPOSER] * 4
+    # solver cell: rewards 1 -0.5 1 1, mean 0.625, sd 0.6495
+    assert [r.advantage for r in rows[:4]] == pytest.approx([0.57735, -1.73205, 0.57735, 0.57735], abs=1e-4)
+    # proposer cell: 0.5 0 -1 -0.5, mean -0.25, sd 0.5590
+    assert [r.advantage for r in rows[4:]] == pytest.approx([1.34164, 0.44721, -1.34164, -0.44721], abs=1e-4)
+
+
+@pytest.mark.parametrize(("source", "algorithm"), [(Source.frozen, Algorithm.trr), (Source.frozen, Algorithm.grpo)])
+def test_a_frozen_proposer_is_not_trained(source: Source, algorithm: Algorithm) -> None:
+    c = credit(source=source, algorithm=algorithm)
+    rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))
+    rows = c.rows(rewarded, c.due_proposals(rewarded))
+    assert [r.sample.role for r in rows] == [Role.SOLVER] * 4
+    if algorithm is Algorithm.grpo:  # each group by itself; the second has no variance
+        assert [r.advantage for r in rows] == pytest.approx([1, -1, 0, 0], abs=1e-4)
+
+
+def test_improvement_is_credited_one_step_late_with_the_invalid_ones() -> None:
+    c = credit(Learnability.improvement)
+    assert c.is_deferred and c.due_proposals(STEP) == []
+    assert all(r.sample.role is Role.SOLVER for r in c.rows(STEP, []))
+    two = np.array([-1.0, -1.0])
+    logprobs = {
+        # the right sample became twice as likely: after = 2/3, before = 1/2
+        "0.0": SequenceLogprobs(behaviour=two, before=two, after=two + np.array([log(2), 0.0])),
+        "0.1": SequenceLogprobs(behaviour=two, before=two, after=two + 1.0),  # all right: 0 by definition
+    }
+    rewarded, diagnostics = c.reward_proposals(STEP, c.novelties(STEP), logprobs)
+    assert diagnostics["learnability/improvement_raw"] == pytest.approx((2 / 3 - 1 / 2) / 2)
+    assert diagnostics["learnability/variance_correlation"] == pytest.approx(1.0)
+    # standardised over two: +1 and -1, mapped to [0, 1]
+    assert [e.proposal.reward for e in rewarded] == pytest.approx([1.0, 0.0, -1.0, -0.5, 0.0])
+    c.pending = [e.proposal for e in rewarded[:4]]
+    later = c.rows([], c.due_proposals([]))
+    assert [r.sample.reward for r in later] == pytest.approx([1.0, 0.0, -1.0, -0.5])
+
+
+def test_state_survives_json_and_gives_the_same_next_step() -> None:
+    one = credit(Learnability.improvement, diversity=0.5)
+    one.novelties(STEP)
+    one.rows(STEP, [])
+    one.pending = [STEP[0].proposal, STEP[2].proposal]
+    two = credit(Learnability.improvement, diversity=0.5)
+    two.load(json.loads(json.dumps(one.state())))
+    assert two.pending == one.pending
+    assert one.novelties(STEP) == two.novelties(STEP)
+    assert [r.advantage for r in one.rows(STEP, one.pending)] == [r.advantage for r in two.rows(STEP, two.pending)]
+
+
+def test_batch_metrics_by_hand() -> None:
+    step = [
+        episode("5.0", [R, W], text="1 + 2", version=4),
+        episode("5.1", [M, M], text="30 + 2", tier=Tier.HARD, version=5),
+        episode("5.2", None, proposal=Verdict.UNPARSEABLE),
+        episode("5.3", None, proposal=Verdict.EXCLUDED),
+    ]
+    m = batch_metrics(step, version=5)
+    assert m["solver/accuracy"] == 0.25 and m["solver/format_rate"] == 0.5
+    assert m["solver/reward"] == pytest.approx((1 - 0.5 - 1 - 1) / 4)
+    assert m["proposer/valid_rate"] == pytest.approx(2 / 3)  # the excluded one is neither valid nor invalid
+    assert m["problems/contaminated"] == 1
+    assert m["problems/difficulty_mean"] == 1.0 and m["problems/share/hard"] == 0.5
+    assert m["problems/unique_rate"] == 1.0 and m["problems/tier_match"] == 1.0
+    assert m["staleness/mean"] == 0.5 and m["staleness/max"] == 1
+    assert m["groups/zero_variance_rate"] == 0.5

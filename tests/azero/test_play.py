@@ -1,0 +1,129 @@
+"""The control flow of an assignment, with an engine that answers from a script."""
+
+from collections.abc import Hashable, Sequence
+
+from azero.config import Ladder
+from azero.domains.arithmetic import Arithmetic
+from azero.play import Player, PlayRules
+from azero.types import Assignment, Completion, Episode, ProposalRequest, Role, Sampling, Slot, Tier, Verdict
+
+
+class ScriptedEngine:
+    """Answers by prompt text; the newest request ends first, so that order of completion differs from submission."""
+
+    version = 4
+
+    def __init__(self, proposals: Sequence[str], answers: Sequence[str]) -> None:
+        self.proposals, self.answers = list(proposals), list(answers)
+        self.queue: list[tuple[Hashable, str, int]] = []
+        self.asked: list[str] = []
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(text.encode())
+
+    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+        self.asked.append(bytes(prompt_ids).decode())
+        self.queue.append((tag, self.asked[-1], n))
+
+    def busy(self) -> bool:
+        return bool(self.queue)
+
+    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
+        tag, prompt, n = self.queue.pop()
+        script = self.answers if prompt.startswith("Calculate") else self.proposals
+        return [(tag, tuple(self._completion(prompt, script.pop(0)) for _ in range(n)))]
+
+    def _completion(self, prompt: str, text: str) -> Completion:
+        return Completion(
+            prompt_ids=tuple(prompt.encode()),
+            token_ids=tuple(text.encode()),
+            logprobs=(-1.0,) * len(text),
+            text=text,
+            version=self.version,
+            finish_reason="stop",
+        )
+
+
+def rules(barrier: bool) -> PlayRules:
+    sampling = Sampling(temperature=1.0, max_new_tokens=8, stop=("\n",))
+    return PlayRules(
+        solutions=2,
+        proposer=sampling,
+        solver=sampling,
+        chat=False,
+        exclude_evaluation=False,
+        ladder=Ladder.paper,
+        barrier=barrier,
+    )
+
+
+def slot(name: str, tries: int = 2) -> Slot:
+    request = ProposalRequest(tier=Tier.EASY, references=("1 + 1",))
+    return Slot(id=name, tries=(request,) * tries)
+
+
+def play(engine: ScriptedEngine, slots: Sequence[Slot], barrier: bool = False) -> list[Episode]:
+    player = Player(lambda role: engine, Arithmetic(), rules(barrier))  # type: ignore[arg-type]
+    return player.play(Assignment(id="3/0", batch=3, slots=tuple(slots)))
+
+
+def test_a_rejected_proposal_is_an_episode_and_is_tried_again() -> None:
+    engine = ScriptedEngine(["1 + 1", "2 + 3"], ["5", "6"])
+    first, second = play(engine, [slot("3.0")])
+    assert (first.id, first.group, first.proposal.verdict, first.proposal.reason) == (
+        "3.0.0",
+        None,
+        Verdict.REJECTED,
+        "repeats_reference",
+    )
+    assert second.id == "3.0.1" and second.batch == 3 and second.group.id == "3.0"
+    assert [s.verdict for s in second.group.samples] == [Verdict.RIGHT, Verdict.WRONG]
+    assert [s.reward for s in second.group.samples] == [1.0, -0.5]
+    assert second.group.success_rate == 0.5
+    assert second.group.problem.author_version == 4
+    assert second.group.samples[0].completion.version == 4
+
+
+def test_tries_are_bounded() -> None:
+    episodes = play(ScriptedEngine(["x"] * 3, []), [slot("0.0", tries=3)])
+    assert [e.proposal.verdict for e in episodes] == [Verdict.UNPARSEABLE] * 3
+    assert all(e.group is None for e in episodes)
+
+
+def test_episodes_come_in_the_order_of_slots_whatever_ends_first() -> None:
+    for barrier in (False, True):
+        engine = ScriptedEngine(["2 + 3", "4 + 4", "x", "1 * 2"], ["5"] * 6)
+        episodes = play(engine, [slot("0.0"), slot("0.1"), slot("0.2")], barrier)
+        assert [e.id for e in episodes] == sorted(e.id for e in episodes)
+        assert len([e for e in episodes if e.group]) == 3
+
+
+def test_with_a_barrier_all_proposals_end_before_solving_starts_in_slot_order() -> None:
+    engine = ScriptedEngine(["2 + 3", "x", "4 + 4"], ["5"] * 4)
+    play(engine, [slot("0.0"), slot("0.1")], barrier=True)
+    kinds = [p.startswith("Calculate") for p in engine.asked]
+    assert kinds == [False, False, False, True, True]
+    # the engine ends the newest first: slot 1 got "2 + 3", slot 0 got "x" and then "4 + 4"
+    assert engine.asked[3:] == ["Calculate: 4 + 4 = ", "Calculate: 2 + 3 = "]
+
+
+def test_without_a_barrier_a_group_starts_when_its_problem_is_valid() -> None:
+    engine = ScriptedEngine(["2 + 3", "4 + 4"], ["5"] * 4)
+    play(engine, [slot("0.0"), slot("0.1")])
+    assert [p.startswith("Calculate") for p in engine.asked] == [False, False, True, True]
+    assert engine.asked[2] == "Calculate: 2 + 3 = "  # before slot 0 had its proposal
+
+
+def test_given_problems_have_no_proposal() -> None:
+    given = Arithmetic().seed_problems()[0]
+    (episode,) = play(ScriptedEngine([], [given.answer, "x"]), [Slot(id="0.0", problem=given)])
+    assert episode.proposal is None and episode.requested_tier is given.tier
+    assert [s.verdict for s in episode.group.samples] == [Verdict.RIGHT, Verdict.MALFORMED]
+
+
+def test_a_role_is_asked_of_its_own_engine() -> None:
+    proposer, solver = ScriptedEngine(["2 + 3"], []), ScriptedEngine([], ["5", "5"])
+    engines = {Role.PROPOSER: proposer, Role.SOLVER: solver}
+    player = Player(engines.__getitem__, Arithmetic(), rules(False))  # type: ignore[arg-type]
+    (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
+    assert episode.group.success_rate == 1.0 and len(proposer.asked) == len(solver.asked) == 1

@@ -1,0 +1,70 @@
+"""Builders of small samples, shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
+
+
+def completion(
+    prompt: Sequence[int] = (5, 6), tokens: Sequence[int] = (7, 8), logprob: float = -1.0, version: int = 0
+) -> Completion:
+    return Completion(
+        prompt_ids=tuple(prompt),
+        token_ids=tuple(tokens),
+        logprobs=(logprob,) * len(tokens),
+        text="",
+        version=version,
+        finish_reason="stop",
+    )
+
+
+def sample(
+    role: Role = Role.SOLVER,
+    tier: Tier = Tier.EASY,
+    verdict: Verdict = Verdict.RIGHT,
+    reward: float = 1.0,
+    **of_completion: object,
+) -> Sample:
+    made = completion(**of_completion)  # type: ignore[arg-type]
+    return Sample(role=role, tier=tier, completion=made, verdict=verdict, reward=reward)
+
+
+def problem(text: str = "1 + 2", tier: Tier = Tier.EASY, answer: str = "3", canonical: str = "") -> Problem:
+    return Problem(
+        id=text,
+        domain="test",
+        text=text,
+        answer=answer,
+        tier=tier,
+        canonical=canonical or text,
+        structure="s",
+        author_version=0,
+    )
+
+
+def episode(
+    slot: str,
+    verdicts: Sequence[Verdict] | None,
+    *,
+    batch: int = 0,
+    tier: Tier = Tier.EASY,
+    text: str = "1 + 2",
+    proposal: Verdict | None = Verdict.VALID,
+    version: int = 0,
+) -> Episode:
+    """`verdicts` of the solver group, None where the proposal did not become a problem."""
+    group = None
+    if verdicts is not None:
+        rewards = {Verdict.RIGHT: 1.0, Verdict.WRONG: -0.5, Verdict.MALFORMED: -1.0}
+        samples = tuple(sample(tier=tier, verdict=v, reward=rewards[v], version=version) for v in verdicts)
+        group = Group(id=slot, problem=problem(text, tier), samples=samples)
+    return Episode(
+        id=f"{slot}.0",
+        batch=batch,
+        requested_tier=tier,
+        references=(),
+        proposal=None if proposal is None else sample(Role.PROPOSER, tier, proposal, 0.0, version=version),
+        group=group,
+    )
