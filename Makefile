@@ -92,7 +92,7 @@ base-model: setup  ## pre-train the embedded base model again (minutes)
 	@$(BIN)/python -m azero.pretrain $(ARGS)
 
 controls: setup  ## the learning run beside its control arms, over seeds
-	@$(BIN)/python -m cluster.controls $(ARGS)
+	@$(BIN)/azero sweep configs/experiments/controls.yaml $(ARGS)
 
 doctor: setup  ## what this machine and cluster can run
 	@$(BIN)/azero doctor

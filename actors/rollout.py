@@ -1,0 +1,107 @@
+"""The Ray actor that plays: it owns an engine, loads published weights, plays assignments, evaluates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from actors.engines import build_engine
+from actors.proof import SyncProof
+from azero.config import Config, Protocol, sync_tolerance
+from azero.domains import get_domain
+from azero.errors import SyncError
+from azero.evaluation import evaluate
+from azero.logs import redirect_output
+from azero.play import Player, PlayRules
+from azero.types import Assignment, Episode, EvalItem, Sampling, SyncReport, WeightSnapshot
+from azero.weights import unflatten
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """One assignment's episodes; `sync` where weights were loaded for it."""
+
+    assignment: Assignment
+    episodes: list[Episode]
+    sync: SyncReport | None
+    seconds: float  # of play, without the sync
+
+
+def play_rules(config: Config) -> PlayRules:
+    """What a player needs of the configuration."""
+    rollout, stop = config.rollout, tuple(config.rollout.stop)
+    return PlayRules(
+        solutions=rollout.solutions_per_problem,
+        proposer=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_proposal_tokens, stop=stop),
+        solver=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, stop=stop),
+        chat=config.task.protocol is Protocol.chat,
+        exclude_evaluation=config.task.exclude_evaluation,
+        ladder=config.reward.ladder,
+        barrier=rollout.max_staleness == 0,
+    )
+
+
+STREAMS = 4096  # actors count up from 0, their evaluations down from the end
+EVAL_STREAM = STREAMS - 1
+
+
+def sampling_seed(seed: int, version: int, stream: int) -> int:
+    """Of one actor's play, or evaluation, under one weight version: distinct for every triple that a run can meet."""
+    return (seed * 1_000_003 + version) * STREAMS + stream
+
+
+@ray.remote
+class RolloutActor:
+    """Plays whole episodes on weights that it has proven. It holds no state that a new actor could not get back."""
+
+    def __init__(self, index: int, config: Config, model_path: str, log: str) -> None:
+        redirect_output(log)
+        if config.rollout.threads:
+            torch.set_num_threads(config.rollout.threads)
+        self.index, self.config = index, config
+        self.domain = get_domain(config.task.domain)
+        self.engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=model_path)
+        self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
+        self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
+
+    def ready(self) -> int:
+        return self.index
+
+    def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
+        """Load the snapshot where the engine holds another version, then play. Raises SyncError."""
+        sync = self._sync(snapshot)
+        began = time.monotonic()
+        self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, self.index))
+        episodes = self.player.play(assignment)
+        return Played(assignment=assignment, episodes=episodes, sync=sync, seconds=time.monotonic() - began)
+
+    def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> dict[str, Any]:
+        """The evaluation of one weight version, as evals.jsonl holds it."""
+        self._sync(snapshot)
+        c = self.config
+        self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, EVAL_STREAM - self.index))
+        return evaluate(
+            self.engine,
+            self.domain,
+            items,
+            chat=c.eval.protocol is Protocol.chat,
+            samples=c.eval.samples,
+            temperature=c.rollout.temperature,
+            max_new_tokens=c.eval.max_new_tokens,
+            stop=tuple(c.eval.stop),
+            data=c.eval.data,
+        )
+
+    def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
+        if self.engine.version == snapshot.version:
+            return None
+        weights = unflatten(ray.get(snapshot.handle), snapshot.manifest, snapshot.dtype)
+        try:
+            return self.proof.load_and_prove(self.engine, snapshot, weights)
+        except SyncError as e:
+            raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None

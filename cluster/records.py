@@ -1,0 +1,74 @@
+"""What a run leaves behind, in order: metrics, samples, evaluations, TensorBoard, and what a person sees."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from azero.types import Episode
+from cluster.progress import Progress
+from cluster.rundir import RunDirectory, TensorBoard, episode_record, read_jsonl
+
+
+class Recorder:
+    """A metrics line waits for the evaluation of its step, so that each step is one line and lines are in order."""
+
+    def __init__(self, run: RunDirectory, progress: Progress, text_share: float) -> None:
+        self.run, self.progress, self.text_share = run, progress, text_share
+        self.tensorboard = TensorBoard(run.path / "tensorboard")
+        self._began = time.monotonic() - self._seconds_before()
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._awaited: set[int] = set()
+
+    def _seconds_before(self) -> float:
+        lines = read_jsonl(self.run.path / "metrics.jsonl")
+        return float(lines[-1].get("time_s", 0.0)) if lines else 0.0
+
+    def has_evaluation(self, step: int) -> bool:
+        return any(e["step"] == step for e in read_jsonl(self.run.path / "evals.jsonl"))
+
+    def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
+        step = int(metrics["step"])
+        share = self.text_share
+        self.run.append_samples([episode_record(e, step, _fraction(e.id) < share) for e in episodes])
+        self._waiting.append(metrics | {"time_s": time.monotonic() - self._began})
+        if awaits_evaluation:
+            self._awaited.add(step)
+        self.progress.step(metrics)
+        self.flush()
+
+    def evaluation(self, step: int, result: dict[str, Any]) -> None:
+        self.run.append_eval({"step": step, **result})
+        values = {"eval/accuracy": result["accuracy"]}
+        values |= {f"eval/accuracy/{label}": part["accuracy"] for label, part in result["by_label"].items()}
+        if step in self._awaited:
+            self._awaited.discard(step)
+            next(m for m in self._waiting if m["step"] == step).update(values)
+        else:
+            self._waiting.append({"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values})
+        self.progress.evaluation(result, step)
+        self.flush()
+
+    def flush(self, all_lines: bool = False) -> None:
+        """Write the lines that wait for nothing; with `all_lines` the others too."""
+        while self._waiting and (all_lines or self._waiting[0]["step"] not in self._awaited):
+            metrics = self._waiting.popleft()
+            self._awaited.discard(metrics["step"])
+            self.run.append_metrics(metrics)
+            self.tensorboard.write(metrics["step"], metrics)
+
+    def warn(self, step: int, text: str) -> None:
+        self.progress.warning(f"step {step}: {text}")
+
+    def close(self) -> None:
+        self.flush(all_lines=True)
+        self.tensorboard.close()
+        self.progress.stop()
+
+
+def _fraction(key: str) -> float:
+    """A fixed pseudo-random number in [0, 1) for a key."""
+    return zlib.crc32(key.encode()) / 2**32

@@ -1,0 +1,187 @@
+"""Composition of a training run: everything that a config names is built here and handed to the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from actors.rollout import RolloutActor
+from azero.buffer import ProblemBuffer
+from azero.config import Config, Protocol, to_yaml
+from azero.curriculum import SlotSource
+from azero.domains import get_domain
+from azero.domains.base import Domain
+from azero.errors import UserError
+from azero.evaluation import table
+from azero.models import resolve_model_path
+from azero.types import EvalItem
+from cluster.fleet import Fleet
+from cluster.loop import TrainingLoop
+from cluster.progress import Progress
+from cluster.records import Recorder
+from cluster.resources import ResourcePlan, plan, require, share_threads
+from cluster.rundir import RunDirectory, provenance, read_jsonl
+from cluster.runtime import cluster_address, ray_session
+from learner.learner import Learner
+
+INTERRUPTED = 130  # exit status of a run that was stopped and can be resumed
+PROBES = 16  # sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that can be checked before a process is started."""
+
+    config: Config
+    domain: Domain
+    model_path: str
+    items: list[EvalItem]
+    needs: ResourcePlan
+
+
+def prepare(config: Config) -> Prepared:
+    """Raises UserError for whatever would fail later for a reason that is known now."""
+    domain = get_domain(config.task.domain)
+    model_path = resolve_model_path(config.model.path)
+    if Protocol.chat in (config.task.protocol, config.eval.protocol):
+        require_chat_template(model_path)
+    items = domain.evaluation_set(config.eval.data)
+    local = not cluster_address(config.cluster)
+    share_threads(config, local)
+    needs = plan(config, model_path)
+    if local:
+        require(needs, {"CPU": os.cpu_count() or 1, "GPU": visible_gpus()}, "this machine")
+    return Prepared(config=config, domain=domain, model_path=model_path, items=items, needs=needs)
+
+
+def require_chat_template(model_path: str) -> None:
+    """Raises UserError for a model folder without a chat template; a Hub id is checked when it is loaded."""
+    folder = Path(model_path)
+    if not folder.is_dir() or (folder / "chat_template.jinja").exists():
+        return
+    settings = folder / "tokenizer_config.json"
+    if settings.exists() and "chat_template" in json.loads(settings.read_text()):
+        return
+    raise UserError(f"task.protocol or eval.protocol=chat: the tokenizer of {model_path} has no chat template; use raw")
+
+
+def visible_gpus() -> int:
+    """GPUs of this machine as Ray would count them."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+
+    return int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
+
+
+def probe_texts(domain: Domain) -> list[str]:
+    """Worked seed problems and proposer prompts: what the proof of sync is scored on."""
+    seeds = list(domain.seed_problems())
+    worked = [f"{domain.solver_prompt(p.text, None)}{p.answer}\n" for p in seeds[:: max(1, len(seeds) // (PROBES - 3))]]
+    lists = [
+        domain.proposer_prompt(tier, [p.text for p in seeds if p.tier is tier], None)
+        for tier in sorted({p.tier for p in seeds}, key=lambda t: t.level)
+    ]
+    return [*worked[: PROBES - len(lists)], *lists]
+
+
+def train(config: Config, resume: bool, console: Console) -> int:
+    """Run to the end; 0 when done, INTERRUPTED when stopped with a checkpoint. Raises UserError and RunFailed."""
+    ready = prepare(config)
+    run = RunDirectory(Path(config.run.dir))
+    with run.open(to_yaml(config), provenance(), resume=resume), ray_session(config.cluster):
+        require(ready.needs, ray.cluster_resources(), "the cluster")
+        checkpoint = run.latest_checkpoint() if resume else None
+        with stop_signals() as should_stop:
+            done = _train(ready, run, checkpoint, should_stop, console)
+        before, after = _first_and_last(read_jsonl(run.path / "evals.jsonl"))
+        if after is not None:
+            console.print(table(before, after))
+        if done:
+            console.print(f"done: {config.run.steps} steps in {run.path}; next: azero export {run.path} OUT_DIR")
+            return 0
+        console.print(f"stopped with a checkpoint; go on with: azero train {run.path}/config.yaml --resume")
+        return INTERRUPTED
+
+
+def _train(
+    ready: Prepared, run: RunDirectory, checkpoint: Path | None, should_stop: Callable[[], bool], console: Console
+) -> bool:
+    config, domain = ready.config, ready.domain
+    logs = (run.path / "logs").absolute()
+    learner = Learner.options(  # type: ignore[attr-defined]
+        name=f"learner-{os.getpid()}",
+        num_cpus=config.learner.cpus_per_worker,
+        num_gpus=config.learner.gpus_per_worker,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
+    ).remote(
+        config, ready.model_path, str(checkpoint) if checkpoint else None, probe_texts(domain), str(logs / "learner.log")
+    )
+
+    def spawn(index: int) -> Any:
+        threads = str(config.rollout.threads)
+        return RolloutActor.options(  # type: ignore[attr-defined]
+            num_cpus=config.rollout.cpus_per_actor,
+            num_gpus=config.rollout.gpus_per_actor,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+        ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"))
+
+    with console.status("starting the learner and the rollout actors"):
+        fleet = Fleet(spawn, config.rollout.actors, config.rollout.timeout_s)
+        snapshot, state = ray.get(learner.start.remote(), timeout=config.cluster.start_timeout_s)
+        fleet.wait_ready(config.cluster.start_timeout_s)
+    run.truncate_after(snapshot.version if checkpoint else -1)
+    buffer = ProblemBuffer(config.task.buffer_size, domain.seed_problems())
+    if state:
+        buffer.load(state["buffer"])
+    progress = Progress(config.run.steps, config.cluster.progress)
+    recorder = Recorder(run, progress, config.run.samples_text_share)
+    progress.start()
+    try:
+        return TrainingLoop(
+            config,
+            fleet=fleet,
+            learner=learner,
+            snapshot=snapshot,
+            buffer=buffer,
+            source=SlotSource(
+                domain, config.task, config.rollout.problems_per_step, config.rollout.max_tries, config.run.seed
+            ),
+            items=ready.items,
+            recorder=recorder,
+            should_stop=should_stop,
+        ).run()
+    finally:
+        recorder.close()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM asks for a clean stop; a second Ctrl-C ends the process at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_and_last(evals: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    if not evals:
+        return None, None
+    return (evals[0] if len(evals) > 1 else None), evals[-1]

@@ -1,0 +1,71 @@
+import pytest
+
+from azero.errors import UserError
+from cluster.export import export_run, resolve_model
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with two checkpoints, of which `latest` names the second."""
+    folder = tmp_path / "runs" / "a"
+    for name in ("step_000002", "step_000004"):
+        model = folder / "checkpoints" / name / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text(name)
+        (model / "model.safetensors").write_bytes(b"weights")
+        (model.parent / "optimizer.safetensors").write_bytes(b"moments")
+    (folder / "checkpoints" / "latest").write_text("step_000004")
+    (folder / "config.yaml").write_text("")
+    return folder
+
+
+def test_resolve_model(run):
+    newest = run / "checkpoints" / "step_000004"
+    older = run / "checkpoints" / "step_000002"
+    assert resolve_model(str(run)) == str(newest / "model")
+    assert resolve_model(str(older)) == str(older / "model")
+    assert resolve_model(str(older / "model")) == str(older / "model")
+    for name in ("embedded", "Qwen/Qwen2-0.5B-Instruct", "gpt2"):
+        assert resolve_model(name) == name
+
+
+def test_resolve_model_refuses(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: holds no model"):
+        resolve_model("empty")
+    with pytest.raises(UserError, match="is a file"):
+        resolve_model(str(run / "config.yaml"))
+    with pytest.raises(UserError, match="/no/where: no such folder"):
+        resolve_model("/no/where")
+    with pytest.raises(UserError, match="runs/b: no such folder; runs in runs: a"):
+        resolve_model("runs/b")
+    (run / "checkpoints" / "latest").unlink()
+    with pytest.raises(UserError, match="holds no whole checkpoint yet"):
+        resolve_model(str(run))
+
+
+def test_export(run, tmp_path):
+    out = tmp_path / "deep" / "out"
+    assert export_run(str(run), str(out)) == out
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert (out / "config.json").read_text() == "step_000004"
+    (tmp_path / "empty").mkdir()
+    export_run(str(run / "checkpoints" / "step_000002"), str(tmp_path / "empty"))
+    assert (tmp_path / "empty" / "config.json").read_text() == "step_000002"
+    assert not list(tmp_path.glob("**/.*.tmp"))
+
+
+def test_export_refuses(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    with pytest.raises(UserError, match="full: exists already; give a new or an empty folder"):
+        export_run(str(run), str(tmp_path / "full"))
+    assert (tmp_path / "full" / "x").read_text() == "mine"
+    with pytest.raises(UserError, match="no such folder"):
+        export_run("Qwen/Qwen2-0.5B-Instruct", str(tmp_path / "out"))
+    with pytest.raises(UserError, match="cannot be written"):
+        export_run(str(run), str(tmp_path / "full" / "x" / "out"))
+    inside = run / "checkpoints" / "step_000004" / "model" / "out"
+    with pytest.raises(UserError, match="lies inside the model"):
+        export_run(str(run), str(inside))

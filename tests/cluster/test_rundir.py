@@ -1,0 +1,213 @@
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from azero.errors import UserError
+from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
+from cluster.rundir import RunDirectory, TensorBoard, episode_record, provenance, read_jsonl
+
+
+def open_run(path, resume=False, config="run: {}\n", origin=None):
+    return RunDirectory(path).open(config, origin or {"time": "t0"}, resume=resume)
+
+
+def test_create_then_resume(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    with open_run(folder) as run:
+        assert (folder / "config.yaml").read_text() == "run: {}\n" and run.logs.is_dir()
+        run.append_metrics({"step": 1})
+    with pytest.raises(UserError, match=r"run\.dir=.*a: already holds a run; add --resume"), open_run(folder):
+        pass
+    with open_run(folder, resume=True, config="run: {steps: 9}\n", origin={"time": "t1"}):
+        pass
+    assert (folder / "config.yaml").read_text() == "run: {steps: 9}\n"
+    assert json.loads((folder / "provenance.json").read_text()) == {"time": "t0", "resumed": [{"time": "t1"}]}
+    assert read_jsonl(folder / "metrics.jsonl") == [{"step": 1}]
+
+
+def test_resume_of_nothing(tmp_path):
+    with pytest.raises(UserError, match="holds no run to resume; leave out --resume"), open_run(tmp_path / "x", True):
+        pass
+    assert not (tmp_path / "x").exists()
+
+
+def test_unusable_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"give another run\.dir"), open_run(tmp_path / "file" / "run"):
+        pass
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with (
+        open_run(tmp_path / "a"),
+        pytest.raises(UserError, match=r"in use by process \d+ on host .+; give another run.dir or wait"),
+        open_run(tmp_path / "a", resume=True),
+    ):
+        pass
+    with open_run(tmp_path / "a", resume=True):
+        pass
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    code = f"""
+import time
+from cluster.rundir import RunDirectory
+with RunDirectory({str(tmp_path / "a")!r}).open("", {{}}, resume=False):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} "), open_run(tmp_path / "a", resume=True):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    with open_run(tmp_path / "a", resume=True):
+        pass
+
+
+def test_truncate_after_cuts_later_steps_and_a_torn_line(tmp_path):
+    with open_run(tmp_path) as run:
+        for step in range(5):
+            run.append_metrics({"step": step, "loss/total": step / 2})
+            run.append_samples([{"step": step, "id": f"{step}a"}, {"step": step, "id": f"{step}b"}])
+        run.append_eval({"step": 0, "accuracy": 0.5})
+        run.append_eval({"step": 4, "accuracy": 0.6})
+        run.append_samples([])
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            file.write('{"step": 5, "lo')
+        assert [m["step"] for m in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+        run.truncate_after(2)
+        run.append_metrics({"step": 3})
+    assert [m["step"] for m in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert [s["id"] for s in read_jsonl(tmp_path / "samples.jsonl")] == ["0a", "0b", "1a", "1b", "2a", "2b"]
+    assert [e["step"] for e in read_jsonl(tmp_path / "evals.jsonl")] == [0]
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_truncate_an_empty_run(tmp_path):
+    with open_run(tmp_path) as run:
+        run.truncate_after(-1)
+        assert not (tmp_path / "tensorboard").exists()
+
+
+def test_records_are_plain_json(tmp_path):
+    with open_run(tmp_path) as run:
+        run.append_metrics(
+            {"step": np.int64(1), "a": np.float32(0.5), "b": float("nan"), "c": np.array([1, 2]), "d": (1,)}
+        )
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 0.5, "b": null, "c": [1, 2], "d": [1]}\n'
+
+
+def test_read_jsonl(tmp_path):
+    assert read_jsonl(tmp_path / "absent") == []
+    (tmp_path / "f").write_text('{"a": 1}\n{"a": 2}')
+    assert read_jsonl(tmp_path / "f") == [{"a": 1}, {"a": 2}]
+    (tmp_path / "f").write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
+    with pytest.raises(UserError, match="line 2 is not JSON"):
+        read_jsonl(tmp_path / "f")
+
+
+def test_latest_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.latest_checkpoint() is None
+    (run.checkpoints / "step_000002").mkdir(parents=True)
+    assert run.latest_checkpoint() is None
+    (run.checkpoints / "latest").write_text("step_000002\n")
+    assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000002"
+    (run.checkpoints / "latest").write_text("step_000004")
+    with pytest.raises(UserError, match="names 'step_000004', which is not there"):
+        run.latest_checkpoint()
+
+
+def _scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+    }
+
+
+def test_tensorboard(tmp_path):
+    writer = TensorBoard(tmp_path)
+    writer.write(1, {"step": 1, "a/b": 0.5, "nan": float("nan"), "text": "x", "none": None})
+    writer.write(2, {"step": 2, "a/b": 1})
+    writer.close()
+    assert _scalars(tmp_path) == {"a/b": [(1, 0.5), (2, 1.0)]}
+
+
+def test_tensorboard_forgets_what_a_resume_cuts_off(tmp_path):
+    with open_run(tmp_path) as run:
+        writer = TensorBoard(tmp_path / "tensorboard")
+        for step in (1, 2, 3):
+            run.append_metrics({"step": step, "a": step})
+            writer.write(step, {"a": step})
+        writer.close()
+        run.truncate_after(2)
+    assert _scalars(tmp_path / "tensorboard") == {"a": [(1, 1.0), (2, 2.0)]}
+
+
+def test_provenance_is_json_and_names_the_packages():
+    found = provenance()
+    assert json.loads(json.dumps(found)) == found
+    assert found["packages"]["numpy"] == np.__version__ and found["cores"] >= 1 and found["memory_bytes"] > 2**28
+    assert found["git"] is None or len(found["git"]["commit"]) == 40
+
+
+def _sample(role, verdict, text, version, **rest):
+    done = Completion(
+        prompt_ids=(1, 2), token_ids=(3, 4), logprobs=(-1.0, -2.0), text=text, version=version, finish_reason="stop"
+    )
+    return Sample(role=role, tier=Tier.EASY, completion=done, verdict=verdict, **rest)
+
+
+def test_episode_record():
+    problem = Problem(
+        id="p",
+        domain="d",
+        text="1 + 2",
+        answer="3",
+        tier=Tier.MEDIUM,
+        canonical="1+2",
+        structure="+11",
+        author_version=4,
+    )
+    samples = (
+        _sample(Role.SOLVER, Verdict.RIGHT, "3", 5, reward=1.0, reward_parts={"ladder": 1.0}),
+        _sample(Role.SOLVER, Verdict.MALFORMED, "?", 6, reward=-1.0),
+    )
+    proposal = _sample(Role.PROPOSER, Verdict.VALID, "1 + 2", 4, reward=0.75, reward_parts={"learnability": 0.75})
+    episode = Episode(
+        id="e", batch=7, requested_tier=Tier.EASY, references=("2 + 2",), proposal=proposal,
+        group=Group(id="g", problem=problem, samples=samples),
+    )  # fmt: skip
+    full = episode_record(episode, 8, with_text=True)
+    assert json.loads(json.dumps(full)) == full
+    assert (full["id"], full["step"], full["batch"], full["requested_tier"]) == ("e", 8, 7, "easy")
+    assert full["references"] == ["2 + 2"] and full["proposal"]["completion"] == "1 + 2"
+    assert full["proposal"]["reward_parts"] == {"learnability": 0.75} and full["proposal"]["version"] == 4
+    assert full["problem"]["tier"] == "medium" and full["problem"]["answer"] == "3"
+    solver = full["solver"]
+    assert (solver["success_rate"], solver["rewards"], solver["versions"]) == (0.5, [1.0, -1.0], [5, 6])
+    assert solver["verdicts"] == ["right", "malformed"] and solver["completions"] == ["3", "?"]
+
+    short = episode_record(episode, 8, with_text=False)
+    assert "references" not in short
+    assert "completion" not in short["proposal"] and "completions" not in short["solver"]
+
+
+def test_episode_record_of_a_rejected_proposal():
+    proposal = _sample(Role.PROPOSER, Verdict.REJECTED, "1 / 2", 4, reward=-0.5, reason="inexact")
+    episode = Episode(id="e", batch=0, requested_tier=Tier.HARD, references=(), proposal=proposal, group=None)
+    record = episode_record(episode, 1, with_text=False)
+    assert record["problem"] is None and record["solver"] is None
+    assert (record["proposal"]["verdict"], record["proposal"]["reason"]) == ("rejected", "inexact")

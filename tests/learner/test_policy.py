@@ -1,0 +1,172 @@
+"""The update on a real (tiny, random) model: gradients, denominators, warm-up, checkpoints."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import sample
+
+from azero.batch import TrainRow
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.types import Role
+from learner.checkpoints import load_checkpoint, save_checkpoint
+from learner.policy import PolicyOptimizer
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from azero.pretrain import build_model, build_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = build_tokenizer()
+    build_model(len(tokenizer), seed=3).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def policy(path: str, tokens: int = 10_000, beta: float = 0.1, **optim: float) -> PolicyOptimizer:
+    return PolicyOptimizer(
+        model_config=ModelConfig(),
+        path=path,
+        reference_path=path,
+        algorithm=AlgorithmConfig(kl_beta=beta, proposer_weight=0.5),
+        optim=OptimConfig(**optim),  # type: ignore[arg-type]
+        learner=LearnerConfig(tokens_per_microbatch=tokens),
+        temperature=0.7,
+    )
+
+
+def random_rows(count: int = 24, seed: int = 0) -> list[TrainRow]:
+    rng = np.random.default_rng(seed)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in rng.integers(2, 97, n))
+
+    return [
+        TrainRow(
+            sample=sample(
+                role=Role.PROPOSER if i % 4 == 0 else Role.SOLVER,
+                prompt=ids(int(rng.integers(3, 20))),
+                tokens=ids(int(rng.integers(1, 9))),
+                logprob=-4.5,
+            ),
+            advantage=float(rng.normal()),
+        )
+        for i in range(count)
+    ]
+
+
+def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([g.reshape(-1) for g in gradients.values()])
+
+
+def reference_gradient(p: PolicyOptimizer, rows: list[TrainRow]) -> torch.Tensor:
+    """The loss written out sample by sample, from ALGORITHM's formula, through plain transformers."""
+    total = torch.zeros(())
+    for role, weight in ((Role.SOLVER, 1.0), (Role.PROPOSER, 0.5)):
+        mine = [r for r in rows if r.sample.role is role]
+        tokens = sum(len(r.sample.completion.token_ids) for r in mine)
+        for row in mine:
+            c = row.sample.completion
+            ids = torch.tensor([c.prompt_ids + c.token_ids])
+            n = len(c.token_ids)
+            logits = p.model(input_ids=ids).logits[0, -n - 1 : -1] / 0.7
+            logp = logits.log_softmax(-1)[torch.arange(n), torch.tensor(c.token_ids)]
+            with torch.no_grad():
+                ref = (p.reference(input_ids=ids).logits[0, -n - 1 : -1] / 0.7).log_softmax(-1)
+                ref = ref[torch.arange(n), torch.tensor(c.token_ids)]
+            rho = (logp - torch.tensor(c.logprobs)).exp()
+            a = row.advantage
+            surrogate = -torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a)
+            if a < 0:
+                surrogate = surrogate.clamp(max=-3.0 * a)
+            d = ref - logp
+            total = total + weight * (surrogate + 0.1 * (d.exp() - d - 1)).sum() / tokens
+    total.backward()
+    gradient = torch.cat([q.grad.reshape(-1).clone() for q in p.model.parameters()])
+    p.optimizer.zero_grad(set_to_none=True)
+    return gradient
+
+
+def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
+    p, rows = policy(tiny_model), random_rows()
+    expected, got = reference_gradient(p, rows), flat(p.gradients(rows))
+    assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_micro_batches_do_not_change_the_gradient(tiny_model: str) -> None:
+    rows = random_rows(32)
+    whole = flat(policy(tiny_model).gradients(rows))
+    for tokens in (450, 200, 60, 1):
+        split = flat(policy(tiny_model, tokens).gradients(rows))
+        assert (split - whole).norm() <= 1e-5 * whole.norm()
+
+
+def test_gradient_checkpointing_does_not_change_the_gradient(tiny_model: str) -> None:
+    rows = random_rows()
+    p = policy(tiny_model)
+    whole = flat(p.gradients(rows))
+    p.model.gradient_checkpointing_enable()  # type: ignore[operator]
+    assert (flat(p.gradients(rows)) - whole).norm() <= 1e-5 * whole.norm()
+
+
+def test_skipped_rows_stay_in_the_denominator(tiny_model: str) -> None:
+    rows = random_rows()
+    idle = [TrainRow(sample=r.sample, advantage=0.0) for r in random_rows(seed=1)]
+    with_idle = policy(tiny_model, beta=0.0).update([*rows, *idle])
+    alone = policy(tiny_model, beta=0.0).update(rows)
+    assert with_idle.skipped_rows == len(idle) and alone.skipped_rows == 0
+    tokens = {n: sum(len(r.sample.completion.token_ids) for r in part if r.sample.role is Role.SOLVER)
+              for n, part in (("rows", rows), ("idle", idle))}  # fmt: skip
+    share = tokens["rows"] / (tokens["rows"] + tokens["idle"])
+    assert with_idle.metrics["grad_norm/solver"] == pytest.approx(alone.metrics["grad_norm/solver"] * share, rel=1e-5)
+
+
+def test_update_metrics_and_log_probs(tiny_model: str) -> None:
+    p, rows = policy(tiny_model), random_rows()
+    before = p.sequence_logprobs(rows, range(len(rows)))
+    expected = flat(p.gradients(rows)).norm().item()
+    result = p.update(rows)
+    assert result.logprobs == pytest.approx(before, abs=1e-5)
+    assert result.metrics["grad_norm"] == pytest.approx(expected, rel=1e-5)
+    assert result.metrics["kl/reference"] == pytest.approx(0, abs=1e-7)  # nothing has moved yet
+    assert not np.allclose(p.sequence_logprobs(rows, range(len(rows))), before)
+
+
+def test_warm_up_is_linear_then_constant(tiny_model: str) -> None:
+    p = policy(tiny_model, lr=8e-6, warmup_steps=4)
+    rates = [p.update(random_rows(4)).metrics["lr"] for _ in range(6)]
+    assert rates == pytest.approx([2e-6, 4e-6, 6e-6, 8e-6, 8e-6, 8e-6])
+
+
+def test_no_reference_is_held_without_kl(tiny_model: str) -> None:
+    assert policy(tiny_model, beta=0.0).reference is None
+
+
+def test_a_checkpoint_resumes_to_the_last_bit(tiny_model: str, tmp_path: Path) -> None:
+    from azero.models import load_tokenizer
+
+    p = policy(tiny_model, lr=1e-3)
+    for seed in range(2):
+        p.update(random_rows(8, seed))
+    where = save_checkpoint(tmp_path, 2, p, load_tokenizer(tiny_model), {"credit": {}}, keep=1)
+    again = policy(str(where / "model"), lr=1e-3)
+    again.reference_path = tiny_model
+    assert load_checkpoint(where, again)["step"] == 2 and again.steps_done == 2
+    again.reference = p.reference
+    one, two = p.update(random_rows(8, 5)), again.update(random_rows(8, 5))
+    assert one.metrics == two.metrics
+    for (name, a), b in zip(p.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_model: str, tmp_path: Path) -> None:
+    from azero.models import load_tokenizer
+
+    p = policy(tiny_model)
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, p, load_tokenizer(tiny_model), {}, keep=2)
+    assert sorted(f.name for f in tmp_path.glob("step_*")) == ["step_000002", "step_000003"]
+    assert (tmp_path / "latest").read_text() == "step_000003"
+    assert not list(tmp_path.glob(".*tmp*"))

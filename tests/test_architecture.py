@@ -1,0 +1,154 @@
+"""The rules of the layout, held by the syntax tree: who may import whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("azero", "actors", "learner", "cluster")
+MAX_LINES = 450  # a file that fits in a head
+
+# Imports point one way: cluster -> {actors, learner} -> azero. Only actors know vLLM.
+FORBIDDEN = {
+    "azero": ("ray", "vllm", "actors", "learner", "cluster"),
+    "actors": ("learner", "cluster"),
+    "learner": ("vllm", "actors", "cluster"),
+    "cluster": ("vllm",),
+}
+# Nothing outside azero/domains knows a particular domain, so that a second one needs no change elsewhere.
+ONE_DOMAIN = ("azero.domains.arithmetic", "azero.domains.expression")
+MAY_KNOW_ONE_DOMAIN = ("azero/pretrain.py",)  # builds the base model of that domain
+
+
+def imported(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything that a module imports, lazily or not, by statement or by name.
+
+    `from a import b` gives a and a.b, as b may be a module. import_module("a.b") and __import__("a.b") count too.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parts = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parts, *([base] if base else [])])
+            yield node.lineno, base
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0]
+            if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                yield node.lineno, str(first.value)
+
+
+def under(name: str, *prefixes: str) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    relative = path.relative_to(ROOT).with_suffix("")
+    is_package = relative.name == "__init__"
+    module = ".".join(relative.parent.parts if is_package else relative.parts)
+    return imported(path.read_text(encoding="utf-8"), module, is_package)
+
+
+def test_every_package_has_files() -> None:
+    """Otherwise the other tests would pass by looking at nothing."""
+    assert [p for p in PACKAGES if len(files(p)) < 2] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files(package)
+        for line, name in imports_of(path)
+        if under(name, *FORBIDDEN[package])
+    ]
+    assert not wrong, f"{package} may not import {', '.join(FORBIDDEN[package])}:\n" + "\n".join(wrong)
+
+
+def test_only_domains_know_a_particular_domain() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for package in PACKAGES
+        for path in files(package)
+        if (ROOT / "azero" / "domains") not in path.parents
+        and path.relative_to(ROOT).as_posix() not in MAY_KNOW_ONE_DOMAIN
+        for line, name in imports_of(path)
+        if name.startswith(ONE_DOMAIN)
+    ]
+    assert not wrong, "ask azero.domains.get_domain and use the Domain protocol instead:\n" + "\n".join(wrong)
+
+
+def test_types_name_no_heavy_module() -> None:
+    heavy = ("torch", "transformers", "numpy", "ray", "vllm")
+    wrong = [name for _, name in imports_of(ROOT / "azero" / "types.py") if under(name, *heavy)]
+    assert not wrong, "light processes import azero/types.py"
+
+
+def test_types_and_config_load_nothing_heavy() -> None:
+    """What they import may not import torch either; a fresh process shows it."""
+    code = (
+        "import sys, azero.types, azero.config;"
+        "print(*sorted({'torch', 'transformers', 'ray', 'vllm'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("path", "name"), [("actors/rollout.py", "RolloutActor"), ("learner/learner.py", "Learner")])
+def test_ray_classes_have_the_names_that_process_lists_show(path: str, name: str) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert name in [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def test_files_fit_in_a_head() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in (*PACKAGES, "tests", "benchmarks")
+        for path in files(folder)
+    }
+    too_long = {path: lines for path, lines in lengths.items() if lines > MAX_LINES}
+    assert not too_long, f"over {MAX_LINES} lines; split by what a reader would look for"
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "is_package", "expected"),
+    [
+        ("import ray.util as u", "azero.a", False, ["ray.util"]),
+        ("from azero import types", "actors.a", False, ["azero", "azero.types"]),
+        ("def f():\n    from vllm import LLM", "learner.a", False, ["vllm", "vllm.LLM"]),
+        ("from . import engines", "actors.rollout", False, ["actors", "actors.engines"]),
+        (
+            "from .arithmetic import A",
+            "azero.domains",
+            True,
+            ["azero.domains.arithmetic", "azero.domains.arithmetic.A"],
+        ),
+        ("from ..learner import b", "cluster.sub.a", False, ["cluster.learner", "cluster.learner.b"]),
+        ("import importlib\nimportlib.import_module('torch')", "azero.a", False, ["importlib", "torch"]),
+    ],
+)
+def test_the_walk_sees_every_form_of_import(source: str, module: str, is_package: bool, expected: list[str]) -> None:
+    assert [name for _, name in imported(source, module, is_package)] == expected
+
+
+def test_a_longer_name_is_another_module() -> None:
+    assert under("ray.util", "ray") and under("ray", "ray") and not under("rayon", "ray")
