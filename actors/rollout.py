@@ -14,6 +14,7 @@ from actors.engines import build_engine
 from actors.proof import SyncProof
 from azero.config import Config, Protocol, sync_tolerance
 from azero.domains import get_domain
+from azero.engine import Engine
 from azero.errors import SyncError
 from azero.evaluation import evaluate
 from azero.logs import redirect_output
@@ -30,6 +31,14 @@ class Played:
     episodes: list[Episode]
     sync: SyncReport | None
     seconds: float  # of play, without the sync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """One evaluation as evals.jsonl holds it; `sync` where weights were loaded for it."""
+
+    result: dict[str, Any]
+    sync: SyncReport | None
 
 
 def play_rules(config: Config) -> PlayRules:
@@ -61,16 +70,26 @@ class RolloutActor:
 
     def __init__(self, index: int, config: Config, model_path: str, log: str) -> None:
         redirect_output(log)
-        if config.rollout.threads:
-            torch.set_num_threads(config.rollout.threads)
-        self.index, self.config = index, config
+        self.index, self.config, self.model_path = index, config, model_path
         self.domain = get_domain(config.task.domain)
-        self.engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=model_path)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
+        self._engine: Engine | None = None
+
+    # Built on first use and not in __init__: what goes wrong here then reaches the driver as it is, and not as the
+    # death of an actor.
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            c = self.config
+            if c.rollout.threads:
+                torch.set_num_threads(c.rollout.threads)
+            self._engine = build_engine(c.model, c.rollout, seed=c.run.seed, path=self.model_path)
+        return self._engine
 
     def ready(self) -> int:
-        return self.index
+        """Returns when the engine is warm."""
+        return self.engine.version
 
     def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
         """Load the snapshot where the engine holds another version, then play. Raises SyncError."""
@@ -80,12 +99,12 @@ class RolloutActor:
         episodes = self.player.play(assignment)
         return Played(assignment=assignment, episodes=episodes, sync=sync, seconds=time.monotonic() - began)
 
-    def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> dict[str, Any]:
-        """The evaluation of one weight version, as evals.jsonl holds it."""
-        self._sync(snapshot)
+    def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> Evaluated:
+        """Load the snapshot where the engine holds another version, then evaluate. Raises SyncError."""
+        sync = self._sync(snapshot)
         c = self.config
         self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, EVAL_STREAM - self.index))
-        return evaluate(
+        result = evaluate(
             self.engine,
             self.domain,
             items,
@@ -96,6 +115,7 @@ class RolloutActor:
             stop=tuple(c.eval.stop),
             data=c.eval.data,
         )
+        return Evaluated(result=result, sync=sync)
 
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
         if self.engine.version == snapshot.version:

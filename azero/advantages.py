@@ -2,6 +2,8 @@
 
     TRR++   A = clip((r - mu[cell]) / (sigma[cell] + eps), -clip, clip)     every sample of a cell against that cell
     GRPO    A = (r - mean(group)) / (std(group) + eps)                      every sample against its own group
+
+Means and standard deviations are over samples, each once, and of the population (ddof 0).
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Moments:
 
 def cell_of(by: Baseline, role: Role, tier: Tier, task: str) -> str:
     """Name of the cell whose samples share a baseline: "solver/easy", "arithmetic/solver", "solver" or "global"."""
-    match by.value:
+    match str(by.value):  # a plain str: type checkers do not see the member called global
         case "difficulty":
             return f"{role}/{tier}"
         case "task":
@@ -97,32 +99,26 @@ class TaskRelativeBaseline:
         rewards = np.fromiter((r.reward for r in rows), dtype=np.float64, count=len(rows))
         if not np.isfinite(rewards).all():
             raise ValueError(f"advantages: reward {rewards[~np.isfinite(rewards)][0]} is not finite")
-        members: dict[tuple[str, str], list[int]] = {}  # (cell, role) -> rows
-        groups: dict[str, set[str]] = {}  # cell -> its groups
-        names: dict[tuple[Role, Tier, str], str] = {}
+        by_cell: dict[str, list[int]] = {}  # cell -> its rows
+        by_role: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
-            key = (row.role, row.tier, row.task)
-            cell = names.get(key) or names.setdefault(key, cell_of(self.by, *key))
-            members.setdefault((cell, str(row.role)), []).append(i)
-            groups.setdefault(cell, set()).add(row.group)
-        cells = {c: _moments(rewards, [i for (cell, _), m in members.items() if cell == c for i in m]) for c in groups}
-        used_roles = dict.fromkeys(role for _, role in members)
-        roles = {r: _moments(rewards, [i for (_, role), m in members.items() if role == r for i in m]) for r in used_roles}
+            by_cell.setdefault(cell_of(self.by, row.role, row.tier, row.task), []).append(i)
+            by_role.setdefault(str(row.role), []).append(i)
+        cells = {cell: _moments(rewards[at]) for cell, at in by_cell.items()}
 
         out = np.zeros(len(rows))
-        for (cell, role), at in members.items():
-            moments = cells[cell]
-            if len(groups[cell]) < self.min_groups or moments.std < MIN_STD:
-                history = self._cells.get(cell) or self._roles.get(role)
-                if history is None or history.std < MIN_STD:
-                    continue
-                moments = history
-            standard = (rewards[at] - moments.mean) / (moments.std + self.epsilon)
-            out[at] = np.clip(standard, -self.clip, self.clip)
+        for cell, at in by_cell.items():
+            moments: Moments | None = cells[cell]
+            if len({rows[i].group for i in at}) < self.min_groups or cells[cell].std < MIN_STD:
+                # A cell of both roles (global) is unseen only where both are.
+                moments = self._cells.get(cell) or self._roles.get(str(rows[at[0]].role))
+            if moments is not None and moments.std >= MIN_STD:
+                standard = (rewards[at] - moments.mean) / (moments.std + self.epsilon)
+                out[at] = np.clip(standard, -self.clip, self.clip)
 
         self.last_means = {cell: moments.mean for cell, moments in cells.items()}
         self._remember(self._cells, cells)
-        self._remember(self._roles, roles)
+        self._remember(self._roles, {role: _moments(rewards[at]) for role, at in by_role.items()})
         return out
 
     def baselines(self) -> dict[str, float]:
@@ -151,7 +147,7 @@ def group_advantages(rewards: np.ndarray, epsilon: float) -> np.ndarray:
         return np.zeros(rewards.shape)
     centred = rewards - rewards.mean(axis=1, keepdims=True)
     std = rewards.std(axis=1, keepdims=True)
-    return np.where(std < MIN_STD, 0.0, centred / (std + epsilon))
+    return np.where(std < MIN_STD, 0.0, centred / np.maximum(std + epsilon, MIN_STD))
 
 
 def zero_variance_rate(rewards: np.ndarray) -> float:
@@ -159,6 +155,6 @@ def zero_variance_rate(rewards: np.ndarray) -> float:
     return float(np.mean(np.ptp(rewards, axis=1) == 0)) if np.size(rewards) else 0.0
 
 
-def _moments(rewards: np.ndarray, at: list[int]) -> Moments:
-    """Mean and population variance of the rewards [rows] at the given rows."""
-    return Moments(mean=float(rewards[at].mean()), variance=float(rewards[at].var()))
+def _moments(rewards: np.ndarray) -> Moments:
+    """Mean and population variance of rewards [samples]."""
+    return Moments(mean=float(rewards.mean()), variance=float(rewards.var()))

@@ -57,6 +57,7 @@ class Credit:
         self, reward: RewardConfig, baseline: BaselineConfig, algorithm: AlgorithmConfig, task: TaskConfig
     ) -> None:
         self.reward, self.algorithm, self.task = reward, algorithm, task
+        self.epsilon = baseline.epsilon
         self.window = NoveltyWindow(reward.novelty_window)
         self.alarm = CollapseAlarm(reward.collapse_unique_rate, reward.collapse_steps)
         self.baseline = TaskRelativeBaseline(
@@ -143,8 +144,10 @@ class Credit:
         proposer = list(proposals) if self.trains_proposer else []
         if self.algorithm.name is Algorithm.grpo:
             rewards = np.array([[s.reward for s in g.samples] for g in groups])
-            values = group_advantages(rewards, 1e-6).reshape(-1).clip(
-                -self.algorithm.advantage_clip, self.algorithm.advantage_clip
+            values = (
+                group_advantages(rewards, self.epsilon)
+                .reshape(-1)
+                .clip(-self.algorithm.advantage_clip, self.algorithm.advantage_clip)
             )
         else:
             name = self.task.domain

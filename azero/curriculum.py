@@ -3,6 +3,8 @@
     selfplay, frozen   requests to the proposer: a tier and K references of that tier from the buffer
     random             a fresh problem of the domain's generator
     fixed              the next problems of a set drawn once, in a new shuffled order each epoch
+
+The three tiers take turns; in `fixed` they do so in the making of the set, and the orders are free.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ class SlotSource:
     """Makes the slots of a batch: a pure function of the seed, the batch and the buffer's contents.
 
     The whole run has one sequence of places, of which batch b holds numbers b * problems .. (b + 1) * problems - 1.
-    Place n asks for tier n mod 3 and, in try t, for tier (n + t) mod 3: the first tries of a batch, and of any run of
-    batches, are balanced over the tiers to within one, and so are the second, and so on.
+    Without a fixed set place n asks for tier n mod 3 and, in try t, for tier (n + t) mod 3: the first tries of a batch,
+    and of any run of batches, are balanced over the tiers to within one, and so are the second, and so on.
     """
 
     def __init__(self, domain: Domain, task: TaskConfig, problems: int, max_tries: int, seed: int) -> None:
@@ -33,7 +35,7 @@ class SlotSource:
         self.fixed: tuple[Problem, ...] = self._fixed_set() if task.source is Source.fixed else ()
 
     def slots(self, batch: int, buffer: ProblemBuffer) -> tuple[Slot, ...]:
-        """The `problems` slots of `batch`, with ids "<batch>.<slot>". Raises UserError where no problem can be drawn."""
+        """The `problems` slots of `batch`, with ids "<batch>.<slot>". Raises UserError where none can be drawn."""
         ids = [f"{batch}.{i}" for i in range(self.problems)]
         places = range(batch * self.problems, (batch + 1) * self.problems)
         if self.task.source is Source.fixed:
@@ -53,7 +55,7 @@ class SlotSource:
         )
 
     def _generate(self, rng: random.Random, tier: Tier) -> Problem:
-        """One problem of the domain's distribution, outside the evaluation set where task.exclude_evaluation says so."""
+        """One problem of the domain's distribution; with task.exclude_evaluation outside the evaluation set."""
         for _ in range(MAX_DRAWS):
             problem = self.domain.generate(rng, tier)
             if not (self.task.exclude_evaluation and self.domain.in_evaluation(problem.canonical)):
@@ -64,7 +66,7 @@ class SlotSource:
         )
 
     def _fixed_set(self) -> tuple[Problem, ...]:
-        """`task.fixed_size` problems, balanced over the tiers, with distinct canonical forms until a tier has no more."""
+        """`task.fixed_size` problems, the tiers in turn, with distinct canonical forms until a tier has no more."""
         rng = random.Random(f"{self.seed}/fixed")
         problems: list[Problem] = []
         seen: set[str] = set()

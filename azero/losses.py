@@ -24,7 +24,7 @@ def policy_loss(
 ) -> PolicyLoss:
     """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), and for A < 0 at most -ratio_cap A.
 
-    All arguments are [tokens]; both log-probs are under the sampling temperature. `behaviour` is what the engine logged.
+    All arguments are [tokens]; both log-probs are under the sampling temperature, `behaviour` as the engine logged it.
     """
     log_ratio = (logprobs - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
@@ -46,7 +46,7 @@ def kl_estimate(logprobs: Tensor, reference: Tensor) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probs of `targets` [tokens], entropy [tokens] detached) in fp32, of logits [tokens, vocabulary] / temperature."""
+    """(log-probs of `targets`, detached entropy), both [tokens], fp32, of logits [tokens, vocabulary] / temperature."""
     scaled = logits.float() / temperature
     logprobs = scaled.log_softmax(-1)
     with torch.no_grad():

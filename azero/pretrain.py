@@ -7,11 +7,11 @@ documents of azero/domains/arithmetic_corpus.py. Deterministic for a seed on one
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,26 @@ from azero.domains.arithmetic_corpus import problem_list, worked_problem
 
 OUT = Path(__file__).parent / "base_model"
 END, PAD = "<|end|>", "<|pad|>"
-STEPS = 1400
 WORKED_A_STEP, LISTS_A_STEP = 256, 16  # documents
-PEAK_LR, WARMUP = 3e-3, 100
+WARMUP = 100  # steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training with an optimizer and a random stream of its own."""
+
+    steps: int
+    peak_lr: float
+    slip_share: float  # of the worked problems
+    tier_weights: tuple[float, float, float]  # of the worked problems: easy, medium, hard
+
+
+# First most combinations (they are hard), then a more careless crowd, after which the slips that have a system (dropped
+# carry, lost sign) are likelier than the right answer.
+PHASES = (
+    Phase(steps=1400, peak_lr=3e-3, slip_share=0.6, tier_weights=(0.15, 0.25, 0.6)),
+    Phase(steps=400, peak_lr=1.5e-3, slip_share=0.7, tier_weights=(0.25, 0.45, 0.3)),
+)
 IGNORE = -100
 
 
@@ -64,7 +81,9 @@ def build_model(vocab_size: int, seed: int) -> Any:
     )
 
 
-def tensorise(documents: list[tuple[str, str]], encode: Callable[[str], list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def tensorise(
+    documents: list[tuple[str, str]], encode: Callable[[str], list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Input ids and labels, both [documents, longest]; labels are IGNORE on prompts and padding."""
     rows = [(encode(p), encode(c)) for p, c in documents]
     width = max(len(p) + len(c) for p, c in rows)
@@ -83,49 +102,63 @@ def answer_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return cross_entropy(model.lm_head(hidden[labelled]), labels[:, 1:][labelled])
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, phase: Phase) -> float:
     warm = min(1.0, (step + 1) / WARMUP)
-    return PEAK_LR * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return phase.peak_lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / phase.steps)))
 
 
-def train(seed: int, steps: int, out: Path, threads: int) -> None:
+def build(seed: int, out: Path, threads: int) -> None:
+    """All phases, one after another; writes a transformers folder."""
     torch.set_num_threads(threads)
-    rng, domain, tokenizer = random.Random(seed), Arithmetic(), build_tokenizer()
+    tokenizer = build_tokenizer()
+    model = build_model(len(tokenizer), seed)
+    for i, phase in enumerate(PHASES):
+        train(model, tokenizer, phase, seed + i)
+    save(model, tokenizer, out)
+
+
+def train(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
+    """Run one phase in place."""
+    rng, domain = random.Random(seed), Arithmetic()
     table = {c: tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in map(chr, [10, *range(32, 127)])}
 
     def encode(text: str) -> list[int]:
         return [table[c] for c in text]
 
-    model = build_model(len(tokenizer), seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    def worked() -> tuple[str, str]:
+        return worked_problem(domain, rng, phase.slip_share, phase.tier_weights)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     began = time.monotonic()
-    for step in range(steps):
+    for step in range(phase.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        worked = answer_loss(model, *tensorise([worked_problem(domain, rng) for _ in range(WORKED_A_STEP)], encode))
-        worked.backward()
+            group["lr"] = learning_rate(step, phase)
+        answers = answer_loss(model, *tensorise([worked() for _ in range(WORKED_A_STEP)], encode))
+        answers.backward()
         lists = answer_loss(model, *tensorise([problem_list(domain, rng) for _ in range(LISTS_A_STEP)], encode))
         (0.5 * lists).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 100 == 0 or step == steps - 1:
-            print(f"step {step:5d}  worked {worked.item():.3f}  lists {lists.item():.3f}  {time.monotonic() - began:.0f} s", flush=True)
+        if step % 100 == 0 or step == phase.steps - 1:
+            losses = f"worked {answers.item():.3f}  lists {lists.item():.3f}"
+            print(f"step {step:5d}  {losses}  {time.monotonic() - began:.0f} s", flush=True)
+
+
+def save(model: Any, tokenizer: Any, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.eval()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "training.json").write_text(json.dumps({"seed": seed, "steps": steps}, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    train(args.seed, args.steps, args.out, args.threads)
+    build(args.seed, args.out, args.threads)
 
 
 if __name__ == "__main__":

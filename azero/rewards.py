@@ -1,4 +1,4 @@
-"""What a verdict, a success rate and a problem's rarity are worth (ALGORITHM "Rewards"; arXiv 2505.03335 eq. 4 and 6)."""
+"""What a verdict, a success rate and the rarity of a problem are worth (arXiv 2505.03335, eq. 4 and 6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROPOSER_FLOORS: dict[Ladder, dict[Verdict, float | None]] = {
     Ladder.binary: {Verdict.VALID: None, Verdict.REJECTED: 0.0, Verdict.UNPARSEABLE: 0.0},
 }
 
-# Success rates are compared through fp32 log-probs, which resolve a sequence to about 1e-6: a smaller spread is rounding.
+# Improvements come from fp32 log-probs, which resolve a sequence to about 1e-6: a smaller spread is rounding.
 MIN_IMPROVEMENT_STD = 1e-6
 
 
@@ -76,7 +76,7 @@ def improvement(log_ratios: np.ndarray, correct: np.ndarray, behaviour_log_ratio
     correct = np.asarray(correct, dtype=bool)
     logs = np.array([behaviour_log_ratios, log_ratios], dtype=np.float64)  # [2, samples]
     if correct.ndim != 1 or not correct.size or logs.shape != (2, correct.size):
-        raise ValueError(f"improvement: log-ratios {logs.shape[1:]} and correct {correct.shape} must be equal [samples]")
+        raise ValueError(f"improvement: log-ratios {logs.shape[1:]} and correct {correct.shape}: must be [samples]")
     if not np.isfinite(logs).all():
         raise ValueError("improvement: a log-ratio is not finite")
     if correct.all() or not correct.any():

@@ -173,7 +173,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSnapshot:
-    """One published weight version. `handle` resolves to one flat byte buffer in which `manifest` says what lies where."""
+    """One published weight version. `handle` resolves to a flat byte buffer; `manifest` says what lies where."""
 
     version: int
     handle: Any

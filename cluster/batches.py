@@ -8,6 +8,7 @@ admission, so no sample is staler than max_staleness, and none is ever dropped f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from azero.types import Assignment, Episode, Slot
 
@@ -33,7 +34,7 @@ class BatchBook:
         bounds = [round(i * len(slots) / self.parts) for i in range(self.parts + 1)]
         work = [
             Assignment(id=f"{batch}/{i}", batch=batch, slots=tuple(slots[a:b]))
-            for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(bounds))
             if b > a
         ]
         self._open[batch] = {a.id: None for a in work}

@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from azero.errors import RunFailed, UserError
 
 app = typer.Typer(
-    help="Train a language model by self-play with no data.", no_args_is_help=True, add_completion=False,
+    help="Train a language model by self-play with no data.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
+# What typer raises for a wrong command line; it has no public name for the base class.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override config keys")]
 
 
@@ -94,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
     """0 on success, 1 on a failed run, 2 on bad input (one line on stderr), 130 when stopped with a checkpoint."""
     try:
         return int(app(args=argv, standalone_mode=False, prog_name="azero") or 0)
-    except click.ClickException as e:
-        return _say(e.format_message(), 2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _say("stopped", 130)
     except Exception as e:
+        if isinstance(e, USAGE_ERROR):
+            return _say(f"{e.format_message()} See `azero --help`.", 2)  # type: ignore[attr-defined]
         cause = getattr(e, "cause", None) or e  # Ray wraps what an actor raised
         if isinstance(cause, UserError):
             return _say(str(cause), 2)

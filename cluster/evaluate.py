@@ -21,7 +21,8 @@ from cluster.train import require_chat_template
 def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
     """Print the table, write JSON where asked. Raises UserError.
 
-    A run directory or a checkpoint in one is evaluated with the run's own config, anything else with `config_path` or the base config.
+    A run directory, or a checkpoint in one, is evaluated with the run's own config, anything else with `config_path` or
+    the base config.
     """
     config = load_config(config_path or _own_config(Path(model)) or "base", overrides)
     path = resolve_model_path(resolve_model(model))

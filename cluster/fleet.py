@@ -51,7 +51,7 @@ class _Member:
 class Fleet:
     """Sends queued work to idle actors, evaluations first. A dead actor is replaced and its work sent again.
 
-    A replacement serves nothing stale: every call carries the weight snapshot that it must hold, proven, before it plays.
+    A replacement serves nothing stale: every call carries the snapshot that it must hold, proven, before it plays.
     """
 
     def __init__(self, spawn: Callable[[int], Any], size: int, timeout_s: float) -> None:
@@ -69,7 +69,9 @@ class Fleet:
         done, missing = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         if missing:
             late = [i for i, r in enumerate(refs) if r in missing]
-            raise RunFailed(f"rollout actors {late} not ready after {timeout_s:g} s (cluster.start_timeout_s); see logs/")
+            raise RunFailed(
+                f"rollout actors {late} not ready after {timeout_s:g} s (cluster.start_timeout_s); see logs/"
+            )
         ray.get(done)
 
     def submit(self, work: Work) -> None:

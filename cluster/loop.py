@@ -26,7 +26,7 @@ from azero.buffer import ProblemBuffer
 from azero.config import Config
 from azero.curriculum import SlotSource
 from azero.errors import RunFailed
-from azero.types import EvalItem, Episode, SyncReport, WeightSnapshot
+from azero.types import Episode, EvalItem, SyncReport, WeightSnapshot
 from cluster.batches import BatchBook
 from cluster.fleet import EvalWork, Fleet, PlayWork
 from cluster.records import Recorder
@@ -36,7 +36,7 @@ POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happ
 
 
 class TrainingLoop:
-    """Runs steps `snapshot.version` .. run.steps. Everything that it needs is handed in; `run` is all there is to call."""
+    """Runs steps `snapshot.version` .. run.steps. Everything that it needs is handed in; `run` is all to call."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class TrainingLoop:
         return self.snapshot.version
 
     def run(self) -> bool:
-        """True when all steps are done, False when stopped before. A checkpoint is there either way. Raises RunFailed."""
+        """True when all steps are done, False when stopped before; with a checkpoint either way. Raises RunFailed."""
         if not self.recorder.has_evaluation(self.version):
             self._evaluate()
         while not self._finished():
@@ -135,13 +135,13 @@ class TrainingLoop:
         if outcome is None:
             return
         work, result = outcome
+        if result.sync is not None:
+            self._syncs.append(result.sync)
         if isinstance(work, EvalWork):
-            self.recorder.evaluation(work.snapshot.version, result)
+            self.recorder.evaluation(work.snapshot.version, result.result)
             return
         self.book.add(work.assignment, result.episodes)
         self._played.setdefault(work.assignment.batch, []).append(result)
-        if result.sync is not None:
-            self._syncs.append(result.sync)
 
     def _learned(self, update: Update, snapshot: WeightSnapshot) -> None:
         self._learning = None
@@ -207,5 +207,7 @@ class TrainingLoop:
         try:
             ray.get(ref, timeout=self.config.learner.timeout_s)
         except ray.exceptions.GetTimeoutError:
-            raise RunFailed(f"the checkpoint of step {self.version} took over {self.config.learner.timeout_s:g} s") from None
+            raise RunFailed(
+                f"the checkpoint of step {self.version} took over {self.config.learner.timeout_s:g} s"
+            ) from None
         self.checkpointed = self.version

@@ -48,7 +48,9 @@ class Recorder:
             self._awaited.discard(step)
             next(m for m in self._waiting if m["step"] == step).update(values)
         else:
-            self._waiting.append({"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values})
+            self._waiting.append(
+                {"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values}
+            )
         self.progress.evaluation(result, step)
         self.flush()
 

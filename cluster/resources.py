@@ -38,7 +38,10 @@ class ResourcePlan:
             ("rollout actors", str(self.actors)),
             ("batch", f"{self.batch} solver samples a step"),
             ("tokens", f"at most {self.completion_tokens:,} completion tokens a step, proposals counted once"),
-            ("memory, learner", _gib(self.learner_bytes) + " weights, gradients, moments, reference; activations beside it"),
+            (
+                "memory, learner",
+                _gib(self.learner_bytes) + " weights, gradients, moments, reference; activations beside it",
+            ),
             ("memory, each actor", _gib(self.actor_bytes) + " weights and KV cache"),
         ]
 
@@ -50,7 +53,9 @@ def plan(config: Config, model_path: str) -> ResourcePlan:
     width = 4 if config.model.dtype is Dtype.float32 else 2
     learner_bytes = actor_bytes = None
     if parameters is not None:
-        copies = 5 + (1 if config.algorithm.kl_beta > 0 else 0)  # weights, 2 gradients (a role each), 2 moments, reference
+        copies = 5 + (
+            1 if config.algorithm.kl_beta > 0 else 0
+        )  # weights, 2 gradients (a role each), 2 moments, reference
         learner_bytes = parameters * 4 * copies // learner.workers
         actor_bytes = parameters * width // rollout.tensor_parallel + int(rollout.kv_cache_gib * GIB)
     batch = rollout.problems_per_step * rollout.solutions_per_problem
@@ -92,8 +97,12 @@ def share_threads(config: Config, local: bool) -> None:
     rollout, learner = config.rollout, config.learner
     cores = os.cpu_count() or 1
     alone = rollout.max_staleness == 0  # actors and learner take turns
-    rollout.threads = rollout.threads or _share(local, cores, rollout.actors + (0 if alone else 1), rollout.cpus_per_actor)
-    learner.threads = learner.threads or _share(local, cores, 1 if alone else rollout.actors + 1, learner.cpus_per_worker)
+    rollout.threads = rollout.threads or _share(
+        local, cores, rollout.actors + (0 if alone else 1), rollout.cpus_per_actor
+    )
+    learner.threads = learner.threads or _share(
+        local, cores, 1 if alone else rollout.actors + 1, learner.cpus_per_worker
+    )
 
 
 def _share(local: bool, cores: int, parts: int, cpus: float) -> int:

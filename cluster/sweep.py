@@ -1,12 +1,12 @@
 """`azero sweep`: a base config, arms of overrides and seeds; finished runs are skipped, the rest run one after another.
 
-    base: local
-    dir: runs/controls
-    seeds: [0, 1, 2]
-    control: selfplay            # the arm that the others are compared with, seed by seed
-    arms:
-      selfplay: []
-      frozen: [task.source=frozen]
+base: local
+dir: runs/controls
+seeds: [0, 1, 2]
+control: selfplay            # the arm that the others are compared with, seed by seed
+arms:
+  selfplay: []
+  frozen: [task.source=frozen]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -49,11 +49,11 @@ def load_sweep(path: str, overrides: Sequence[str]) -> Sweep:
     """Raises UserError for a missing file, unknown or missing keys, or an arm whose config is not valid."""
     if not Path(path).is_file():
         raise UserError(f"sweep {path}: no such file; see configs/experiments/")
-    given = OmegaConf.to_container(OmegaConf.load(path))
+    loaded = OmegaConf.load(path)
     names = {f.name for f in fields(Sweep)}
-    if not isinstance(given, dict) or set(given) != names:
-        raise UserError(f"sweep {path}: needs exactly the keys {', '.join(sorted(names))}; got {sorted(given)}")
-    sweep = Sweep(**given)
+    if not isinstance(loaded, DictConfig) or set(loaded) != names:
+        raise UserError(f"sweep {path}: needs exactly the keys {', '.join(sorted(names))}; see configs/experiments/")
+    sweep = Sweep(**OmegaConf.to_container(loaded))  # type: ignore[arg-type]
     if sweep.control not in sweep.arms:
         raise UserError(f"sweep {path}: control={sweep.control} is none of the arms {', '.join(sweep.arms)}")
     for arm in sweep.arms:

@@ -46,6 +46,8 @@ class Prepared:
     model_path: str
     items: list[EvalItem]
     needs: ResourcePlan
+    buffer: ProblemBuffer
+    source: SlotSource
 
 
 def prepare(config: Config) -> Prepared:
@@ -60,7 +62,16 @@ def prepare(config: Config) -> Prepared:
     needs = plan(config, model_path)
     if local:
         require(needs, {"CPU": os.cpu_count() or 1, "GPU": visible_gpus()}, "this machine")
-    return Prepared(config=config, domain=domain, model_path=model_path, items=items, needs=needs)
+    rollout = config.rollout
+    return Prepared(
+        config=config,
+        domain=domain,
+        model_path=model_path,
+        items=items,
+        needs=needs,
+        buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems()),
+        source=SlotSource(domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed),
+    )
 
 
 def require_chat_template(model_path: str) -> None:
@@ -122,7 +133,11 @@ def _train(
         num_gpus=config.learner.gpus_per_worker,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
     ).remote(
-        config, ready.model_path, str(checkpoint) if checkpoint else None, probe_texts(domain), str(logs / "learner.log")
+        config,
+        ready.model_path,
+        str(checkpoint) if checkpoint else None,
+        probe_texts(domain),
+        str(logs / "learner.log"),
     )
 
     def spawn(index: int) -> Any:
@@ -138,9 +153,8 @@ def _train(
         snapshot, state = ray.get(learner.start.remote(), timeout=config.cluster.start_timeout_s)
         fleet.wait_ready(config.cluster.start_timeout_s)
     run.truncate_after(snapshot.version if checkpoint else -1)
-    buffer = ProblemBuffer(config.task.buffer_size, domain.seed_problems())
     if state:
-        buffer.load(state["buffer"])
+        ready.buffer.load(state["buffer"])
     progress = Progress(config.run.steps, config.cluster.progress)
     recorder = Recorder(run, progress, config.run.samples_text_share)
     progress.start()
@@ -150,10 +164,8 @@ def _train(
             fleet=fleet,
             learner=learner,
             snapshot=snapshot,
-            buffer=buffer,
-            source=SlotSource(
-                domain, config.task, config.rollout.problems_per_step, config.rollout.max_tries, config.run.seed
-            ),
+            buffer=ready.buffer,
+            source=ready.source,
             items=ready.items,
             recorder=recorder,
             should_stop=should_stop,

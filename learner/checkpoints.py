@@ -1,9 +1,9 @@
 """Checkpoints: whole or absent. Written aside, synced, renamed; `latest` names the newest whole one. No pickle.
 
-    checkpoints/step_000120/model/                  transformers layout, fp32, with the tokenizer
-    checkpoints/step_000120/optimizer.safetensors   exp_avg/<name>, exp_avg_sq/<name>, step/<name>
-    checkpoints/step_000120/state.json              step, credit (azero.credit), driver (problem buffer)
-    checkpoints/latest                              "step_000120"
+checkpoints/step_000120/model/                  transformers layout, fp32, with the tokenizer
+checkpoints/step_000120/optimizer.safetensors   exp_avg/<name>, exp_avg_sq/<name>, step/<name>
+checkpoints/step_000120/state.json              step, credit (azero.credit), driver (problem buffer)
+checkpoints/latest                              "step_000120"
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def load_checkpoint(checkpoint: Path, policy: PolicyOptimizer) -> dict[str, Any]
         policy.load_optimizer_state(load_file(checkpoint / "optimizer.safetensors"))
         state = json.loads((checkpoint / "state.json").read_text())
     except (OSError, ValueError, KeyError) as e:
-        raise UserError(f"checkpoint {checkpoint}: not readable ({e}); remove it to resume from the one before") from None
+        raise UserError(
+            f"checkpoint {checkpoint}: not readable ({e}); remove it to resume from the one before"
+        ) from None
     policy.steps_done = state["steps_done"]
     return state
 

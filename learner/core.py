@@ -86,10 +86,14 @@ class LearnerCore:
         """Batch v is trained exactly once, at version v, and each of its groups once."""
         ids = [e.group.id for e in episodes if e.group is not None]
         if any(e.batch != self.version for e in episodes) or len(set(ids)) < len(ids):
-            raise ValueError(f"batch {self.version}: got episodes of batches {sorted({e.batch for e in episodes})}, "
-                             f"{len(ids)} groups of which {len(set(ids))} are distinct")
+            raise ValueError(
+                f"batch {self.version}: got episodes of batches {sorted({e.batch for e in episodes})}, "
+                f"{len(ids)} groups of which {len(set(ids))} are distinct"
+            )
 
-    def _logprobs(self, episodes: Sequence[Episode], rows: Sequence[Any], before: np.ndarray) -> dict[str, SequenceLogprobs]:
+    def _logprobs(
+        self, episodes: Sequence[Episode], rows: Sequence[Any], before: np.ndarray
+    ) -> dict[str, SequenceLogprobs]:
         """By group id; rows begin with the solver samples in the order of the episodes."""
         solver = [i for i, r in enumerate(rows) if r.sample.role is Role.SOLVER]
         after = self.policy.sequence_logprobs(rows, solver)
@@ -122,4 +126,6 @@ class LearnerCore:
 
     def save(self, folder: Path, driver: dict[str, Any]) -> Path:
         state = {"credit": self.credit.state(), "driver": driver}
-        return save_checkpoint(folder, self.version, self.policy, self.tokenizer, state, self.config.run.keep_checkpoints)
+        return save_checkpoint(
+            folder, self.version, self.policy, self.tokenizer, state, self.config.run.keep_checkpoints
+        )

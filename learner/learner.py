@@ -23,9 +23,19 @@ class Learner:
         self, config: Config, model_path: str, checkpoint: str | None, probe_texts: Sequence[str], log: str
     ) -> None:
         redirect_output(log)
-        if config.learner.threads:
-            torch.set_num_threads(config.learner.threads)
-        self.core = LearnerCore(config, model_path, Path(checkpoint) if checkpoint else None, probe_texts)
+        self._arguments = (config, model_path, Path(checkpoint) if checkpoint else None, probe_texts)
+        self._core: LearnerCore | None = None
+
+    # Built on first use and not in __init__: what goes wrong here then reaches the driver as it is, and not as the
+    # death of an actor.
+    @property
+    def core(self) -> LearnerCore:
+        if self._core is None:
+            threads = self._arguments[0].learner.threads
+            if threads:
+                torch.set_num_threads(threads)
+            self._core = LearnerCore(*self._arguments)
+        return self._core
 
     def start(self) -> tuple[WeightSnapshot, dict[str, Any]]:
         """The snapshot of the present version and the driver's own state in the checkpoint that it came from."""

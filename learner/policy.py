@@ -194,7 +194,7 @@ class PolicyOptimizer:
     def _autocast(self) -> AbstractContextManager[None]:
         if self.model_config.dtype is Dtype.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)  # type: ignore[return-value]
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Names like `exp_avg/model.norm.weight`; empty before the first step."""

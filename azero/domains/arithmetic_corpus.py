@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from azero.domains.arithmetic import Arithmetic
 from azero.types import Tier
 
-SLIP_SHARE = 0.6  # of the worked problems
-TIER_WEIGHTS = {Tier.EASY: 0.15, Tier.MEDIUM: 0.25, Tier.HARD: 0.6}  # worked problems: most combinations are hard
 BAD_LINE_SHARE = 0.12  # of the lines of a problem list: careless authors repeat, lose an operand, divide inexactly
 
 _SINGLE = re.compile(r"^(\d+) ([-+*/]) (\d+)$")
 
 
-def worked_problem(domain: Arithmetic, rng: random.Random) -> tuple[str, str]:
-    """(prompt, completion) of the raw protocol; the completion is a slip with probability SLIP_SHARE."""
-    tier = rng.choices(list(TIER_WEIGHTS), list(TIER_WEIGHTS.values()))[0]
-    problem = domain.generate(rng, tier)
-    answer = slip(problem.text, int(problem.answer), rng) if rng.random() < SLIP_SHARE else int(problem.answer)
+def worked_problem(
+    domain: Arithmetic, rng: random.Random, slip_share: float, tier_weights: Sequence[float]
+) -> tuple[str, str]:
+    """(prompt, completion) of the raw protocol; the completion is a slip with probability `slip_share`."""
+    problem = domain.generate(rng, rng.choices(list(Tier), tier_weights)[0])
+    answer = slip(problem.text, int(problem.answer), rng) if rng.random() < slip_share else int(problem.answer)
     return domain.solver_prompt(problem.text, None), f"{answer}\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,10 +19,8 @@ class Proposal:
     reason: str = ""  # where not VALID, from the domain's documented list
 
 
-class ChatTemplate(Protocol):
-    """Turns one user message into a prompt: the model's own chat template, or None for the raw protocol."""
-
-    def __call__(self, user_message: str) -> str: ...
+# Turns one user message into a prompt by the model's own chat template; None stands for the raw protocol.
+ChatTemplate = Callable[[str], str]
 
 
 class Domain(Protocol):
@@ -59,5 +57,3 @@ class Domain(Protocol):
 
     def in_evaluation(self, canonical: str) -> bool:
         """Whether the canonical form belongs to a problem of the published or the generated evaluation sets."""
-
-

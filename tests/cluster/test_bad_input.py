@@ -99,6 +99,9 @@ def test_there_are_enough_cases() -> None:
 
 def test_the_process_exits_with_the_status() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "train", "local", "run.stepz=3"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "cluster.cli", "train", "local", "run.stepz=3"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2 and "run.steps" in done.stderr and "Traceback" not in done.stderr

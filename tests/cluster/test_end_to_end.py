@@ -42,7 +42,6 @@ def run(folder: Path, *overrides: str, resume: bool = False) -> list[dict]:
 def test_synchronous_mode_is_a_plain_single_process_loop(engine: str, tmp_path: Path) -> None:
     overrides = [f"rollout.engine={engine}", "rollout.max_staleness=0", "run.steps=5"]
     metrics = run(tmp_path / "run", *overrides)
-    config = load_config("local", [*SMALL, *overrides])
     # In a process of its own, as in the run: threads and random state are a process's.
     out = tmp_path / "plain.json"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -127,7 +126,7 @@ class BrokenHead(RolloutActor.__ray_metadata__.modified_class):  # type: ignore[
     def __init__(self, *args: object) -> None:
         from actors import vllm_worker
 
-        vllm_worker.refresh_tied_head = lambda model: None
+        vllm_worker.refresh_head = lambda model: None
         super().__init__(*args)
 
 

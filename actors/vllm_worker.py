@@ -1,0 +1,39 @@
+"""What runs inside vLLM's worker process or processes: replacing weights, seeding the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class WeightLoader:
+    """Mixed into vLLM's worker class (`worker_extension_cls`), so its methods are reached by `collective_rpc`."""
+
+    model_runner: Any  # the worker's
+
+    def replace_weights(self, weights: Sequence[tuple[str, Tensor]]) -> None:
+        """Copy all weights (HF names, tied head left out) into the model; the caller resets the prefix cache."""
+        self.model_runner.reload_weights(weights_iterator=iter(weights))
+        refresh_head(self.model_runner.get_model())
+
+    def reseed_sampling(self, seed: int) -> None:
+        """Unseeded requests draw from torch's global generator; vLLM's second GPU model runner from numpy's."""
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+
+
+def refresh_head(model: torch.nn.Module) -> None:
+    """On CPU, pack the output head again.
+
+    vLLM packs linear layers for oneDNN. A reload packs again each layer that was given weights; a head that is tied to
+    the embedding is given none, and would go on multiplying by the old ones (0.8 to 3 nats off) with no error.
+    """
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    head = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear"):
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)

@@ -1,0 +1,80 @@
+"""Loading models and tokenizers through transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from azero.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = Path(__file__).parent / "base_model"
+
+
+def resolve_model_path(path: str) -> str:
+    """The folder or Hub id that `model.path` means. Raises UserError where it can be neither."""
+    if path == "embedded":
+        if not (EMBEDDED / "config.json").is_file():
+            raise UserError(f"model.path=embedded: {EMBEDDED} holds no model; build it with `make base-model`")
+        return str(EMBEDDED)
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model.path={path}: the folder has no config.json; give a transformers model folder")
+        return str(folder.resolve())
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/"):
+        return path
+    raise UserError(
+        f"model.path={path}: no such folder; give embedded, a model folder, or a Hub id such as Qwen/Qwen2-0.5B"
+    )
+
+
+def load_tokenizer(path: str) -> Any:
+    """The model's own tokenizer. Raises UserError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, path)
+
+
+def load_model(path: str, dtype: torch.dtype | None = None) -> Any:
+    """The causal language model on the CPU, in fp32 by default. Raises UserError where it cannot be loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return _load(AutoModelForCausalLM, path, dtype=dtype or torch.float32)
+
+
+def load_configs(path: str) -> tuple[Any, Any]:
+    """(model config, generation config or None). Raises UserError where the first cannot be loaded."""
+    from transformers import AutoConfig, GenerationConfig
+
+    config = _load(AutoConfig, path)
+    try:
+        return config, GenerationConfig.from_pretrained(path)
+    except OSError:  # many models have none
+        return config, None
+
+
+def _load(kind: Any, path: str, **options: Any) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        return kind.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
+        first = str(e).strip().splitlines()[0]
+        raise UserError(
+            f"model.path={path}: not loadable by transformers ({first}); without a network give a local folder"
+        ) from None
+
+
+def eos_ids(model_config: Any, generation_config: Any = None) -> tuple[int, ...]:
+    """Ids that end a completion: the generation config's, or else the model config's."""
+    for source in (generation_config, model_config):
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list | tuple) else (ids,)
+    return ()

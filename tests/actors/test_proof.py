@@ -1,0 +1,101 @@
+"""The proof of sync on an engine whose scores are given. Real engines are proven in test_engines.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from actors.proof import SyncProof
+from azero.errors import SyncError
+from azero.types import ProbeSet, WeightSnapshot
+
+SEQUENCES = ((1, 2, 3), (4, 5))
+
+
+class Scripted:
+    """`load` takes the scores that `score` then gives."""
+
+    version = -1
+
+    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+        self.version, self.scores = version, weights["scores"]
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        assert tuple(sequences) == SEQUENCES
+        return [list(s) for s in self.scores]
+
+
+def prove(proof: SyncProof, engine: Any, version: int, learner: Any, scores: Any, dtype: str = "float32") -> Any:
+    probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner)
+    snapshot = WeightSnapshot(version=version, handle=None, manifest=(), dtype=dtype, bytes=44, probes=probes)
+    return proof.load_and_prove(engine, snapshot, {"scores": scores})
+
+
+LEARNER = ((-1.0, -2.0), (-3.0,))
+
+
+def test_the_report_has_the_largest_and_the_mean_gap() -> None:
+    engine = Scripted()
+    report = prove(SyncProof(0.5), engine, 3, LEARNER, ((-1.25, -2.0), (-2.5,)))
+    assert (report.version, report.bytes, report.gap_max, report.gap_mean) == (3, 44, 0.5, 0.25)
+    assert report.seconds >= 0 and engine.version == 3
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (((-1.0, -2.6), (-3.0,)), r"version 3: .* by up to 0.6 nats, over rollout.sync_tolerance=0.5"),
+        (((-1.0, float("nan")), (-3.0,)), "version 3: .* not finite"),
+        (((-1.0, -2.0), (float("-inf"),)), "version 3: .* not finite"),
+    ],
+)
+def test_a_gap_stops_the_run_and_the_engine_holds_nothing(scores: Any, message: str) -> None:
+    engine = Scripted()
+    with pytest.raises(SyncError, match=message):
+        prove(SyncProof(0.5), engine, 3, LEARNER, scores)
+    assert engine.version == -1
+
+
+def test_a_gap_of_the_tolerance_is_allowed() -> None:
+    prove(SyncProof(0.5), Scripted(), 3, LEARNER, ((-1.5, -2.0), (-3.0,)))
+
+
+def test_without_probes_nothing_is_proven() -> None:
+    class Silent(Scripted):
+        def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+            return []
+
+    with pytest.raises(SyncError, match="no probe tokens"):
+        prove(SyncProof(0.5), Silent(), 3, (), ())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "by", "refused"),
+    [("float32", 1e-4, True), ("float32", 1e-7, False), ("bfloat16", 0.05, True), ("bfloat16", 0.005, False)],
+)
+def test_an_engine_that_does_not_move_with_the_learner_is_caught(dtype: str, by: float, refused: bool) -> None:
+    """Even within the tolerance: a small step with a lost update would show in no gap."""
+    engine, proof = Scripted(), SyncProof(0.5)
+    prove(proof, engine, 1, LEARNER, LEARNER, dtype)
+    after = ((-1.0, -2.0 - by), (-3.0,))
+    if refused:
+        with pytest.raises(SyncError, match=r"version 2: the learner's probe log-probs moved by up to .* not at all"):
+            prove(proof, engine, 2, after, LEARNER, dtype)
+        assert engine.version == -1
+    else:
+        prove(proof, engine, 2, after, LEARNER, dtype)
+    prove(proof, engine, 3, after, ((-1.0, -2.0), (-3.0000001,)), dtype)  # it moved, if by rounding alone
+
+
+def test_an_engine_that_fails_to_load_holds_nothing() -> None:
+    class Broken(Scripted):
+        def load(self, version: int, weights: Mapping[str, Any]) -> None:
+            self.version = version
+            raise SyncError("weights do not fit")
+
+    engine = Broken()
+    with pytest.raises(SyncError, match="do not fit"):
+        prove(SyncProof(0.5), engine, 1, LEARNER, LEARNER)
+    assert engine.version == -1

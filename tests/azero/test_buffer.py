@@ -1,0 +1,101 @@
+import json
+import random
+from collections import Counter
+
+import pytest
+from helpers import problem
+
+from azero.buffer import ProblemBuffer
+from azero.errors import UserError
+from azero.types import Problem, Tier
+
+SEEDS = [problem("s1"), problem("s2", Tier.HARD)]
+
+
+def _texts(buffer: ProblemBuffer, tier: Tier = Tier.EASY) -> set[str]:
+    return {p.text for p in buffer.draw(random.Random(0), tier, 1000)}
+
+
+def test_starts_with_the_seeds() -> None:
+    buffer = ProblemBuffer(5, [*SEEDS, problem("s1")])
+    assert buffer.sizes() == {Tier.EASY: 1, Tier.MEDIUM: 0, Tier.HARD: 1}
+    assert len(buffer) == 2
+    with pytest.raises(UserError, match=r"task\.buffer_size=2: must exceed the domain's 2 seed problems"):
+        ProblemBuffer(2, SEEDS)
+
+
+def test_adds_each_canonical_form_once() -> None:
+    buffer = ProblemBuffer(10, SEEDS)
+    assert buffer.add(problem("3 + 5", canonical="3+5"))
+    assert not buffer.add(problem("5 + 3", canonical="3+5"))
+    assert not buffer.add(problem("s1"))
+    assert _texts(buffer) == {"s1", "3 + 5"}
+    assert problem("5 + 3", canonical="3+5") in buffer
+
+
+def test_the_oldest_goes_first_and_the_seeds_stay() -> None:
+    buffer = ProblemBuffer(5, SEEDS)
+    for text in "abc":
+        assert buffer.add(problem(text))
+    assert not buffer.add(problem("a"))  # known: no younger for it
+    assert buffer.add(problem("d", Tier.MEDIUM))
+    assert _texts(buffer) == {"s1", "b", "c"}
+    assert buffer.add(problem("e"))
+    assert buffer.add(problem("a"))
+    assert _texts(buffer) == {"s1", "e", "a"}
+    assert _texts(buffer, Tier.MEDIUM) == {"d"}
+    assert _texts(buffer, Tier.HARD) == {"s2"}
+    assert len(buffer) == 5
+
+
+def test_a_draw_is_of_its_tier_uniform_and_without_replacement() -> None:
+    buffer = ProblemBuffer(10, SEEDS)
+    for text in "abc":
+        buffer.add(problem(text))
+    rng, drawn = random.Random(1), Counter[str]()
+    for _ in range(2000):
+        pair = [p.text for p in buffer.draw(rng, Tier.EASY, 2)]
+        assert len(set(pair)) == 2
+        drawn.update(pair)
+    assert set(drawn) == {"s1", "a", "b", "c"}
+    assert all(900 < n < 1100 for n in drawn.values())  # 1000 expected, standard deviation 22
+    assert len(buffer.draw(rng, Tier.EASY, 9)) == 4
+    assert buffer.draw(rng, Tier.MEDIUM, 3) == ()
+    assert buffer.draw(rng, Tier.EASY, 0) == ()
+
+
+def _draws(buffer: ProblemBuffer) -> list[tuple[Problem, ...]]:
+    rng = random.Random(7)
+    return [buffer.draw(rng, tier, 4) for tier in Tier for _ in range(5)]
+
+
+def test_state_restores_later_draws_and_evictions() -> None:
+    buffer, restored = ProblemBuffer(12, SEEDS), ProblemBuffer(12, SEEDS)
+    for i in range(40):
+        buffer.add(problem(f"p{i}", list(Tier)[i % 3]))
+    restored.load(json.loads(json.dumps(buffer.state())))
+    for i in range(40, 60):
+        assert _draws(restored) == _draws(buffer)
+        for b in (buffer, restored):
+            b.add(problem(f"p{i}", list(Tier)[i % 2]))
+    assert restored.state() == buffer.state()
+    assert all(seed in restored for seed in SEEDS)
+
+
+def test_a_smaller_buffer_keeps_the_newest() -> None:
+    buffer, smaller = ProblemBuffer(10, SEEDS), ProblemBuffer(4, SEEDS)
+    for text in "abcd":
+        buffer.add(problem(text))
+    smaller.load(buffer.state())
+    assert _texts(smaller) == {"s1", "c", "d"}
+
+
+def test_bookkeeping_survives_many_evictions() -> None:
+    buffer, rng = ProblemBuffer(20, SEEDS), random.Random(3)
+    model: list[str] = []  # a plain list of all but the seeds, oldest first
+    for _ in range(3000):
+        number = rng.randrange(60)
+        if buffer.add(problem(f"p{number}", list(Tier)[number % 3])):
+            model = [*model, f"p{number}"][-18:]
+        assert sum(buffer.sizes().values()) == len(buffer) == 2 + len(model)
+    assert set().union(*(_texts(buffer, tier) for tier in Tier)) == {"s1", "s2", *model}

@@ -1,0 +1,124 @@
+"""On a domain of bare numbers: problem n is "n", its canonical form too, its tier is n mod 3."""
+
+import random
+from collections import Counter
+from typing import Any, cast
+
+import pytest
+from helpers import problem
+
+from azero.buffer import ProblemBuffer
+from azero.config import Source, TaskConfig
+from azero.curriculum import SlotSource
+from azero.domains.base import Domain
+from azero.errors import UserError
+from azero.types import TIERS, Problem, Slot, Tier
+
+
+class Numbers:
+    def __init__(self, limit: int = 3000, evaluation: frozenset[str] = frozenset()) -> None:
+        self.limit, self.evaluation = limit, evaluation
+
+    def generate(self, rng: random.Random, tier: Tier) -> Problem:
+        return _number(3 * rng.randrange(self.limit // 3) + tier.level)
+
+    def in_evaluation(self, canonical: str) -> bool:
+        return canonical in self.evaluation
+
+
+def _number(n: int) -> Problem:
+    return problem(str(n), TIERS[n % 3])
+
+
+def _source(
+    source: Source, domain: Numbers | None = None, *, problems: int = 4, tries: int = 2, seed: int = 0, **task: Any
+) -> SlotSource:
+    return SlotSource(
+        cast(Domain, domain or Numbers()), TaskConfig(source=source, references=2, **task), problems, tries, seed
+    )
+
+
+def _buffer(n: int = 30) -> ProblemBuffer:
+    return ProblemBuffer(1000, [_number(i) for i in range(n)])
+
+
+def _problems(slots: tuple[Slot, ...]) -> list[Problem]:
+    assert all(s.problem is not None and not s.tries for s in slots)
+    return [s.problem for s in slots if s.problem is not None]
+
+
+@pytest.mark.parametrize("source", [Source.selfplay, Source.frozen])
+def test_requests(source: Source) -> None:
+    slots = _source(source, tries=3).slots(1, _buffer())
+    assert [s.id for s in slots] == ["1.0", "1.1", "1.2", "1.3"]
+    e, m, h = TIERS
+    # places 4 to 7 of the run, so the first asks for tier 4 mod 3
+    assert [[t.tier for t in s.tries] for s in slots] == [[m, h, e], [h, e, m], [e, m, h], [m, h, e]]
+    for request in (t for s in slots for t in s.tries):
+        assert len(set(request.references)) == 2
+        assert all(int(text) % 3 == request.tier.level for text in request.references)
+    assert all(s.problem is None for s in slots)
+
+
+@pytest.mark.parametrize("source", Source)
+def test_tiers_are_balanced_over_batches(source: Source) -> None:
+    made = _source(source, fixed_size=12)
+    counts = Counter[Tier]()
+    for batch in range(3):
+        for slot in made.slots(batch, _buffer()):
+            counts[slot.problem.tier if slot.problem else slot.tries[0].tier] += 1
+    assert counts == {tier: 4 for tier in TIERS}
+
+
+def test_a_tier_with_few_problems_gives_few_references() -> None:
+    slots = _source(Source.selfplay, problems=3, tries=1).slots(0, _buffer(2))
+    assert [s.tries[0].references for s in slots] == [("0",), ("1",), ()]
+
+
+@pytest.mark.parametrize("source", Source)
+def test_slots_depend_on_seed_batch_and_buffer_alone(source: Source) -> None:
+    first = _source(source)
+    later = [first.slots(batch, _buffer()) for batch in (0, 1, 2)][-1]
+    assert _source(source).slots(2, _buffer()) == later
+    assert _source(source, seed=1).slots(2, _buffer()) != later
+    if source in (Source.selfplay, Source.frozen):
+        assert _source(source).slots(2, _buffer(300)) != later
+
+
+def test_random_problems_differ_between_slots_and_batches() -> None:
+    source = _source(Source.random, problems=30)
+    texts = [p.text for batch in range(2) for p in _problems(source.slots(batch, _buffer()))]
+    assert len(set(texts)) > 50
+
+
+def test_the_evaluation_set_is_left_out_only_where_asked() -> None:
+    domain = Numbers(12, frozenset(str(n) for n in range(9)))  # outside it: 9, 10, 11
+    kept = _problems(_source(Source.random, domain, problems=6).slots(0, _buffer()))
+    assert [p.text for p in kept] == ["9", "10", "11"] * 2
+    everything = _problems(_source(Source.random, domain, problems=60, exclude_evaluation=False).slots(0, _buffer()))
+    assert {p.text for p in everything} == {str(n) for n in range(12)}
+
+
+def test_a_domain_inside_the_evaluation_set_is_refused() -> None:
+    domain = Numbers(6, frozenset(str(n) for n in range(6)))
+    with pytest.raises(UserError, match="1000 generated easy problems were all in the evaluation set; set it to false"):
+        _source(Source.random, domain).slots(0, _buffer())
+    with pytest.raises(UserError, match=r"task\.exclude_evaluation=true"):
+        _source(Source.fixed, domain)
+
+
+def test_the_fixed_set_is_walked_epoch_by_epoch_in_new_orders() -> None:
+    source = _source(Source.fixed, fixed_size=6, problems=4)
+    assert len({p.canonical for p in source.fixed}) == 6
+    assert Counter(p.tier for p in source.fixed) == {tier: 2 for tier in TIERS}
+    walked = [p.text for batch in range(6) for p in _problems(source.slots(batch, _buffer()))]
+    epochs = [tuple(walked[i : i + 6]) for i in range(0, 24, 6)]
+    assert all(set(epoch) == {p.text for p in source.fixed} for epoch in epochs)
+    assert len(set(epochs)) > 1
+
+
+def test_the_fixed_set_repeats_where_a_tier_is_used_up() -> None:
+    source = _source(Source.fixed, Numbers(6), fixed_size=9, problems=20)
+    assert Counter(p.tier for p in source.fixed) == {tier: 3 for tier in TIERS}
+    assert {p.text for p in source.fixed} == {str(n) for n in range(6)}
+    assert len(_problems(source.slots(0, _buffer()))) == 20  # more than two epochs in one batch
