@@ -18,19 +18,16 @@ class TrainRow:
     sample: Sample
     advantage: float
 
-    @property
-    def length(self) -> int:
-        """Tokens, prompt and completion."""
-        return len(self.sample.completion.prompt_ids) + len(self.sample.completion.token_ids)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """Right-padded rows. Completion token t of row r sits at ids[r, t]; its log-prob comes from hidden state t - 1."""
+    """Rows whose prompts stand apart, each prompt once: a group's samples share the work that its prompt takes."""
 
-    ids: Tensor  # [rows, width] int64
-    attention: Tensor  # [rows, width] int64, 1 on real tokens
-    mask: Tensor  # [rows, width - 1] bool, true where ids[:, 1:] is a completion token
+    prompts: Tensor  # [prompts, prompt width] int64, padded on the left, so that completions follow at one place
+    prompt_mask: Tensor  # [prompts, prompt width] int64, 1 on real tokens
+    prompt_of: Tensor  # [rows] int64, the prompt of each row
+    completions: Tensor  # [rows, completion width] int64, padded on the right
+    mask: Tensor  # [rows, completion width] bool, true on real tokens
     behaviour: Tensor  # [tokens] float32, in row order: log-probs under the sampling temperature
     advantages: Tensor  # [tokens] float32
     row_of: Tensor  # [tokens] int64, the row of each token
@@ -39,42 +36,63 @@ class TrainBatch:
     @property
     def targets(self) -> Tensor:
         """Completion token ids, [tokens]."""
-        return self.ids[:, 1:][self.mask]
+        return self.completions[self.mask]
 
 
-def pack(rows: Sequence[TrainRow], indices: Sequence[int], pad_id: int = 0) -> TrainBatch:
+def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> TrainBatch:
     """One micro-batch of rows[i] for i in indices."""
     chosen = [rows[i] for i in indices]
-    width = max(r.length for r in chosen)
-    ids = torch.full((len(chosen), width), pad_id, dtype=torch.int64)
-    attention = torch.zeros((len(chosen), width), dtype=torch.int64)
-    mask = torch.zeros((len(chosen), width - 1), dtype=torch.bool)
-    for r, row in enumerate(chosen):
-        c = row.sample.completion
-        ids[r, : row.length] = torch.tensor(c.prompt_ids + c.token_ids)
-        attention[r, : row.length] = 1
-        mask[r, len(c.prompt_ids) - 1 : row.length - 1] = True
-    counts = torch.tensor([len(r.sample.completion.token_ids) for r in chosen])
+    made = [r.sample.completion for r in chosen]
+    distinct = {p: i for i, p in enumerate(dict.fromkeys(c.prompt_ids for c in made))}
+    prompts, prompt_mask = _padded(list(distinct), left=True)
+    completions, mask = _padded([c.token_ids for c in made], left=False)
+    counts = mask.sum(1)
     return TrainBatch(
-        ids=ids,
-        attention=attention,
-        mask=mask,
-        behaviour=torch.tensor([p for r in chosen for p in r.sample.completion.logprobs], dtype=torch.float32),
+        prompts=prompts,
+        prompt_mask=prompt_mask,
+        prompt_of=torch.tensor([distinct[c.prompt_ids] for c in made]),
+        completions=completions,
+        mask=mask.bool(),
+        behaviour=torch.tensor([p for c in made for p in c.logprobs], dtype=torch.float32),
         advantages=torch.tensor([r.advantage for r in chosen], dtype=torch.float32).repeat_interleave(counts),
         row_of=torch.arange(len(chosen)).repeat_interleave(counts),
         indices=tuple(indices),
     )
 
 
+def _padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, Tensor]:
+    """(ids, mask), both [sequences, longest] int64."""
+    width = max(map(len, sequences))
+    ids, mask = torch.zeros((2, len(sequences), width), dtype=torch.int64)
+    for i, sequence in enumerate(sequences):
+        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        ids[i, place], mask[i, place] = torch.tensor(sequence), 1
+    return ids, mask
+
+
 def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) -> Iterator[TrainBatch]:
-    """Rows of similar length together, at most `tokens` padded tokens each (a longer row goes alone)."""
-    order = sorted(indices, key=lambda i: (rows[i].length, i), reverse=True)
-    start = 0
-    while start < len(order):
-        width = rows[order[start]].length
-        count = max(1, tokens // width)
-        yield pack(rows, order[start : start + count])
-        start += count
+    """At most `tokens` padded tokens each, a prompt that rows share counted once (a longer row goes alone).
+
+    Rows of one prompt stay together, prompts and completions of similar length too.
+    """
+
+    def order(i: int) -> tuple[int, tuple[int, ...], int, int]:
+        c = rows[i].sample.completion
+        return -len(c.prompt_ids), c.prompt_ids, -len(c.token_ids), i
+
+    taken: list[int] = []
+    prompts: set[tuple[int, ...]] = set()
+    prompt_width = width = 0
+    for i in sorted(indices, key=order):
+        c = rows[i].sample.completion
+        prompts.add(c.prompt_ids)
+        prompt_width, width = max(prompt_width, len(c.prompt_ids)), max(width, len(c.token_ids))
+        if taken and len(prompts) * prompt_width + (len(taken) + 1) * width > tokens:
+            yield pack(rows, taken)
+            taken, prompts, prompt_width, width = [], {c.prompt_ids}, len(c.prompt_ids), len(c.token_ids)
+        taken.append(i)
+    if taken:
+        yield pack(rows, taken)
 
 
 def completion_tokens(rows: Sequence[TrainRow], role: Role) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,6 @@ class PolicyOptimizer:
     def __post_init__(self) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() and self.learner.gpus_per_worker else "cpu")
         self.model = load_model(self.path).to(self.device).train()
-        self.model.config.use_cache = False  # type: ignore[union-attr]
         if self.learner.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()  # type: ignore[operator]
         self.reference = None
@@ -163,14 +163,45 @@ class PolicyOptimizer:
         totals.clipped += int(policy.clipped.sum())
         out[list(batch.indices)] = row_sums(logprobs.detach(), batch)
 
-    def forward(self, model: torch.nn.Module, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropy) of the completion tokens, [tokens]. Logits are made for completion tokens alone."""
+    def forward(self, model: Any, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        """(log-probs, entropy) of the completion tokens, [tokens].
+
+        Each prompt is run once and its keys and values serve all of its completions, gradients included. Logits are
+        made for completion tokens alone.
+        """
+        mask = batch.mask.to(self.device)
         with self._autocast():
-            hidden = model.base_model(  # type: ignore[operator]
-                input_ids=batch.ids.to(self.device), attention_mask=batch.attention.to(self.device)
-            ).last_hidden_state
-            logits = model.get_output_embeddings()(hidden[:, :-1][batch.mask.to(self.device)])  # type: ignore[operator]
+            hidden = self._hidden(model.base_model, batch)[mask]  # [tokens, hidden]
+            logits = model.get_output_embeddings()(hidden)
         return token_logprobs(logits, batch.targets.to(self.device), self.temperature)
+
+    def _hidden(self, body: Any, batch: TrainBatch) -> Tensor:
+        """[rows, completion width, hidden]: the state from which each completion token is predicted."""
+        prompts, prompt_mask = batch.prompts.to(self.device), batch.prompt_mask.to(self.device)
+        of = batch.prompt_of.to(self.device)
+        inputs, mask = batch.completions.to(self.device)[:, :-1], batch.mask.to(self.device).long()[:, :-1]
+        both = torch.cat([prompt_mask[of], mask], dim=1)  # [rows, prompt width + completion width - 1]
+        positions = (both.cumsum(-1) - 1).clamp(min=0)
+        width = prompts.shape[1]
+        if self.learner.gradient_checkpointing:  # which recomputes layers, and so cannot keep their keys and values
+            ids = torch.cat([prompts[of], inputs], dim=1)
+            out = body(input_ids=ids, attention_mask=both, position_ids=positions, use_cache=False)
+            return out.last_hidden_state[:, width - 1 :]
+        first = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+        out = body(input_ids=prompts, attention_mask=prompt_mask, position_ids=first, use_cache=True)
+        last = out.last_hidden_state[of, -1:]
+        if not inputs.shape[1]:
+            return last
+        cache = out.past_key_values
+        cache.batch_select_indices(of)
+        out = body(
+            input_ids=inputs,
+            attention_mask=both,
+            position_ids=positions[:, width:],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return torch.cat([last, out.last_hidden_state], dim=1)
 
     @torch.no_grad()
     def sequence_logprobs(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> np.ndarray:
