@@ -68,7 +68,7 @@ class TrainingLoop:
 
     def run(self) -> bool:
         """True when all steps are done, False when stopped before; with a checkpoint either way. Raises RunFailed."""
-        if not self.recorder.has_evaluation(self.version):
+        if self._evaluation_due() and not self.recorder.has_evaluation(self.version):
             self._evaluate()
         while not self._finished():
             if self.should_stop() and self._learning is None:
@@ -109,6 +109,11 @@ class TrainingLoop:
         now = time.monotonic()
         self._waited_rollouts = now - self._learner_free_since
         self._learning = (self.learner.update.remote(episodes), now, episodes)
+
+    def _evaluation_due(self) -> bool:
+        """Whether this version is evaluated: the first, the last, and every run.eval_every."""
+        every = self.config.run.eval_every
+        return self.version in (0, self.config.run.steps) or bool(every and self.version % every == 0)
 
     def _checkpoint_due(self) -> bool:
         every = self.config.run.checkpoint_every
@@ -158,9 +163,8 @@ class TrainingLoop:
             "faults/redispatched": self.fleet.redispatched,
         }
         self._step_began = self._learner_free_since = now
-        every = self.config.run.eval_every
-        evaluated = (every and update.version % every == 0) or update.version == self.config.run.steps
-        self.recorder.step(metrics, update.episodes, awaits_evaluation=bool(evaluated))
+        evaluated = self._evaluation_due()
+        self.recorder.step(metrics, update.episodes, awaits_evaluation=evaluated)
         for warning in update.warnings:
             self.recorder.warn(update.version, warning)
         if evaluated:

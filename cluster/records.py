@@ -47,7 +47,7 @@ class Recorder:
         if step in self._awaited:
             self._awaited.discard(step)
             next(m for m in self._waiting if m["step"] == step).update(values)
-        else:
+        elif step == 0:  # the base model's line; a step that was stopped before its evaluation has its line already
             self._waiting.append(
                 {"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values}
             )

@@ -44,7 +44,7 @@ CASES = [
     ("train local eval.data={tmp}/none.parquet", ["none.parquet"]),
     ("train local eval.data={tmp}/columns.jsonl", ["columns.jsonl", "answer"]),
     ("train local eval.data={tmp}/data.txt", ["data.txt", "parquet"]),
-    ("train local rollout.cpus_per_actor=512", ["CPUs needed", "512"]),
+    ("train local rollout.cpus_per_actor=512", ["513 CPUs needed", "rollout.cpus_per_actor"]),
     ("train local rollout.gpus_per_actor=16", ["GPUs needed"]),
     ("train local run.dir={tmp}/holds_run", ["holds_run", "--resume"]),
     ("train local run.dir={tmp}/locked", ["locked", "in use"]),
@@ -56,7 +56,7 @@ CASES = [
     ("export {tmp}/empty {tmp}/out", ["empty"]),
     ("sweep {tmp}/nothing.yaml", ["nothing.yaml"]),
     ("sweep {tmp}/unknown_key.yaml", ["arms"]),
-    ("train", ["CONFIG"]),
+    ("train", ["Missing argument", "config"]),
     ("fly", ["fly"]),
     ("train local --fast", ["--fast"]),
 ]
