@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 from rich.console import Console
 
 from actors.rollout import RolloutActor
@@ -20,7 +21,7 @@ from azero.config import Config, Protocol, to_yaml
 from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.domains.base import Domain
-from azero.errors import UserError
+from azero.errors import RunFailed, UserError
 from azero.evaluation import table
 from azero.models import resolve_model_path
 from azero.types import EvalItem
@@ -111,7 +112,10 @@ def train(config: Config, resume: bool, console: Console) -> int:
         require(ready.needs, ray.cluster_resources(), "the cluster")
         checkpoint = run.latest_checkpoint() if resume else None
         with stop_signals() as should_stop:
-            done = _train(ready, run, checkpoint, should_stop, console)
+            try:
+                done = _train(ready, run, checkpoint, should_stop, console)
+            except (RayActorError, GetTimeoutError) as e:
+                raise RunFailed(f"the learner died or did not answer ({_first_line(e)}); see {run.logs}") from None
         before, after = _first_and_last(read_jsonl(run.path / "evals.jsonl"))
         if after is not None:
             console.print(table(before, after))
@@ -191,6 +195,10 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _first_line(e: Exception) -> str:
+    return str(e).strip().splitlines()[0]
 
 
 def _first_and_last(evals: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -20,10 +20,15 @@ _SINGLE = re.compile(r"^(\d+) ([-+*/]) (\d+)$")
 
 
 def worked_problem(
-    domain: Arithmetic, rng: random.Random, slip_share: float, tier_weights: Sequence[float]
+    domain: Arithmetic, rng: random.Random, sum_slips: float, product_slips: float, tier_weights: Sequence[float]
 ) -> tuple[str, str]:
-    """(prompt, completion) of the raw protocol; the completion is a slip with probability `slip_share`."""
+    """(prompt, completion) of the raw protocol.
+
+    The completion is a slip with probability `product_slips` for one product or quotient, else `sum_slips`.
+    """
     problem = domain.generate(rng, rng.choices(list(Tier), tier_weights)[0])
+    single = _SINGLE.match(problem.text)
+    slip_share = product_slips if single and single[2] in "*/" else sum_slips
     answer = slip(problem.text, int(problem.answer), rng) if rng.random() < slip_share else int(problem.answer)
     return domain.solver_prompt(problem.text, None), f"{answer}\n"
 
