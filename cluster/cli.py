@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +96,8 @@ def doctor(
 
 def main(argv: list[str] | None = None) -> int:
     """0 on success, 1 on a failed run, 2 on bad input (one line on stderr), 130 when stopped with a checkpoint."""
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "120")  # tables in a log need no wrapping to 80
     try:
         return int(app(args=argv, standalone_mode=False, prog_name="azero") or 0)
     except (typer.Abort, KeyboardInterrupt):
