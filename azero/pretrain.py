@@ -1,7 +1,7 @@
 """Build the embedded base model: `make base-model`, or `python -m azero.pretrain --out DIR --seed 0`.
 
 A Qwen2-architecture model of under a million parameters with a character tokenizer, pre-trained from scratch on the
-documents of azero/domains/arithmetic_corpus.py. Deterministic for a seed on one kind of machine.
+documents of azero/domains/arithmetic_corpus.py. Seeded; weights can differ in rounding between machines.
 """
 
 from __future__ import annotations
