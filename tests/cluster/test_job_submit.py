@@ -76,6 +76,6 @@ def test_a_submitted_job_trains_and_its_logs_and_status_are_there(
         "azero", "train", "configs/local.yaml", f"run.dir={run}", *small,
     )  # fmt: skip
     assert "succeeded" in output
-    assert "SUCCEEDED" in ray("status", f"--address={address}", "test")
+    assert "succeeded" in ray("status", f"--address={address}", "test")
     assert "step 2/2" in ray("logs", f"--address={address}", "test")
     assert [m["step"] for m in read_jsonl(run / "metrics.jsonl")] == [0, 1, 2]
