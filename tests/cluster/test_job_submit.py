@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -34,6 +35,8 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
+    # Ray asks for a token where it finds one in the home folder, which any local run leaves; say it and give one.
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
     with open(Path(folder) / "head.log", "wb") as log:
