@@ -20,7 +20,7 @@ def cluster_address(config: ClusterConfig) -> str:
 
 @contextmanager
 def ray_session(config: ClusterConfig) -> Iterator[None]:
-    """Inside a Ray job or with an address: that cluster. Otherwise a local Ray on loopback, gone at the end."""
+    """Inside a Ray job or with an address: that cluster. Otherwise a local Ray of its own, gone at the end."""
     address = cluster_address(config)
     # Ray would otherwise copy GPU visibility from what it manages even for actors that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -35,7 +35,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
                 "start one with `ray start --head`, or leave the address empty"
             ) from None
     else:
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(include_dashboard=False, **quiet)
     try:
         yield
     finally:
