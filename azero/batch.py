@@ -1,4 +1,8 @@
-"""From samples to tensors: rows with an advantage, packed into micro-batches by a token budget."""
+"""From samples to tensors: rows with an advantage, packed into micro-batches by a token budget.
+
+The samples of a group share their prompt, and many of them are equal, the more so the surer the model is. Each distinct
+prompt and each distinct completion goes through the model once; the loss is still taken row by row.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +25,22 @@ class TrainRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """Rows whose prompts stand apart, each prompt once: a group's samples share the work that its prompt takes."""
+    """Rows with their distinct prompts and completions. `tokens` counts those of the rows, in row order."""
 
     prompts: Tensor  # [prompts, prompt width] int64, padded on the left, so that completions follow at one place
     prompt_mask: Tensor  # [prompts, prompt width] int64, 1 on real tokens
-    prompt_of: Tensor  # [rows] int64, the prompt of each row
-    completions: Tensor  # [rows, completion width] int64, padded on the right
-    mask: Tensor  # [rows, completion width] bool, true on real tokens
-    behaviour: Tensor  # [tokens] float32, in row order: log-probs under the sampling temperature
+    prompt_of: Tensor  # [completions] int64, the prompt of each completion
+    completions: Tensor  # [completions, completion width] int64, distinct (for their prompt), padded on the right
+    mask: Tensor  # [completions, completion width] bool, true on real tokens
+    behaviour: Tensor  # [tokens] float32: log-probs under the sampling temperature
     advantages: Tensor  # [tokens] float32
+    token_of: Tensor  # [tokens] int64, where in completions[mask] each token is
     row_of: Tensor  # [tokens] int64, the row of each token
     indices: tuple[int, ...]  # of the rows in the sequence that was packed
 
     @property
     def targets(self) -> Tensor:
-        """Completion token ids, [tokens]."""
+        """Token ids of the distinct completions, [distinct tokens]."""
         return self.completions[self.mask]
 
 
@@ -43,18 +48,22 @@ def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> TrainBatch:
     """One micro-batch of rows[i] for i in indices."""
     chosen = [rows[i] for i in indices]
     made = [r.sample.completion for r in chosen]
-    distinct = {p: i for i, p in enumerate(dict.fromkeys(c.prompt_ids for c in made))}
-    prompts, prompt_mask = _padded(list(distinct), left=True)
-    completions, mask = _padded([c.token_ids for c in made], left=False)
-    counts = mask.sum(1)
+    prompts = {p: i for i, p in enumerate(dict.fromkeys(c.prompt_ids for c in made))}
+    distinct = {key: i for i, key in enumerate(dict.fromkeys((c.prompt_ids, c.token_ids) for c in made))}
+    prompt_ids, prompt_mask = _padded(list(prompts), left=True)
+    completions, mask = _padded([tokens for _, tokens in distinct], left=False)
+    starts = mask.sum(1).cumsum(0) - mask.sum(1)
+    first = [int(starts[distinct[c.prompt_ids, c.token_ids]]) for c in made]
+    counts = torch.tensor([len(c.token_ids) for c in made])
     return TrainBatch(
-        prompts=prompts,
+        prompts=prompt_ids,
         prompt_mask=prompt_mask,
-        prompt_of=torch.tensor([distinct[c.prompt_ids] for c in made]),
+        prompt_of=torch.tensor([prompts[p] for p, _ in distinct]),
         completions=completions,
         mask=mask.bool(),
         behaviour=torch.tensor([p for c in made for p in c.logprobs], dtype=torch.float32),
         advantages=torch.tensor([r.advantage for r in chosen], dtype=torch.float32).repeat_interleave(counts),
+        token_of=torch.tensor([t for f, c in zip(first, made, strict=True) for t in range(f, f + len(c.token_ids))]),
         row_of=torch.arange(len(chosen)).repeat_interleave(counts),
         indices=tuple(indices),
     )
@@ -71,25 +80,28 @@ def _padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, T
 
 
 def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) -> Iterator[TrainBatch]:
-    """At most `tokens` padded tokens each, a prompt that rows share counted once (a longer row goes alone).
+    """At most `tokens` padded tokens each, what rows share counted once (a longer row goes alone).
 
     Rows of one prompt stay together, prompts and completions of similar length too.
     """
 
-    def order(i: int) -> tuple[int, tuple[int, ...], int, int]:
+    def order(i: int) -> tuple[int, tuple[int, ...], int, tuple[int, ...], int]:
         c = rows[i].sample.completion
-        return -len(c.prompt_ids), c.prompt_ids, -len(c.token_ids), i
+        return -len(c.prompt_ids), c.prompt_ids, -len(c.token_ids), c.token_ids, i
 
     taken: list[int] = []
     prompts: set[tuple[int, ...]] = set()
-    prompt_width = width = 0
+    completions: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
     for i in sorted(indices, key=order):
         c = rows[i].sample.completion
-        prompts.add(c.prompt_ids)
-        prompt_width, width = max(prompt_width, len(c.prompt_ids)), max(width, len(c.token_ids))
-        if taken and len(prompts) * prompt_width + (len(taken) + 1) * width > tokens:
+        more_prompts, more_completions = prompts | {c.prompt_ids}, completions | {(c.prompt_ids, c.token_ids)}
+        size = len(more_prompts) * max(map(len, more_prompts)) + len(more_completions) * max(
+            len(t) for _, t in more_completions
+        )
+        if taken and size > tokens:
             yield pack(rows, taken)
-            taken, prompts, prompt_width, width = [], {c.prompt_ids}, len(c.prompt_ids), len(c.token_ids)
+            taken, more_prompts, more_completions = [], {c.prompt_ids}, {(c.prompt_ids, c.token_ids)}
+        prompts, completions = more_prompts, more_completions
         taken.append(i)
     if taken:
         yield pack(rows, taken)

@@ -57,18 +57,24 @@ class PolicyOptimizer:
 
     def __post_init__(self) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() and self.learner.gpus_per_worker else "cpu")
-        self.model = load_model(self.path).to(self.device).train()
+        self.model = self._load(self.path).train()
         if self.learner.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()  # type: ignore[operator]
         self.reference = None
         if self.algorithm.kl_beta > 0:
-            self.reference = load_model(self.reference_path).to(self.device).eval().requires_grad_(False)
+            self.reference = self._load(self.reference_path).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.optim.lr,
             betas=(self.optim.beta1, self.optim.beta2),
             weight_decay=self.optim.weight_decay,
         )
+
+    def _load(self, path: str) -> torch.nn.Module:
+        model = load_model(path).to(self.device)
+        if self.device.type == "cpu":  # whose fused attention is slower than the plain one on short sequences
+            model.set_attn_implementation("eager")
+        return model
 
     @property
     def lr(self) -> float:
@@ -164,23 +170,24 @@ class PolicyOptimizer:
         out[list(batch.indices)] = row_sums(logprobs.detach(), batch)
 
     def forward(self, model: Any, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropy) of the completion tokens, [tokens].
+        """(log-probs, entropy) of the rows' completion tokens, [tokens].
 
-        Each prompt is run once and its keys and values serve all of its completions, gradients included. Logits are
-        made for completion tokens alone.
+        Each prompt is run once and its keys and values serve all of its completions, gradients included; each distinct
+        completion is run once too. Logits are made for completion tokens alone.
         """
-        mask = batch.mask.to(self.device)
+        mask, token_of = batch.mask.to(self.device), batch.token_of.to(self.device)
         with self._autocast():
-            hidden = self._hidden(model.base_model, batch)[mask]  # [tokens, hidden]
+            hidden = self._hidden(model.base_model, batch)[mask]  # [distinct tokens, hidden]
             logits = model.get_output_embeddings()(hidden)
-        return token_logprobs(logits, batch.targets.to(self.device), self.temperature)
+        logprobs, entropy = token_logprobs(logits, batch.targets.to(self.device), self.temperature)
+        return logprobs[token_of], entropy[token_of]
 
     def _hidden(self, body: Any, batch: TrainBatch) -> Tensor:
-        """[rows, completion width, hidden]: the state from which each completion token is predicted."""
+        """[completions, completion width, hidden]: the state from which each completion token is predicted."""
         prompts, prompt_mask = batch.prompts.to(self.device), batch.prompt_mask.to(self.device)
         of = batch.prompt_of.to(self.device)
         inputs, mask = batch.completions.to(self.device)[:, :-1], batch.mask.to(self.device).long()[:, :-1]
-        both = torch.cat([prompt_mask[of], mask], dim=1)  # [rows, prompt width + completion width - 1]
+        both = torch.cat([prompt_mask[of], mask], dim=1)  # [completions, both widths - 1]
         positions = (both.cumsum(-1) - 1).clamp(min=0)
         width = prompts.shape[1]
         if self.learner.gradient_checkpointing:  # which recomputes layers, and so cannot keep their keys and values
@@ -215,11 +222,11 @@ class PolicyOptimizer:
     def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
         """Log-probs of tokens 1.. of each sequence at temperature 1, under the present weights."""
         found = []
-        for ids in sequences:
-            tensor = torch.tensor([list(ids)], device=self.device)
-            with self._autocast():
+        with self._autocast():  # around them all: the weights are cast once
+            for ids in sequences:
+                tensor = torch.tensor([list(ids)], device=self.device)
                 logits = self.model(input_ids=tensor).logits[0, :-1]
-            found.append(tuple(token_logprobs(logits, tensor[0, 1:], 1.0)[0].tolist()))
+                found.append(tuple(token_logprobs(logits, tensor[0, 1:], 1.0)[0].tolist()))
         return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
     def _autocast(self) -> AbstractContextManager[None]:
