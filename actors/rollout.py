@@ -17,8 +17,8 @@ from azero.domains import get_domain
 from azero.engine import Engine
 from azero.errors import SyncError
 from azero.evaluation import evaluate
-from azero.logs import redirect_output
 from azero.play import Player, PlayRules
+from azero.process import peak_memory_gib, redirect_output
 from azero.types import Assignment, Episode, EvalItem, Sampling, SyncReport, WeightSnapshot
 from azero.weights import unflatten
 
@@ -31,6 +31,7 @@ class Played:
     episodes: list[Episode]
     sync: SyncReport | None
     seconds: float  # of play, without the sync
+    memory_gib: float  # peak of the actor's process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +49,26 @@ def play_rules(config: Config) -> PlayRules:
         solutions=rollout.solutions_per_problem,
         proposer=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_proposal_tokens, stop=stop),
         solver=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, stop=stop),
+        list_mark=config.task.list_mark,
         chat=config.task.protocol is Protocol.chat,
         exclude_evaluation=config.task.exclude_evaluation,
         ladder=config.reward.ladder,
         barrier=rollout.max_staleness == 0,
+    )
+
+
+def evaluate_solver(engine: Engine, config: Config, items: Sequence[EvalItem]) -> dict[str, Any]:
+    """`evaluate` as the configuration has it."""
+    return evaluate(
+        engine,
+        get_domain(config.task.domain),
+        items,
+        chat=config.eval.protocol is Protocol.chat,
+        samples=config.eval.samples,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.eval.max_new_tokens,
+        stop=tuple(config.eval.stop),
+        data=config.eval.data,
     )
 
 
@@ -97,24 +114,17 @@ class RolloutActor:
         began = time.monotonic()
         self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, self.index))
         episodes = self.player.play(assignment)
-        return Played(assignment=assignment, episodes=episodes, sync=sync, seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return Played(
+            assignment=assignment, episodes=episodes, sync=sync, seconds=seconds, memory_gib=peak_memory_gib()
+        )
 
     def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> Evaluated:
         """Load the snapshot where the engine holds another version, then evaluate. Raises SyncError."""
         sync = self._sync(snapshot)
         c = self.config
         self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, EVAL_STREAM - self.index))
-        result = evaluate(
-            self.engine,
-            self.domain,
-            items,
-            chat=c.eval.protocol is Protocol.chat,
-            samples=c.eval.samples,
-            temperature=c.rollout.temperature,
-            max_new_tokens=c.eval.max_new_tokens,
-            stop=tuple(c.eval.stop),
-            data=c.eval.data,
-        )
+        result = evaluate_solver(self.engine, c, items)
         return Evaluated(result=result, sync=sync)
 
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:

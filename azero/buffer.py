@@ -11,6 +11,8 @@ from azero.errors import UserError
 from azero.serial import problem_from_json, problem_to_json
 from azero.types import Problem, Tier
 
+CANDIDATES = 8  # drawn for each reference that is to differ in structure
+
 
 class ProblemBuffer:
     """At most `capacity` problems with distinct canonical forms. Seeds stay; of the others the oldest goes first.
@@ -43,10 +45,17 @@ class ProblemBuffer:
             self._remove(self._ages.popleft())
         return True
 
-    def draw(self, rng: random.Random, tier: Tier, k: int) -> tuple[Problem, ...]:
-        """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer."""
+    def draw(self, rng: random.Random, tier: Tier, k: int, distinct: bool = False) -> tuple[Problem, ...]:
+        """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer.
+
+        `distinct`: of CANDIDATES * k that are drawn so, the first of each structure go before all others.
+        """
         held = self._tiers[tier]
-        return tuple(held[i] for i in rng.sample(range(len(held)), min(k, len(held))))
+        drawn = [held[i] for i in rng.sample(range(len(held)), min(k * (CANDIDATES if distinct else 1), len(held)))]
+        first = {p.structure: p for p in reversed(drawn)}
+        if distinct:
+            drawn.sort(key=lambda p: first[p.structure] is not p)
+        return tuple(drawn[:k])
 
     def sizes(self) -> dict[Tier, int]:
         return {tier: len(held) for tier, held in self._tiers.items()}

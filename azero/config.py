@@ -81,7 +81,7 @@ class RunConfig:
 
 @dataclass
 class ModelConfig:
-    path: str = "embedded"  # embedded, a folder, or a Hugging Face Hub id
+    path: str = "embedded"  # embedded, a folder, a .gguf file, or a Hugging Face Hub id
     dtype: Dtype = Dtype.float32  # of the engines and of the learner's autocast; master weights are fp32 always
 
 
@@ -127,6 +127,9 @@ class TaskConfig:
     fixed_size: int = 256
     protocol: Protocol = Protocol.raw
     references: int = 6  # K
+    distinct_references: bool = False  # prefer references of different structures: what is shown is what is imitated
+    list_mark: str = ""  # before each reference and, in the raw protocol, the proposal: "- " makes a Markdown list
+    proposals_per_prompt: int = 1  # proposals that share one draw of references; more make proposing cheaper
     exclude_evaluation: bool = True
     buffer_size: int = 10000  # problems
 
@@ -330,6 +333,7 @@ def check(c: Config) -> None:
         "rollout.timeout_s": c.rollout.timeout_s,
         "reward.novelty_window": c.reward.novelty_window,
         "task.fixed_size": c.task.fixed_size,
+        "task.proposals_per_prompt": c.task.proposals_per_prompt,
         "task.buffer_size": c.task.buffer_size,
         "algorithm.advantage_clip": c.algorithm.advantage_clip,
         "optim.grad_clip": c.optim.grad_clip,

@@ -26,7 +26,8 @@ class SlotSource:
 
     The whole run has one sequence of places, of which batch b holds numbers b * problems .. (b + 1) * problems - 1.
     Without a fixed set place n asks for tier n mod 3 and, in try t, for tier (n + t) mod 3: the first tries of a batch,
-    and of any run of batches, are balanced over the tiers to within one, and so are the second, and so on.
+    and of any run of batches, are balanced over the tiers to within one, and so are the second, and so on. Of the
+    requests of one batch, tier and try, `task.proposals_per_prompt` share one draw of references and so one prompt.
     """
 
     def __init__(self, domain: Domain, task: TaskConfig, problems: int, max_tries: int, seed: int) -> None:
@@ -40,19 +41,22 @@ class SlotSource:
         places = range(batch * self.problems, (batch + 1) * self.problems)
         if self.task.source is Source.fixed:
             return tuple(Slot(id=i, problem=p) for i, p in zip(ids, self._walk(places), strict=True))
-        rngs = [random.Random(f"{self.seed}/{batch}/{i}") for i in range(self.problems)]
         if self.task.source is Source.random:
+            rngs = [random.Random(f"{self.seed}/{batch}/{i}") for i in range(self.problems)]
             return tuple(
                 Slot(id=i, problem=self._generate(rng, _tier(place))) for i, place, rng in zip(ids, places, rngs)
             )
-        return tuple(Slot(id=i, tries=self._tries(rng, place, buffer)) for i, place, rng in zip(ids, places, rngs))
-
-    def _tries(self, rng: random.Random, place: int, buffer: ProblemBuffer) -> tuple[ProposalRequest, ...]:
-        tiers = [_tier(place + attempt) for attempt in range(self.max_tries)]
         return tuple(
-            ProposalRequest(tier=t, references=tuple(p.text for p in buffer.draw(rng, t, self.task.references)))
-            for t in tiers
+            Slot(id=i, tries=tuple(self._request(batch, place, t, buffer) for t in range(self.max_tries)))
+            for i, place in zip(ids, places)
         )
+
+    def _request(self, batch: int, place: int, attempt: int, buffer: ProblemBuffer) -> ProposalRequest:
+        tier = _tier(place + attempt)
+        prompt = (place - batch * self.problems) // len(TIERS) // self.task.proposals_per_prompt
+        rng = random.Random(f"{self.seed}/{batch}/{attempt}/{tier}/{prompt}")
+        references = buffer.draw(rng, tier, self.task.references, self.task.distinct_references)
+        return ProposalRequest(tier=tier, references=tuple(p.text for p in references))
 
     def _generate(self, rng: random.Random, tier: Tier) -> Problem:
         """One problem of the domain's distribution; with task.exclude_evaluation outside the evaluation set."""

@@ -43,6 +43,7 @@ class PlayRules:
     solutions: int  # G
     proposer: Sampling
     solver: Sampling
+    list_mark: str
     chat: bool
     exclude_evaluation: bool
     ladder: Ladder
@@ -120,9 +121,14 @@ class Player:
             self._submit_group(tag)
 
     def _submit_proposal(self, tag: _Proposing) -> None:
-        engine, request = self.engine_of(Role.PROPOSER), tag.slot.tries[tag.attempt]
-        prompt = self.domain.proposer_prompt(request.tier, request.references, self._chat(Role.PROPOSER))
+        engine = self.engine_of(Role.PROPOSER)
+        prompt = self._proposer_prompt(tag.slot.tries[tag.attempt])
         engine.submit(tag, engine.encode(prompt), 1, self.rules.proposer)
+
+    def _proposer_prompt(self, request: ProposalRequest) -> str:
+        chat, mark = self._chat(Role.PROPOSER), self.rules.list_mark
+        prompt = self.domain.proposer_prompt(request.tier, [mark + r for r in request.references], chat)
+        return prompt if chat else prompt + mark.rstrip()
 
     def _proposed(self, tag: _Proposing, completion: Completion) -> None:
         request = tag.slot.tries[tag.attempt]
@@ -146,8 +152,10 @@ class Player:
 
     def _submit_group(self, tag: _Solving) -> None:
         engine = self.engine_of(Role.SOLVER)
-        prompt = self.domain.solver_prompt(tag.problem.text, self._chat(Role.SOLVER))
-        engine.submit(tag, engine.encode(prompt), self.rules.solutions, self.rules.solver)
+        engine.submit(tag, engine.encode(self._solver_prompt(tag.problem)), self.rules.solutions, self.rules.solver)
+
+    def _solver_prompt(self, problem: Problem) -> str:
+        return self.domain.solver_prompt(problem.text, self._chat(Role.SOLVER))
 
     def _solved(self, tag: _Solving, completions: tuple[Completion, ...]) -> None:
         samples = []
@@ -164,9 +172,10 @@ class Player:
                     reward_parts={"correct": float(verdict is Verdict.RIGHT)},
                 )
             )
-        self._finish(
-            tag.slot, tag.attempt, tag.proposal, Group(id=tag.slot.id, problem=tag.problem, samples=tuple(samples))
+        group = Group(
+            id=tag.slot.id, problem=tag.problem, prompt=self._solver_prompt(tag.problem), samples=tuple(samples)
         )
+        self._finish(tag.slot, tag.attempt, tag.proposal, group)
 
     def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
         request = slot.tries[attempt] if slot.tries else None
@@ -175,6 +184,7 @@ class Player:
             batch=self._batch,
             requested_tier=_requested(request, group),
             references=request.references if request else (),
+            prompt=self._proposer_prompt(request) if request else "",
             proposal=proposal,
             group=group,
         )

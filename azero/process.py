@@ -1,8 +1,9 @@
-"""Where the chatter of Ray, vLLM and transformers goes."""
+"""What a worker process does with its output, and what it says of its memory."""
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def redirect_output(path: str) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+
+
+def peak_memory_gib() -> float:
+    """The most resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # Linux counts in KiB

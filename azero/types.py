@@ -102,6 +102,7 @@ class Group:
 
     id: str  # unique in a run; the learner trains each id once
     problem: Problem
+    prompt: str = ""  # the solver's, as a person reads it; its ids are in the samples
     samples: tuple[Sample, ...]
 
     @property
@@ -122,6 +123,7 @@ class Episode:
     batch: int
     requested_tier: Tier
     references: tuple[str, ...]
+    prompt: str = ""  # the proposer's
     proposal: Sample | None
     group: Group | None
 

@@ -3,57 +3,114 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from safetensors.torch import load_file
 
 from actors.engines import build_engine
-from azero.config import Protocol, load_config
+from actors.rollout import evaluate_solver, play_rules
+from azero.buffer import ProblemBuffer
+from azero.config import Config, Protocol, Source, load_config
+from azero.curriculum import SlotSource
 from azero.domains import get_domain
-from azero.evaluation import evaluate, table
+from azero.engine import Engine
+from azero.evaluation import table
 from azero.models import resolve_model_path
+from azero.play import Player
+from azero.proposals import proposer_summary, proposer_table
+from azero.types import Assignment
 from cluster.export import resolve_model
 from cluster.resources import share_threads
+from cluster.rundir import PROPOSER_EVALS
 from cluster.train import require_chat_template
+
+PROPOSALS = 240  # 80 a tier
+PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
 
 
 def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Print the table, write JSON where asked. Raises UserError.
+    """Print the solver's table, write JSON where asked. Raises UserError.
 
     A run directory, or a checkpoint in one, is evaluated with the run's own config, anything else with `config_path` or
     the base config.
     """
-    config = load_config(config_path or _own_config(Path(model)) or "base", overrides)
+    config = _config(model, config_path, overrides)
+    config.eval.data = data or config.eval.data
     path = resolve_model_path(resolve_model(model))
     if config.eval.protocol is Protocol.chat:
         require_chat_template(path)
-    domain = get_domain(config.task.domain)
-    source = data or config.eval.data
-    items = domain.evaluation_set(source)
-    config.rollout.max_staleness = 0  # nothing learns beside it: it may use every core
-    share_threads(config, local=True)
-    engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
-    try:
-        result = evaluate(
-            engine,
-            domain,
-            items,
-            chat=config.eval.protocol is Protocol.chat,
-            samples=config.eval.samples,
-            temperature=config.rollout.temperature,
-            max_new_tokens=config.eval.max_new_tokens,
-            stop=tuple(config.eval.stop),
-            data=source,
-        )
-    finally:
-        engine.close()
+    items = get_domain(config.task.domain).evaluation_set(config.eval.data)
+    with _engine(config, path) as engine:
+        result = evaluate_solver(engine, config, items)
     Console().print(table(None, result))
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
+def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Print the proposer's table, write JSON where asked. Raises UserError.
+
+    Of a run directory, or a checkpoint in one, the run's start model is evaluated beside it, and both results go to
+    its proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
+    """
+    config = _config(model, config_path, overrides)
+    config.task.source = Source.selfplay
+    path, own = Path(resolve_model_path(resolve_model(model))), _own_config(Path(model))
+    start = resolve_model_path(config.model.path) if own else str(path)
+    if config.task.protocol is Protocol.chat:
+        require_chat_template(start)
+    with _engine(config, start) as engine:
+        results = {"start": {"step": 0, **_propose(engine, config)}}
+        if own:
+            step = _step_of(path)
+            engine.load(step, load_file(path / "model.safetensors"))
+            results[f"step {step}"] = {"step": step, **_propose(engine, config)}
+    Console().print(proposer_table(results))
+    lines = [json.dumps(r) for r in results.values()]
+    if own:
+        (own.parent / PROPOSER_EVALS).write_text("".join(f"{line}\n" for line in lines))
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def _propose(engine: Engine, config: Config) -> dict[str, Any]:
+    """One proposal a slot, and the solver's samples of those that are valid."""
+    domain = get_domain(config.task.domain)
+    seeds = ProblemBuffer(config.task.buffer_size, domain.seed_problems())
+    slots = SlotSource(domain, config.task, PROPOSALS, max_tries=1, seed=PROPOSAL_SEED).slots(0, seeds)
+    engine.reseed(PROPOSAL_SEED)
+    player = Player(lambda role: engine, domain, play_rules(config))
+    return proposer_summary(player.play(Assignment(id="proposals", batch=0, slots=slots)))
+
+
+def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
+    config = load_config(config_path or _own_config(Path(model)) or "base", overrides)
+    config.rollout.max_staleness = 0  # nothing learns beside it: it may use every core
+    config.rollout.threads = 0
+    share_threads(config, local=True)
+    return config
+
+
+@contextmanager
+def _engine(config: Config, path: str) -> Iterator[Engine]:
+    engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
 def _own_config(model: Path) -> Path | None:
     """config.yaml of the run directory that this is, or that this checkpoint is in."""
     return next((f for f in (model / "config.yaml", model / "../../config.yaml") if f.is_file()), None)
+
+
+def _step_of(model: Path) -> int:
+    """Of a checkpoint's model folder, <run>/checkpoints/step_000120/model."""
+    return int(model.parent.name.removeprefix("step_"))

@@ -185,6 +185,7 @@ class TrainingLoop:
         return {
             "time/step": seconds,
             "time/generate": sum(p.seconds for p in played) / self.config.rollout.actors,
+            "memory/actor_gib": max(p.memory_gib for p in played),
             "time/wait_rollouts": self._waited_rollouts,
             "time/wait_learner": self.fleet.take_idle_seconds(),
             "throughput/samples_per_s": len(solver) / seconds,

@@ -2,6 +2,7 @@
 
     config.yaml  provenance.json                     written once; a resume replaces the first and adds to the second
     metrics.jsonl  evals.jsonl  samples.jsonl        whole lines, appended and flushed
+    proposer_evals.jsonl                             of `azero eval --role proposer`, made anew each time
     tensorboard/                                     derived from metrics.jsonl
     checkpoints/  logs/                              others' business
     .lock                                            flock, held while a run writes the directory; dies with its process
@@ -30,6 +31,7 @@ from azero.types import Episode, Group, Sample
 from cluster import machine
 
 METRICS, EVALS, SAMPLES = "metrics.jsonl", "evals.jsonl", "samples.jsonl"
+PROPOSER_EVALS = "proposer_evals.jsonl"
 
 
 class RunDirectory:
@@ -213,20 +215,20 @@ def provenance() -> dict[str, Any]:
 
 def episode_record(episode: Episode, step: int, with_text: bool) -> dict[str, Any]:
     """A line of samples.jsonl: {id, step, batch, requested_tier, proposal, problem, solver}, of which the last three
-    may be null. `step` is the step that trained it. `with_text` adds references and completions."""
+    may be null. `step` is the step that trained it. `with_text` adds references, prompts and completions."""
     record = {
         "id": episode.id,
         "step": step,
         "batch": episode.batch,
         "requested_tier": episode.requested_tier.value,
-        "proposal": _proposal(episode.proposal, with_text) if episode.proposal else None,
+        "proposal": _proposal(episode.proposal, episode.prompt, with_text) if episode.proposal else None,
         "problem": _problem(episode.group) if episode.group else None,
         "solver": _solutions(episode.group, with_text) if episode.group else None,
     }
     return record | {"references": list(episode.references)} if with_text else record
 
 
-def _proposal(sample: Sample, with_text: bool) -> dict[str, Any]:
+def _proposal(sample: Sample, prompt: str, with_text: bool) -> dict[str, Any]:
     record = {
         "version": sample.completion.version,
         "verdict": sample.verdict.value,
@@ -236,7 +238,7 @@ def _proposal(sample: Sample, with_text: bool) -> dict[str, Any]:
         "tokens": len(sample.completion.token_ids),
         "finish_reason": sample.completion.finish_reason,
     }
-    return record | {"completion": sample.completion.text} if with_text else record
+    return record | {"prompt": prompt, "completion": sample.completion.text} if with_text else record
 
 
 def _problem(group: Group) -> dict[str, Any]:
@@ -265,7 +267,8 @@ def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
         "tokens": [len(s.completion.token_ids) for s in samples],
         "finish_reasons": [s.completion.finish_reason for s in samples],
     }
-    return record | {"completions": [s.completion.text for s in samples]} if with_text else record
+    texts = {"prompt": group.prompt, "completions": [s.completion.text for s in samples]}
+    return record | texts if with_text else record
 
 
 def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ import torch
 from azero.config import Config
 from azero.credit import Credit, SequenceLogprobs, batch_metrics, trainable_proposals
 from azero.models import load_tokenizer
+from azero.process import peak_memory_gib
 from azero.types import Episode, Role, TensorSpec
 from azero.weights import flatten, owned_state
 from learner.checkpoints import load_checkpoint, save_checkpoint
@@ -80,6 +81,7 @@ class LearnerCore:
         metrics |= diagnostics | result.metrics
         metrics |= {f"baseline/{cell}": value for cell, value in self.credit.baseline.baselines().items()}
         metrics["time/learn"] = time.monotonic() - began
+        metrics["memory/learner_gib"] = peak_memory_gib()
         return Update(version=self.version, metrics=metrics, episodes=rewarded, warnings=self._warnings(metrics))
 
     def _refuse_repeats(self, episodes: Sequence[Episode]) -> None:

@@ -10,7 +10,7 @@ import ray
 import torch
 
 from azero.config import Config
-from azero.logs import redirect_output
+from azero.process import redirect_output
 from azero.types import Episode, WeightSnapshot
 from learner.core import LearnerCore, Update
 

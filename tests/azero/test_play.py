@@ -50,6 +50,7 @@ def rules(barrier: bool) -> PlayRules:
         solutions=2,
         proposer=sampling,
         solver=sampling,
+        list_mark="",
         chat=False,
         exclude_evaluation=False,
         ladder=Ladder.paper,

@@ -1,0 +1,90 @@
+"""How a proposer does: what it writes for fixed prompts, and how often the model's own solver gets it right.
+
+The journal's proposer evaluation: valid, unique, distinct structures, tier shares, and by tier of N proposals how many
+were solved how often. The same prompts go to every model, so that two of them can be compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from azero.types import TIERS, Episode, Verdict
+
+BINS = 11  # of the success rate: 0, 0.1, ..., 1
+
+
+def proposer_summary(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """JSON-able summary of one proposal an episode.
+
+    {n, excluded (in the evaluation set), valid (share of the others), unique (share of the valid ones), structures
+    (distinct), tier_shares, tier_match, reasons: {why not valid: count}, solve_rates: {tier: [11] problems by success
+    rate in steps of 0.1}, success_rate (mean), learnable (share of valid problems solved sometimes, not always),
+    problems: [{text, tier, requested_tier, success_rate}]}.
+    """
+    proposals = [e.proposal for e in episodes if e.proposal is not None]
+    excluded = sum(p.verdict is Verdict.EXCLUDED for p in proposals)
+    solved = [(e.requested_tier, e.group) for e in episodes if e.group is not None]
+    groups = [group for _, group in solved]
+    rates: dict[str, list[int]] = {tier.value: [0] * BINS for tier in TIERS}
+    for group in groups:
+        rates[group.problem.tier][round(group.success_rate * (BINS - 1))] += 1
+    return {
+        "n": len(proposals),
+        "excluded": excluded,
+        "valid": len(groups) / max(1, len(proposals) - excluded),
+        "unique": len({g.problem.canonical for g in groups}) / max(1, len(groups)),
+        "structures": len({g.problem.structure for g in groups}),
+        "tier_shares": {t.value: _share(g.problem.tier is t for g in groups) for t in TIERS},
+        "tier_match": _share(g.problem.tier is asked for asked, g in solved),
+        "reasons": dict(Counter(p.reason for p in proposals if p.reason).most_common()),
+        "solve_rates": rates,
+        "success_rate": sum(g.success_rate for g in groups) / max(1, len(groups)),
+        "learnable": _share(0 < g.success_rate < 1 for g in groups),
+        "problems": [
+            {
+                "text": g.problem.text,
+                "tier": g.problem.tier.value,
+                "requested_tier": asked.value,
+                "success_rate": g.success_rate,
+            }
+            for asked, g in solved
+        ],
+    }
+
+
+def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One column a model; `results` are of `proposer_summary`."""
+    table = Table(title="what the proposer writes", title_justify="left")
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+
+    def row(name: str, *cells: str) -> None:
+        table.add_row(name, *cells)
+
+    every = list(results.values())
+    row("proposals", *(str(r["n"]) for r in every))
+    row("in the evaluation set", *(str(r["excluded"]) for r in every))
+    for key in ("valid", "unique", "tier_match"):
+        row(key.replace("_", " "), *(f"{r[key]:.1%}" for r in every))
+    row("structures", *(str(r["structures"]) for r in every))
+    row("success rate", *(f"{r['success_rate']:.1%}" for r in every))
+    row("solved sometimes, not always", *(f"{r['learnable']:.1%}" for r in every))
+    for tier in TIERS:
+        row(f"share {tier}", *(f"{r['tier_shares'][tier]:.1%}" for r in every))
+    table.add_section()
+    for tier in TIERS:
+        row(f"{tier}: by success rate 0, .1, ... 1", *(" ".join(map(str, r["solve_rates"][tier])) for r in every))
+    table.add_section()
+    for reason in dict.fromkeys(reason for r in every for reason in r["reasons"]):
+        row(reason.replace("_", " "), *(str(r["reasons"].get(reason, 0)) for r in every))
+    return table
+
+
+def _share(hits: Any) -> float:
+    values = [bool(h) for h in hits]
+    return sum(values) / max(1, len(values))
