@@ -1,4 +1,4 @@
-"""`azero sweep`: a base config, arms of overrides and seeds; finished runs are skipped, the rest run one after another.
+"""`azero sweep`: a base config, arms of overrides and seeds; what is finished is skipped, what broke off is resumed.
 
 base: local
 dir: runs/controls
@@ -7,29 +7,43 @@ control: selfplay            # the arm that the others are compared with, seed b
 arms:
   selfplay: []
   frozen: [task.source=frozen]
+columns: [throughput/samples_per_s]   # optional: metrics to show, each as the median over a run's steps
+
+All runs share one Ray: the cluster of RAY_ADDRESS or the job's, or else one that the sweep starts. Each run is a driver
+(in Ray's terms a job) of its own, started when the CPUs and GPUs of its plan are free among the runs of this sweep.
+That is the whole scheduler. Ray Tune would bring processes, checkpoints and a resume of its own beside those of
+`azero train`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
-from azero.config import load_config
+from azero.config import ClusterConfig, Config, load_config
 from azero.errors import UserError
+from azero.models import resolve_model_path
+from cluster.comparison import arm_summary, comparison_table, difference
+from cluster.resources import ResourcePlan, plan, require
 from cluster.rundir import RunDirectory, read_jsonl
+from cluster.runtime import ray_session
+from cluster.train import INTERRUPTED, stop_signals
 
-# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom; beyond them the next is close to normal.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,120 +51,194 @@ class Sweep:
     base: str
     dir: str
     seeds: list[int]
-    arms: dict[str, list[str]]
     control: str
-
-    def overrides(self, arm: str, seed: int, extra: Sequence[str]) -> list[str]:
-        name = f"{arm}-{seed}"
-        return [*self.arms[arm], *extra, f"run.seed={seed}", f"run.name={name}", f"run.dir={self.dir}/{name}"]
+    arms: dict[str, list[str]]
+    columns: list[str] = field(default_factory=list)
 
 
-def load_sweep(path: str, overrides: Sequence[str]) -> Sweep:
-    """Raises UserError for a missing file, unknown or missing keys, or an arm whose config is not valid."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    overrides: list[str]
+    config: Config
+    needs: ResourcePlan
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.config.run.dir)
+
+    def is_finished(self) -> bool:
+        return any(e["step"] == self.config.run.steps for e in read_jsonl(self.path / "evals.jsonl"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    run: Run
+    process: subprocess.Popen[bytes]
+    log: Path
+    since: float
+
+
+def load_sweep(path: str) -> Sweep:
+    """Raises UserError for a missing file, or unknown, missing or contradictory keys."""
     if not Path(path).is_file():
         raise UserError(f"sweep {path}: no such file; see configs/experiments/")
     loaded = OmegaConf.load(path)
-    names = {f.name for f in fields(Sweep)}
-    if not isinstance(loaded, DictConfig) or set(loaded) != names:
-        raise UserError(f"sweep {path}: needs exactly the keys {', '.join(sorted(names))}; see configs/experiments/")
+    needed = {f.name for f in fields(Sweep) if f.default_factory is MISSING}
+    allowed = {f.name for f in fields(Sweep)}
+    if not isinstance(loaded, DictConfig) or not needed <= set(loaded) <= allowed:
+        raise UserError(
+            f"sweep {path}: needs the keys {', '.join(sorted(needed))} and may have "
+            f"{', '.join(sorted(allowed - needed))}; see configs/experiments/"
+        )
     sweep = Sweep(**OmegaConf.to_container(loaded))  # type: ignore[arg-type]
     if sweep.control not in sweep.arms:
         raise UserError(f"sweep {path}: control={sweep.control} is none of the arms {', '.join(sweep.arms)}")
-    for arm in sweep.arms:
-        load_config(sweep.base, sweep.overrides(arm, sweep.seeds[0], overrides))
     return sweep
 
 
-def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Run what is missing, print the table. 1 where a run failed: the others still run."""
-    sweep, console = load_sweep(path, overrides), Console(soft_wrap=True)
-    failed = []
+def runs_of(sweep: Sweep, overrides: Sequence[str]) -> list[Run]:
+    """Every arm with the first seed, then with the second, ...: a sweep cut short is still a comparison.
+
+    Raises UserError where the config of an arm is not valid.
+    """
+    runs = []
     for seed in sweep.seeds:
-        for arm in sweep.arms:
-            given = sweep.overrides(arm, seed, overrides)
-            if not _finished(sweep, given):
-                console.print(f"run {arm} seed {seed}")
-                if _train(sweep, given) != 0:
-                    failed.append(f"{arm}-{seed}")
-    rows = summary(sweep)
-    console.print(_table(sweep, rows))
+        for arm, own in sweep.arms.items():
+            name = f"{arm}-{seed}"
+            given = [*own, *overrides, f"run.seed={seed}", f"run.name={name}", f"run.dir={sweep.dir}/{name}"]
+            config = load_config(sweep.base, given)
+            needs = plan(config, resolve_model_path(config.model.path))
+            runs.append(Run(arm=arm, seed=seed, overrides=given, config=config, needs=needs))
+    return runs
+
+
+def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Run what is missing; print the comparison and write it to <dir>/sweep.json after each run.
+
+    1 where a run failed (the others still run); INTERRUPTED when stopped, the runs in progress with a checkpoint.
+    """
+    sweep, console = load_sweep(path), Console(soft_wrap=True)
+    runs = runs_of(sweep, overrides)
+    missing = [r for r in runs if not r.is_finished()]
+    console.print(f"{sweep.dir}: {len(runs) - len(missing)} of {len(runs)} runs are finished, {len(missing)} to go")
+    failed: dict[str, str] = {}
+    stopped = False
+    if missing:
+        with _shared_ray() as (address, capacity), stop_signals() as should_stop:
+            for run in missing:
+                require(run.needs, capacity, "the cluster")
+            for started in _run_all(sweep, missing, address, capacity, should_stop, console):
+                reason = _outcome(started, console)
+                if reason:
+                    failed[started.run.name] = reason
+                _write(Path(sweep.dir) / "sweep.json", summary(sweep, failed))
+            stopped = should_stop()
+    result = summary(sweep, failed)
+    _write(Path(sweep.dir) / "sweep.json", result)
     if out is not None:
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        _write(out, result)
+    console.print(comparison_table(result))
+    if stopped:
+        console.print("stopped; the same command goes on")
+        return INTERRUPTED
     if failed:
-        console.print(f"failed: {', '.join(failed)}; the same command runs them again")
+        console.print(f"failed: {', '.join(failed)}; the same command tries them again")
     return 1 if failed else 0
 
 
-def _finished(sweep: Sweep, given: Sequence[str]) -> bool:
-    config = load_config(sweep.base, given)
-    return any(e["step"] == config.run.steps for e in read_jsonl(Path(config.run.dir) / "evals.jsonl"))
-
-
-def _train(sweep: Sweep, given: Sequence[str]) -> int:
-    """In a process of its own, from its checkpoint where it has one."""
-    run = RunDirectory(Path(load_config(sweep.base, given).run.dir))
-    command = [sys.executable, "-m", "cluster.cli", "train", sweep.base, *given]
-    if run.latest_checkpoint() is not None or run.path.exists():
-        command.append("--resume")
-    return subprocess.run(command, check=False).returncode
-
-
-def summary(sweep: Sweep) -> dict[str, Any]:
-    """Per arm: seeds done, accuracies before and after, mean, sd, 95 % interval over seeds, paired difference."""
-    found: dict[str, dict[int, tuple[float, float]]] = {}
+def summary(sweep: Sweep, failed: Mapping[str, str]) -> dict[str, Any]:
+    """What sweep.json holds: per arm the seeds done, accuracies, their statistics and the difference to the control."""
+    arms: dict[str, dict[str, Any]] = {}
     for arm in sweep.arms:
-        found[arm] = {}
-        for seed in sweep.seeds:
-            evals = read_jsonl(Path(sweep.dir) / f"{arm}-{seed}" / "evals.jsonl")
-            if len(evals) > 1:
-                found[arm][seed] = (evals[0]["accuracy"], evals[-1]["accuracy"])
-    control = found[sweep.control]
-    rows = {}
-    for arm, runs in found.items():
-        after = [a for _, a in runs.values()]
-        shared = [s for s in runs if s in control]
-        rows[arm] = {
-            "seeds": list(runs),
-            "before": [b for b, _ in runs.values()],
-            "after": after,
-            **_statistics(after),
-            "difference": _statistics([runs[s][1] - control[s][1] for s in shared]) if arm != sweep.control else None,
-        }
-    return rows
+        found = arm_summary({s: Path(sweep.dir) / f"{arm}-{s}" for s in sweep.seeds}, sweep.columns)
+        found["failed"] = {str(s): failed[f"{arm}-{s}"] for s in sweep.seeds if f"{arm}-{s}" in failed}
+        arms[arm] = found
+    for arm, found in arms.items():
+        found["difference"] = difference(found, arms[sweep.control]) if arm != sweep.control else None
+    return {"name": sweep.dir, "control": sweep.control, "metric": "eval/accuracy", "arms": arms}
 
 
-def _statistics(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation and Student's 95 % interval; None where too few."""
-    if len(values) < 2:
-        return {"mean": float(values[0]) if values else None, "sd": None, "interval": None}
-    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = T_975[min(len(values) - 1, len(T_975)) - 1] * sd / len(values) ** 0.5
-    return {"mean": mean, "sd": sd, "interval": [mean - half, mean + half]}
+@contextmanager
+def _shared_ray() -> Iterator[tuple[str, Mapping[str, float]]]:
+    """(address, resources) of the Ray that all runs share."""
+    with ray_session(ClusterConfig()):
+        yield ray.get_runtime_context().gcs_address, ray.cluster_resources()
 
 
-def _table(sweep: Sweep, rows: Mapping[str, Any]) -> Table:
-    table = Table("arm", "seeds", "before", "after", "mean", "95 % interval", f"minus {sweep.control}", title=sweep.dir)
-    for arm, row in rows.items():
-        difference = row["difference"] or {"mean": None, "interval": None}
-        table.add_row(
-            arm,
-            str(len(row["seeds"])),
-            _list(row["before"]),
-            _list(row["after"]),
-            _number(row["mean"]),
-            _interval(row["interval"]),
-            f"{_number(difference['mean'], '+')} {_interval(difference['interval'], '+')}",
+def _run_all(
+    sweep: Sweep, runs: Sequence[Run], address: str, capacity: Mapping[str, float], should_stop: Any, console: Console
+) -> Iterator[Started]:
+    """Start each run when there is room for it; yield it when it has ended."""
+    waiting, running = list(runs), list[Started]()
+    while waiting or running:
+        if should_stop():
+            waiting.clear()
+            for started in running:
+                started.process.terminate()  # it writes a checkpoint first
+        while waiting and _fits(waiting[0], running, capacity):
+            run = waiting.pop(0)
+            console.print(f"started {run.name} ({len(waiting)} wait)")
+            running.append(_start(sweep, run, address))
+        for started in [s for s in running if s.process.poll() is not None]:
+            running.remove(started)
+            yield started
+        time.sleep(POLL_S)
+
+
+def _fits(run: Run, running: Sequence[Started], capacity: Mapping[str, float]) -> bool:
+    cpus = sum(s.run.needs.cpus for s in running) + run.needs.cpus
+    gpus = sum(s.run.needs.gpus for s in running) + run.needs.gpus
+    return cpus <= capacity.get("CPU", 0) + 1e-9 and gpus <= capacity.get("GPU", 0) + 1e-9
+
+
+def _start(sweep: Sweep, run: Run, address: str) -> Started:
+    """`azero train` in a process of its own, from its checkpoint where it has one; its output goes to <dir>/logs."""
+    log = Path(sweep.dir) / "logs" / f"{run.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    resume = ["--resume"] if RunDirectory(run.path).holds_run() else []
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "train", sweep.base, *run.overrides, *resume],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"RAY_ADDRESS": address},
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks each run once
+            preexec_fn=_end_with_parent,
         )
-    return table
+    return Started(run=run, process=process, log=log, since=time.monotonic())
 
 
-def _list(values: Sequence[float]) -> str:
-    return " ".join(f"{v:.3f}" for v in values)
+def _end_with_parent() -> None:
+    """A run whose sweep was killed must not go on beside the next one (Linux: PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.3f}"
+def _outcome(started: Started, console: Console) -> str:
+    """Say how a run ended; why it failed, or nothing."""
+    run, minutes = started.run, (time.monotonic() - started.since) / 60
+    if started.process.returncode == INTERRUPTED:
+        console.print(f"stopped {run.name} with a checkpoint")
+        return ""
+    evals = read_jsonl(run.path / "evals.jsonl")
+    if started.process.returncode == 0 and run.is_finished():
+        before, after = evals[0]["accuracy"], evals[-1]["accuracy"]
+        console.print(f"finished {run.name} in {minutes:.1f} min: accuracy {before:.1%} -> {after:.1%}")
+        return ""
+    lines = [line for line in started.log.read_text(errors="replace").splitlines() if line.strip()]
+    reason = f"exit status {started.process.returncode}: {lines[-1].strip() if lines else 'no output'}"
+    console.print(f"FAILED {run.name} after {minutes:.1f} min, {reason} (see {started.log})", markup=False)
+    return reason
 
 
-def _interval(value: Sequence[float] | None, sign: str = "") -> str:
-    return "" if value is None else f"[{value[0]:{sign}.3f}, {value[1]:{sign}.3f}]"
+def _write(path: Path, result: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
