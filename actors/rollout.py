@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,13 +73,9 @@ def evaluate_solver(engine: Engine, config: Config, items: Sequence[EvalItem]) -
     )
 
 
-STREAMS = 4096  # actors count up from 0, their evaluations down from the end
-EVAL_STREAM = STREAMS - 1
-
-
-def sampling_seed(seed: int, version: int, stream: int) -> int:
-    """Of one actor's play, or evaluation, under one weight version: distinct for every triple that a run can meet."""
-    return (seed * 1_000_003 + version) * STREAMS + stream
+def sampling_seed(seed: int, version: int, work: str) -> int:
+    """Of one piece of work under one weight version: the same again in a resumed run, and unlike that of any other."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{version}/{work}".encode()).digest()[:6])
 
 
 @ray.remote
@@ -112,7 +109,7 @@ class RolloutActor:
         """Load the snapshot where the engine holds another version, then play. Raises SyncError."""
         sync = self._sync(snapshot)
         began = time.monotonic()
-        self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, self.index))
+        self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, assignment.id))
         episodes = self.player.play(assignment)
         seconds = time.monotonic() - began
         return Played(
@@ -123,7 +120,7 @@ class RolloutActor:
         """Load the snapshot where the engine holds another version, then evaluate. Raises SyncError."""
         sync = self._sync(snapshot)
         c = self.config
-        self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, EVAL_STREAM - self.index))
+        self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, "evaluation"))
         result = evaluate_solver(self.engine, c, items)
         return Evaluated(result=result, sync=sync)
 

@@ -37,7 +37,7 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
     steps = []
     for version in range(config.run.steps):
         engine.load(version, unflatten(*learner.weights(), config.model.dtype.value))
-        engine.reseed(sampling_seed(config.run.seed, version, 0))
+        engine.reseed(sampling_seed(config.run.seed, version, f"{version}/0"))
         slots = source.slots(version, buffer)
 
         proposed: dict[tuple[int, int], tuple[Sample, Problem | None]] = {}
