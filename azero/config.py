@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from azero.errors import UserError
 
+SINKS = ("tensorboard", "wandb", "mlflow")  # what run.sinks may name; cluster/sinks.py opens them
+
 
 class EngineName(Enum):
     vllm = "vllm"
@@ -77,6 +79,7 @@ class RunConfig:
     checkpoint_every: int = 50  # steps; 0: only at the end
     keep_checkpoints: int = 3
     samples_text_share: float = 1.0  # share of episodes whose prompts and completions samples.jsonl holds
+    sinks: list[str] = field(default_factory=lambda: ["tensorboard"])  # where metrics go too: see SINKS
 
 
 @dataclass
@@ -122,7 +125,7 @@ class RewardConfig:
 
 @dataclass
 class TaskConfig:
-    domain: str = "arithmetic"
+    domain: str = "arithmetic"  # or sorting, or package.module:Class of your own (docs/your-own-domain.md)
     source: Source = Source.selfplay
     fixed_size: int = 256
     protocol: Protocol = Protocol.raw
@@ -377,6 +380,8 @@ def check(c: Config) -> None:
         )
     if not 0 <= c.run.samples_text_share <= 1:
         raise UserError(f"run.samples_text_share={c.run.samples_text_share}: must be in [0, 1]")
+    if unknown := [s for s in c.run.sinks if s not in SINKS]:
+        raise UserError(f"run.sinks={unknown[0]}: allowed are {', '.join(SINKS)}, several as run.sinks=[a,b]")
     if c.cluster.progress not in ("auto", "live", "plain"):
         raise UserError(f"cluster.progress={c.cluster.progress}: allowed are auto, live and plain")
     if not 0 < c.rollout.gpu_memory_utilization <= 1:

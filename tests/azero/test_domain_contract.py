@@ -1,0 +1,254 @@
+"""What every domain has to keep, so that nothing else needs to know which one it is. Run it on your own:
+
+AZERO_DOMAIN=my_domain:Sorting python -m pytest tests/azero/test_domain_contract.py
+
+The default formats are part of it: the raw protocol ends a proposal and an answer at a newline; in the chat protocol
+they follow "Problem:" and "Answer:".
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from azero.buffer import ProblemBuffer
+from azero.config import Source, TaskConfig
+from azero.curriculum import SlotSource
+from azero.domains import DOMAINS, get_domain
+from azero.domains.base import Domain
+from azero.errors import UserError
+from azero.types import TIERS, Problem, Verdict
+
+NAMES = [own] if (own := os.environ.get("AZERO_DOMAIN")) else sorted(DOMAINS)
+SHARED_FORMS = {"arithmetic": 21}  # of dev with test: there are no more sums of 0 to 5. Nothing for any other domain
+PROPOSALS = {Verdict.VALID, Verdict.REJECTED, Verdict.UNPARSEABLE, Verdict.EXCLUDED}
+ANSWERS = {Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED}
+HOSTILE = (
+    *("", "\0", "\n" * 10_000, "9" * 10_000, "9**9**9", "(" * 10_000, "a " * 50_000, "\ud800", "٣"),
+    *("Problem:" * 9_000, "Answer:" * 9_000, "__import__('os').abort()"),
+)
+
+
+@pytest.fixture(params=NAMES)
+def domain(request: pytest.FixtureRequest) -> Domain:
+    return get_domain(request.param)
+
+
+def chat(message: str) -> str:
+    return f"<user>{message}</user>"
+
+
+def problems(domain: Domain) -> list[Problem]:
+    """The seed problems and 30 generated ones a tier."""
+    rng = random.Random(0)
+    return [*domain.seed_problems(), *(domain.generate(rng, tier) for tier in TIERS for _ in range(30))]
+
+
+def parsed(domain: Domain, text: str, references: tuple[str, ...] = (), exclude: bool = False) -> Problem | None:
+    return domain.parse_proposal(text, references, exclude, -1).problem
+
+
+def test_seed_problems_cover_the_tiers_and_are_not_in_evaluation(domain: Domain) -> None:
+    seeds = domain.seed_problems()
+    assert {p.tier for p in seeds} == set(TIERS)
+    assert len({p.canonical for p in seeds}) == len(seeds)
+    assert not [p.text for p in seeds if domain.in_evaluation(p.canonical)]
+
+
+def test_the_generator_gives_the_tier_that_was_asked_for(domain: Domain) -> None:
+    rng = random.Random(1)
+    for tier in TIERS:
+        assert {domain.generate(rng, tier).tier for _ in range(200)} == {tier}
+
+
+def test_a_problem_is_a_function_of_its_text(domain: Domain) -> None:
+    for problem in problems(domain):
+        assert problem.domain == domain.name and problem.author_version == -1
+        assert problem.canonical and problem.structure and "\n" not in problem.text + problem.answer
+        for spelling in (problem.text, f"{problem.text}\n", f"A thought.\nProblem: {problem.text}"):
+            assert parsed(domain, spelling) == problem
+        assert domain.parse_proposal(problem.text, (), False, 7).problem.author_version == 7  # type: ignore[union-attr]
+
+
+def test_a_repeated_reference_is_rejected(domain: Domain) -> None:
+    for problem in problems(domain):
+        outcome = domain.parse_proposal(problem.text, ("another", problem.text), False, 0)
+        assert outcome.verdict is Verdict.REJECTED and outcome.reason and outcome.problem is None
+
+
+def test_the_right_answer_is_right_and_another_is_not(domain: Domain) -> None:
+    everything = problems(domain)
+    for problem, other in pairwise(everything):
+        for completion in (problem.answer, f"{problem.answer}\n"):
+            assert domain.verify(completion, problem.answer, False) is Verdict.RIGHT
+        assert domain.verify(f"Let me see.\nAnswer: {problem.answer}", problem.answer, True) is Verdict.RIGHT
+        if other.answer != problem.answer:
+            assert domain.verify(other.answer, problem.answer, False) is Verdict.WRONG
+            assert domain.verify(f"Answer: {other.answer}", problem.answer, True) is Verdict.WRONG
+        assert domain.verify("", problem.answer, False) is domain.verify("", problem.answer, True) is Verdict.MALFORMED
+
+
+def test_prompts_hold_what_they_are_about(domain: Domain) -> None:
+    for tier in TIERS:
+        references = [p.text for p in domain.seed_problems() if p.tier is tier]
+        for template in (None, chat):
+            prompt = domain.proposer_prompt(tier, references, template)
+            assert all(r in prompt for r in references)
+            assert domain.proposer_prompt(tier, [], template)
+        # Raw: what the model writes next is the next line of the list.
+        assert domain.proposer_prompt(tier, references, None).endswith(f"{references[-1]}\n")
+        assert prompt.startswith("<user>") and prompt.endswith("</user>"), "chat: one message through the template"
+        for text in references:
+            assert text in domain.solver_prompt(text, None) and text in domain.solver_prompt(text, chat)
+
+
+@pytest.mark.parametrize("name", ["test", "dev"])
+def test_evaluation_sets(domain: Domain, name: str) -> None:
+    items = domain.evaluation_set(name)
+    assert items and len({item.text for item in items}) == len(items)
+    for item in items:
+        problem = parsed(domain, item.text)
+        assert problem is not None and item.answer == problem.answer and item.text == problem.text
+        assert item.prompt == domain.solver_prompt(item.text, None)
+        assert item.label and item.operation
+        assert domain.in_evaluation(problem.canonical)
+        assert domain.parse_proposal(item.text, (), True, 0).verdict is Verdict.EXCLUDED
+
+
+def test_dev_and_test_share_no_problem(domain: Domain) -> None:
+    test, dev = ({parsed(domain, i.text).canonical for i in domain.evaluation_set(s)} for s in ("test", "dev"))  # type: ignore[union-attr]
+    assert len(test & dev) <= SHARED_FORMS.get(domain.name, 0)
+
+
+def test_an_unknown_evaluation_set_is_a_users_mistake(domain: Domain) -> None:
+    with pytest.raises(UserError, match=r"nothing\.xyz"):
+        domain.evaluation_set("nothing.xyz")
+
+
+@pytest.mark.parametrize("source", Source)
+def test_every_source_of_problems(domain: Domain, source: Source) -> None:
+    buffer = ProblemBuffer(1000, domain.seed_problems())
+    slots = SlotSource(domain, TaskConfig(source=source, fixed_size=48), 12, 2, seed=0).slots(0, buffer)
+    if source in (Source.selfplay, Source.frozen):
+        assert all(request.references for slot in slots for request in slot.tries)
+    else:
+        assert [slot for slot in slots if slot.problem is None or domain.in_evaluation(slot.problem.canonical)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_processes_agree(name: str) -> None:
+    """Actors and driver each have a domain of their own, with another order of sets and dictionaries of strings."""
+    code = (
+        "import random; from azero.domains import get_domain; from azero.types import Tier;"
+        f"d = get_domain({name!r}); r = random.Random(3);"
+        "print(d.seed_problems(), d.evaluation_set('dev'), [d.generate(r, t) for t in Tier for _ in range(20)])"
+    )
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([root, os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1] and said[0]
+
+
+def total(domain: Domain, text: str) -> None:
+    for exclude in (False, True):
+        outcome = domain.parse_proposal(text, (), exclude, 0)
+        assert outcome.verdict in PROPOSALS
+        assert (outcome.problem is not None) == (outcome.verdict is Verdict.VALID) == (not outcome.reason)
+        if outcome.problem is not None:
+            assert parsed(domain, outcome.problem.text).canonical == outcome.problem.canonical  # type: ignore[union-attr]
+    for is_chat in (False, True):
+        assert domain.verify(text, domain.seed_problems()[0].answer, is_chat) in ANSWERS
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frame", ["{}", "Problem: {}", "Answer: {}"])
+def test_any_text_gets_a_verdict(name: str, frame: str) -> None:
+    domain = get_domain(name)
+    seeds = [p.text for p in domain.seed_problems()]
+    near = st.lists(st.sampled_from([*seeds, *"".join(seeds), *" \n\t,.=:*", "Problem:", "Answer:"]), max_size=20)
+
+    @settings(max_examples=150, deadline=1000)
+    @given(st.one_of(st.text(max_size=200), near.map("".join)))
+    def holds(text: str) -> None:
+        total(domain, frame.format(text))
+
+    holds()
+    for text in HOSTILE:
+        total(domain, frame.format(text))
+
+
+OWN = """
+class Parent:
+    name = "own"
+    seed_problems = generate = proposer_prompt = parse_proposal = solver_prompt = lambda self: ()
+    verify = evaluation_set = in_evaluation = lambda self: ()
+class Own(Parent): pass
+class NoVerify(Parent): verify = None
+class NoName(Parent): name = 3
+class Needs(Parent):
+    def __init__(self, more): pass
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """An empty working directory that Python does not look in, and a way to put modules there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+
+    def put(module: str, source: str) -> None:
+        (tmp_path / f"{module}.py").write_text(source)
+
+    return put
+
+
+def test_a_domain_of_the_working_directory(elsewhere: Callable[[str, str], None]) -> None:
+    elsewhere("own_domain_a", OWN)
+    assert get_domain("own_domain_a:Own").name == "own"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("poetry", ["poetry", "arithmetic, sorting", "package.module:Class"]),
+        ("own_domain_b", ["package.module:Class"]),
+        (":Own", ["package.module:Class"]),
+        ("no_such_module:Own", ["no module no_such_module", "PYTHONPATH"]),
+        ("own_domain_b.no_such_part:Own", ["no module own_domain_b.no_such_part"]),
+        ("own_domain_b:Nothing", ["no class Nothing"]),
+        ("own_domain_b:OWN", ["no class OWN"]),
+        ("own_domain_b:NoVerify", ["NoVerify lacks verify", "Domain protocol"]),
+        ("own_domain_b:NoName", ["NoName lacks name"]),
+        ("own_domain_b:Needs", ["Needs() fails", "more"]),
+        ("own_broken:Own", ["importing own_broken fails", "SyntaxError"]),
+        ("own_needs_more:Own", ["importing own_needs_more fails", "no_such_package"]),
+    ],
+)
+def test_mistakes_get_one_line(name: str, says: list[str], elsewhere: Callable[[str, str], None]) -> None:
+    elsewhere("own_domain_b", OWN + "OWN = Own()\n")
+    elsewhere("own_broken", "class Own(:\n")
+    elsewhere("own_needs_more", "import no_such_package\n")
+    with pytest.raises(UserError) as error:
+        get_domain(name)
+    assert str(error.value).startswith(f"task.domain={name}: ") and "\n" not in str(error.value)
+    for word in says:
+        assert word in str(error.value)

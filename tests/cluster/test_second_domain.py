@@ -1,0 +1,57 @@
+"""A whole run on a domain that is no arithmetic: nothing outside azero/domains knows which one it is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from azero.domains import sorting
+from cluster.cli import main
+from cluster.rundir import read_jsonl
+
+SMALL = [
+    "rollout.engine=hf",
+    "rollout.problems_per_step=6",
+    "rollout.solutions_per_problem=4",
+    "rollout.max_new_tokens=16",
+    "rollout.max_proposal_tokens=20",
+    "rollout.max_tries=1",
+    "eval.data=dev",
+    "eval.max_new_tokens=16",
+    "eval.samples=0",
+    "run.steps=2",
+    "run.eval_every=0",
+    "run.checkpoint_every=0",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("domain", "source"), [("sorting", "selfplay"), ("my_domain:Sorting", "random")], ids=["built in", "a user's file"]
+)
+def test_train_on_sorting(domain: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's file lies in the working directory only, from where the rollout actors import it too."""
+    shutil.copy(str(sorting.__file__), tmp_path / "my_domain.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    keys = [f"task.domain={domain}", f"task.source={source}", "run.dir=run"]
+    assert main(["train", "local", *SMALL, *keys]) == 0
+    metrics = read_jsonl("run/metrics.jsonl")
+    assert [m["step"] for m in metrics] == [0, 1, 2]
+    assert {"eval/accuracy/easy", "eval/accuracy/medium", "eval/accuracy/hard"} <= metrics[0].keys()
+    evals = read_jsonl("run/evals.jsonl")
+    assert [(e["step"], e["n"]) for e in evals] == [(0, 120), (2, 120)]
+    assert set(evals[0]["by_operation"]) == {f"{n} letters" for n in range(3, 9)}
+    samples = read_jsonl("run/samples.jsonl")
+    assert {s["step"] for s in samples} == {1, 2}
+    if source == "selfplay":
+        assert all(s["proposal"]["prompt"].startswith(f"Different {s['requested_tier']} lists") for s in samples)
+        return  # the embedded model has seen nothing but arithmetic: its proposals need not be lists of letters
+    assert len(samples) == 12
+    for sample in samples:
+        problem = sample["problem"]
+        assert sorted(problem["text"].split()) == problem["answer"].split()
+        assert sample["solver"]["prompt"] == f"Sort: {problem['text']} = " and len(sample["solver"]["completions"]) == 4
