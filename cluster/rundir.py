@@ -3,7 +3,7 @@
     config.yaml  provenance.json                     written once; a resume replaces the first and adds to the second
     metrics.jsonl  evals.jsonl  samples.jsonl        whole lines, appended and flushed
     proposer_evals.jsonl                             of `azero eval --role proposer`, made anew each time
-    tensorboard/                                     derived from metrics.jsonl
+    tensorboard/  wandb_run_id  mlflow_run_id        of the sinks, cluster/sinks.py
     checkpoints/  logs/                              others' business
     .lock                                            flock, held while a run writes the directory; dies with its process
 
@@ -17,7 +17,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -105,17 +104,6 @@ class RunDirectory:
             if (self.path / name).exists():
                 kept = (json.dumps(r) + "\n" for r in iterate_jsonl(self.path / name) if r["step"] <= step)
                 _replace(self.path / name, kept)
-        self._rewrite_tensorboard()
-
-    def _rewrite_tensorboard(self) -> None:
-        folder = self.path / "tensorboard"
-        shutil.rmtree(folder, ignore_errors=True)
-        writer = None
-        for record in iterate_jsonl(self.path / METRICS):
-            writer = writer or TensorBoard(folder)
-            writer.write(record["step"], record)
-        if writer:
-            writer.close()
 
     def _acquire(self) -> int:
         """File descriptor that holds the lock."""
@@ -141,25 +129,6 @@ class RunDirectory:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         return lock
-
-
-class TensorBoard:
-    """Writes numeric metrics as scalars; needs neither tensorflow nor torch."""
-
-    def __init__(self, folder: str | Path) -> None:
-        from tensorboard.summary import Writer
-
-        self._writer = Writer(str(folder))
-
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Every finite number but `step` itself."""
-        for key, value in metrics.items():
-            if key != "step" and isinstance(value, int | float) and math.isfinite(value):
-                self._writer.add_scalar(key, float(value), int(step))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from cluster.records import Recorder
 from cluster.resources import ResourcePlan, plan, require, share_threads
 from cluster.rundir import RunDirectory, provenance, read_jsonl
 from cluster.runtime import cluster_address, ray_session
+from cluster.sinks import open_sinks, require_packages
 from learner.learner import Learner
 
 INTERRUPTED = 130  # exit status of a run that was stopped and can be resumed
@@ -53,6 +54,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Raises UserError for whatever would fail later for a reason that is known now."""
+    require_packages(config.run.sinks)
     domain = get_domain(config.task.domain)
     model_path = resolve_model_path(config.model.path)
     if Protocol.chat in (config.task.protocol, config.eval.protocol):
@@ -96,12 +98,13 @@ def visible_gpus() -> int:
 def probe_texts(domain: Domain) -> list[str]:
     """Worked seed problems and proposer prompts: what the proof of sync is scored on."""
     seeds = list(domain.seed_problems())
-    worked = [f"{domain.solver_prompt(p.text, None)}{p.answer}\n" for p in seeds[:: max(1, len(seeds) // (PROBES - 3))]]
     lists = [
         domain.proposer_prompt(tier, [p.text for p in seeds if p.tier is tier], None)
         for tier in sorted({p.tier for p in seeds}, key=lambda t: t.level)
     ]
-    return [*worked[: PROBES - len(lists)], *lists]
+    n = min(len(seeds), PROBES - len(lists))
+    spread = [seeds[i * len(seeds) // n] for i in range(n)]  # over all tiers
+    return [*(f"{domain.solver_prompt(p.text, None)}{p.answer}\n" for p in spread), *lists]
 
 
 def train(config: Config, resume: bool, console: Console) -> int:
@@ -160,7 +163,7 @@ def _train(
     if state:
         ready.buffer.load(state["buffer"])
     progress = Progress(config.run.steps, config.cluster.progress)
-    recorder = Recorder(run, progress, config.run.samples_text_share)
+    recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     progress.start()
     try:
         return TrainingLoop(

@@ -8,7 +8,7 @@ import pytest
 
 from azero.errors import UserError
 from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
-from cluster.rundir import RunDirectory, TensorBoard, episode_record, provenance, read_jsonl
+from cluster.rundir import RunDirectory, episode_record, provenance, read_jsonl
 
 
 def open_run(path, resume=False, config="run: {}\n", origin=None):
@@ -95,7 +95,7 @@ def test_truncate_after_cuts_later_steps_and_a_torn_line(tmp_path):
 def test_truncate_an_empty_run(tmp_path):
     with open_run(tmp_path) as run:
         run.truncate_after(-1)
-        assert not (tmp_path / "tensorboard").exists()
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
 
 
 def test_records_are_plain_json(tmp_path):
@@ -125,35 +125,6 @@ def test_latest_checkpoint(tmp_path):
     (run.checkpoints / "latest").write_text("step_000004")
     with pytest.raises(UserError, match="names 'step_000004', which is not there"):
         run.latest_checkpoint()
-
-
-def _scalars(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {
-        tag: [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
-    }
-
-
-def test_tensorboard(tmp_path):
-    writer = TensorBoard(tmp_path)
-    writer.write(1, {"step": 1, "a/b": 0.5, "nan": float("nan"), "text": "x", "none": None})
-    writer.write(2, {"step": 2, "a/b": 1})
-    writer.close()
-    assert _scalars(tmp_path) == {"a/b": [(1, 0.5), (2, 1.0)]}
-
-
-def test_tensorboard_forgets_what_a_resume_cuts_off(tmp_path):
-    with open_run(tmp_path) as run:
-        writer = TensorBoard(tmp_path / "tensorboard")
-        for step in (1, 2, 3):
-            run.append_metrics({"step": step, "a": step})
-            writer.write(step, {"a": step})
-        writer.close()
-        run.truncate_after(2)
-    assert _scalars(tmp_path / "tensorboard") == {"a": [(1, 1.0), (2, 2.0)]}
 
 
 def test_provenance_is_json_and_names_the_packages():
