@@ -1,6 +1,8 @@
 """What the docs say exists, exists."""
 
+import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -20,3 +22,29 @@ def test_config_keys_named_in_the_docs_are_keys() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for key in re.findall(rf"`((?:{sections})\.[a-z_]+)(?:[=:][^`]*)?`", page.read_text()):
             assert key in keys or key.endswith((".jsonl", ".json", ".yaml", ".html")), f"{page.name}: {key}"
+
+
+def test_tests_and_code_named_in_the_docs_exist() -> None:
+    """`path/file.py: symbol`, `tests/.../file.py::test_name`, and `::test_name` of the test file named before it."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text, file = page.read_text(), ""
+        named = re.findall(r"`([\w/]+\.py):\s+([\w.]+)`", text)
+        for given, name in re.findall(r"`(tests/[\w/]+\.py)?::(\w+)`", text):
+            file = given or file
+            named.append((file, name))
+        for path, name in named:
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+            assert name in _names(ast.parse((ROOT / path).read_text()).body), f"{page.name}: {path}: {name}"
+
+
+def _names(body: Sequence[ast.stmt], prefix: str = "") -> set[str]:
+    """Functions, classes and variables defined in `body`; those of a class as Class.name."""
+    found = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(prefix + node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= _names(node.body, f"{prefix}{node.name}.")
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {prefix + t.id for t in targets if isinstance(t, ast.Name)}
+    return found
