@@ -3,6 +3,9 @@
     TRR++   A = clip((r - mu[cell]) / (sigma[cell] + eps), -clip, clip)     every sample of a cell against that cell
     GRPO    A = (r - mean(group)) / (std(group) + eps)                      every sample against its own group
 
+`baseline.by: problem` takes the second for solutions, whose problem is the finest task there is, and the first for
+proposals.
+
 Means and standard deviations are over samples, each once, and of the population (ddof 0).
 """
 
@@ -60,7 +63,7 @@ class Moments:
 def cell_of(by: Baseline, role: Role, tier: Tier, task: str) -> str:
     """Name of the cell whose samples share a baseline: "solver/easy", "arithmetic/solver", "solver" or "global"."""
     match str(by.value):  # a plain str: type checkers do not see the member called global
-        case "difficulty":
+        case "difficulty" | "problem":
             return f"{role}/{tier}"
         case "task":
             return f"{task}/{role}"

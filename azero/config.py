@@ -52,6 +52,7 @@ class Protocol(Enum):
 
 
 class Baseline(Enum):
+    problem = "problem"
     difficulty = "difficulty"
     task = "task"
     role = "role"
@@ -139,6 +140,8 @@ class TaskConfig:
 
 @dataclass
 class BaselineConfig:
+    # difficulty: six cells; role: two; global: one; task: the paper's two a task; problem: a solution's own group, as in
+    # GRPO, beside a proposal's cell by difficulty
     by: Baseline = Baseline.difficulty
     min_groups: int = 2  # a cell with fewer groups (or proposals) falls back to its moving average
     ema_decay: float = 0.9

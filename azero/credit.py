@@ -22,6 +22,7 @@ from azero.batch import TrainRow
 from azero.config import (
     Algorithm,
     AlgorithmConfig,
+    Baseline,
     BaselineConfig,
     Learnability,
     RewardConfig,
@@ -57,7 +58,7 @@ class Credit:
         self, reward: RewardConfig, baseline: BaselineConfig, algorithm: AlgorithmConfig, task: TaskConfig
     ) -> None:
         self.reward, self.algorithm, self.task = reward, algorithm, task
-        self.epsilon = baseline.epsilon
+        self.epsilon, self.by = baseline.epsilon, baseline.by
         self.window = NoveltyWindow(reward.novelty_window)
         self.alarm = CollapseAlarm(reward.collapse_unique_rate, reward.collapse_steps)
         self.baseline = TaskRelativeBaseline(
@@ -77,6 +78,11 @@ class Credit:
     @property
     def trains_proposer(self) -> bool:
         return self.task.source is Source.selfplay and self.algorithm.name is Algorithm.trr
+
+    @property
+    def has_group_baseline(self) -> bool:
+        """Whether a solution is compared with the other solutions of its problem alone."""
+        return self.algorithm.name is Algorithm.grpo or self.by is Baseline.problem
 
     def novelties(self, episodes: Sequence[Episode]) -> list[float]:
         """Novelty of each episode's problem in [0, 1], 0 where there is none. Each is scored, then remembered."""
@@ -142,25 +148,21 @@ class Credit:
         groups = [e.group for e in episodes if e.group is not None]
         solver = [s for g in groups for s in g.samples]
         proposer = list(proposals) if self.trains_proposer else []
-        if self.algorithm.name is Algorithm.grpo:
+        name = self.task.domain
+        scored = [
+            Scored(role=Role.SOLVER, tier=s.tier, task=name, group=g.id, reward=s.reward)
+            for g in groups
+            for s in g.samples
+        ]
+        scored += [
+            Scored(role=Role.PROPOSER, tier=s.tier, task=name, group=f"p{i}", reward=s.reward)
+            for i, s in enumerate(proposer)
+        ]
+        values = self.baseline.advantages(scored)
+        if self.has_group_baseline:
             rewards = np.array([[s.reward for s in g.samples] for g in groups])
-            values = (
-                group_advantages(rewards, self.epsilon)
-                .reshape(-1)
-                .clip(-self.algorithm.advantage_clip, self.algorithm.advantage_clip)
-            )
-        else:
-            name = self.task.domain
-            scored = [
-                Scored(role=Role.SOLVER, tier=s.tier, task=name, group=g.id, reward=s.reward)
-                for g in groups
-                for s in g.samples
-            ]
-            scored += [
-                Scored(role=Role.PROPOSER, tier=s.tier, task=name, group=f"p{i}", reward=s.reward)
-                for i, s in enumerate(proposer)
-            ]
-            values = self.baseline.advantages(scored)
+            clip = self.algorithm.advantage_clip
+            values[: len(solver)] = group_advantages(rewards, self.epsilon).reshape(-1).clip(-clip, clip)
         return [TrainRow(sample=s, advantage=float(a)) for s, a in zip(solver + proposer, values, strict=True)]
 
     def state(self) -> dict[str, Any]:
