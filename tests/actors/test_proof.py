@@ -62,6 +62,12 @@ def test_a_gap_of_the_tolerance_is_allowed() -> None:
     prove(SyncProof(0.5), Scripted(), 3, LEARNER, ((-1.5, -2.0), (-3.0,)))
 
 
+def test_in_bfloat16_the_mean_counts_not_one_unlikely_token() -> None:
+    prove(SyncProof(0.5), Scripted(), 3, LEARNER, ((-1.0, -2.0), (-4.5,)), "bfloat16")
+    with pytest.raises(SyncError, match=r"by a mean of 0.6 nats, over rollout.sync_tolerance=0.5"):
+        prove(SyncProof(0.5), Scripted(), 3, LEARNER, ((-1.6, -2.6), (-3.6,)), "bfloat16")
+
+
 def test_without_probes_nothing_is_proven() -> None:
     class Silent(Scripted):
         def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
