@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from azero.errors import RunFailed, UserError
+from azero.types import Role
 
 app = typer.Typer(
     help="Train a language model by self-play with no data.",
@@ -51,12 +52,17 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="embedded, a model folder, a Hub id, a run directory or a checkpoint")],
     overrides: Overrides = None,
     data: Annotated[str, typer.Option(help="test, dev, a Hub id, or a parquet, json, jsonl or arrow file")] = "",
+    role: Annotated[Role, typer.Option(help="solver: accuracy; proposer: what it writes")] = Role.SOLVER,
     config: Annotated[str, typer.Option(help="a config whose engine and protocol to use")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
 ) -> int:
-    """Greedy and sampled accuracy of a model, with intervals."""
-    from cluster.evaluate import evaluate_model
+    """Greedy and sampled accuracy of a model, with intervals; or what it proposes."""
+    from cluster.evaluate import evaluate_model, evaluate_proposer
 
+    if role is Role.PROPOSER:
+        if data:
+            raise UserError(f"--data {data} with --role proposer: proposals have no evaluation set; leave it out")
+        return evaluate_proposer(model, config, overrides or [], json_file)
     return evaluate_model(model, data, config, overrides or [], json_file)
 
 
@@ -82,6 +88,18 @@ def sweep(
     from cluster.sweep import run_sweep
 
     return run_sweep(path, overrides or [], json_file)
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[list[str], typer.Argument(metavar="RUN_DIR...", help="run directories, or a sweep's")],
+    out: Annotated[Path | None, typer.Option(help="the file to write; default: report.html in the first one")] = None,
+) -> int:
+    """Write one self-contained HTML file about runs, finished or going on."""
+    from cluster.report.page import build
+
+    print(f"wrote {build(run_dirs, out)}")
+    return 0
 
 
 @app.command()

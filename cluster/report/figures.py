@@ -1,0 +1,343 @@
+"""The figures of a report: matplotlib drawn to inline SVG, in the page's own ink so that light and dark both work."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from azero.types import TIERS, Tier, Verdict
+from cluster.report.data import Run
+
+INK, GRID = "#010203", "#040506"  # stand-ins: `_svg` puts the page's own colours in their place
+# Okabe and Ito's colours, told apart by colour-blind readers too, without black and yellow.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c6bb1")
+TIER_COLOURS: dict[str, str] = {Tier.EASY: "#56b4e9", Tier.MEDIUM: "#e69f00", Tier.HARD: "#b2474f"}
+VERDICT_COLOURS: dict[str, str] = {
+    Verdict.VALID: "#009e73",
+    Verdict.REJECTED: "#e69f00",
+    Verdict.UNPARSEABLE: "#b2474f",
+    Verdict.EXCLUDED: "#7f7f7f",
+}
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "azero", "text.parse_math": False,
+    "font.family": "sans-serif", "font.size": 9, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.color": GRID, "ytick.color": GRID, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6,
+    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none",
+    "figure.facecolor": "none", "lines.linewidth": 1.6, "lines.markersize": 4, "path.simplify_threshold": 0.5,
+}  # fmt: skip
+WIDTH, HEIGHT = 4.7, 2.6  # inches
+POINTS = 300  # drawn of one curve
+BINS = 40  # of steps, in a picture of shares over time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    title: str
+    note: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Metrics over steps in one picture: a colour a run, a line style a metric."""
+
+    title: str
+    unit: str
+    keys: str  # of metrics.jsonl, separated by spaces
+    note: str = ""
+    limits: tuple[float | None, float | None] = (None, None)
+    scale: str = "linear"  # or log
+
+
+def colours(runs: Sequence[Run]) -> dict[str, str]:
+    """A colour an arm."""
+    return dict(zip(dict.fromkeys(run.arm for run in runs), cycle(PALETTE)))
+
+
+def draw(title: str, note: str, paint: Callable[[Figure], Any], height: float = HEIGHT) -> Picture:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        paint(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return Picture(title=title, note=note, svg=_svg(buffer.getvalue(), re.sub(r"\W+", "-", title.lower())))
+
+
+def _svg(drawn: str, prefix: str) -> str:
+    """For use inside HTML: no XML head, ids that no other figure has, the page's colours, coordinates to 0.01 pt."""
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\1{prefix}-", drawn)
+    drawn = re.sub(r' d="[^"]*"', lambda d: re.sub(r"\d+\.\d+", lambda n: f"{float(n[0]):.2f}", d[0]), drawn)
+    return drawn.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+
+
+def _axes(figure: Figure, x: str, y: str) -> Axes:
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return axes
+
+
+def _percent(axis: Any) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """Mean over the neighbouring twentieth of the steps, `values` itself where they are few."""
+    half = len(values) // 40
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    low = np.maximum(0, np.arange(len(values)) - half)
+    high = np.minimum(len(values), np.arange(len(values)) + half + 1)
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
+    """None where no run has any of the metrics yet."""
+    colour, keys = colours(runs), spec.keys.split()
+    found = [(run, i, *run.series(key)) for run in runs for i, key in enumerate(keys)]
+    found = [entry for entry in found if entry[2]]
+    if not found:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "step", spec.unit)
+        for run, i, steps, values in found:
+            every = -(-len(steps) // POINTS)
+            if len(runs) <= 4 and spec.scale == "linear":
+                axes.plot(steps[::every], values[::every], color=colour[run.arm], alpha=0.25, linewidth=0.8)
+            smooth = _smooth(values) if spec.scale == "linear" else np.asarray(values)
+            marker = "o" if len(steps) == 1 else ""
+            style = ("-", "--", ":")[i]
+            axes.plot(steps[::every], smooth[::every], color=colour[run.arm], linestyle=style, marker=marker)
+        axes.set_yscale(spec.scale)
+        if spec.scale == "log":  # matplotlib's own labels are in mathematical notation, which is switched off here
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(*spec.limits)
+        if spec.unit == "share":
+            _percent(axes.yaxis)
+        if len(keys) > 1:
+            for key, style in zip(keys, ("-", "--", ":")):
+                axes.plot([], [], color=INK, linestyle=style, label=key)
+            _legend(figure, axes)
+
+    return draw(spec.title, f"{spec.note} {' '.join(f'`{key}`' for key in keys)}".strip(), paint)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = 4 if max(map(len, labels)) < 14 else 2
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2)
+
+
+def accuracy(runs: Sequence[Run]) -> Picture | None:
+    """Greedy accuracy with its interval; the first evaluation as the base line."""
+    evaluated = [run for run in runs if run.evals]
+    colour = colours(runs)
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "step", "greedy accuracy")
+        for run in evaluated:
+            steps, values = [e["step"] for e in run.evals], [e["accuracy"] for e in run.evals]
+            low, high = zip(*(e["interval"] for e in run.evals))
+            axes.axhline(values[0], color=colour[run.arm], linestyle="--", linewidth=1)
+            axes.fill_between(steps, low, high, color=colour[run.arm], alpha=0.15 / len(evaluated) ** 0.5, linewidth=0)
+            axes.plot(steps, values, color=colour[run.arm], marker="o")
+        _percent(axes.yaxis)
+
+    note = "Band: 95 % Wilson interval over problems. Dashed: the first evaluation (the base model)."
+    return draw("Accuracy on the evaluation set", note, paint) if evaluated else None
+
+
+def accuracy_by(runs: Sequence[Run], field: str, what: str) -> Picture | None:
+    """First and last evaluation side by side, for every name in `by_label` or `by_operation`."""
+    evaluated = [run for run in runs if run.evals]
+    if not evaluated:
+        return None
+    colour, names = colours(runs), list(dict.fromkeys(n for run in evaluated for n in run.evals[-1][field]))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="greedy accuracy", xlim=(-0.02, 1.02))
+        for i, run in enumerate(evaluated):
+            before, after = run.evals[0][field], run.evals[-1][field]
+            for j, name in enumerate(names):
+                y = j + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated)
+                if name not in before or name not in after:
+                    continue
+                (low, high), end = after[name]["interval"], after[name]["accuracy"]
+                axes.plot([low, high], [y, y], color=colour[run.arm], linewidth=5, alpha=0.22)
+                axes.plot([before[name]["accuracy"], end], [y, y], color=colour[run.arm], linewidth=1.2)
+                axes.plot(before[name]["accuracy"], y, "o", color=colour[run.arm], markerfacecolor="#ffffff")
+                axes.plot(end, y, "o", color=colour[run.arm])
+        axes.set_yticks(range(len(names)), [str(n).replace("_", " ") for n in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        _percent(axes.xaxis)
+
+    note = "Open: first evaluation; filled: last one, with its 95 % interval as a band."
+    return draw(f"Accuracy by {what}", note, paint, max(HEIGHT, 0.5 + 0.16 * len(names) * (1 + len(evaluated))))
+
+
+def labels_over_time(run: Run) -> Picture | None:
+    """Accuracy of each of the data set's labels at every evaluation."""
+    if len(run.evals) < 2:
+        return None
+    names = list(run.evals[-1]["by_label"])
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "step", "greedy accuracy")
+        for name, colour in zip(names, cycle(PALETTE)):
+            points = [(e["step"], e["by_label"][name]["accuracy"]) for e in run.evals if name in e["by_label"]]
+            axes.plot(*zip(*points), color=colour, marker="o", label=str(name).replace("_", " "))
+        _percent(axes.yaxis)
+        _legend(figure, axes)
+
+    return draw(f"Accuracy by label over time: {run.label}", "The evaluation set's own labels.", paint, HEIGHT + 0.3)
+
+
+def baselines(run: Run, role: str) -> Picture | None:
+    """The three moving averages of one role's reward."""
+    found = {tier: run.series(f"baseline/{role}/{tier}") for tier in TIERS}
+    if not any(steps for steps, _ in found.values()):
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "step", "reward")
+        for tier, (steps, values) in found.items():
+            axes.plot(steps, values, color=TIER_COLOURS[tier], label=tier.value)
+        _legend(figure, axes)
+
+    return draw(f"Baselines of the {role}: {run.label}", f"`baseline/{role}/<tier>`", paint)
+
+
+def shares(title: str, note: str, counts: Mapping[tuple[int, str], int], colour: Mapping[str, str]) -> Picture | None:
+    """Stacked shares over time of the values that have a colour, and of all others together."""
+    total = Counter[int]()
+    for (step, _), n in counts.items():
+        total[step] += n
+    if not total:
+        return None
+    edges = _edges(total)
+    known = [[n * (value == name) for (_, value), n in counts.items()] for name in colour]
+    rows = [*known, [n * (value not in colour) for (_, value), n in counts.items()]]
+    stacks = np.array([np.histogram([s for s, _ in counts], bins=edges, weights=row)[0] for row in rows])
+    stacks = np.divide(stacks, stacks.sum(axis=0), out=np.zeros_like(stacks, dtype=float), where=stacks.sum(axis=0) > 0)
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "step", "share")
+        bottom = np.zeros(len(edges) - 1)
+        for name, row, c in zip([*colour, "other"], stacks, [*colour.values(), "#a9a9a9"]):
+            if row.any():
+                axes.stairs(bottom + row, edges, baseline=bottom, fill=True, color=c, label=_short(name), linewidth=0)
+            bottom = bottom + row
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))
+        _percent(axes.yaxis)
+        _legend(figure, axes)
+
+    return draw(title, note, paint, HEIGHT + 0.15 * (len(colour) > 4))
+
+
+def solve_rates(run: Run) -> Picture | None:
+    """Histogram of the problems' success rates over time, each column one share."""
+    counts = run.play.solve_rates
+    if not counts:
+        return None
+    edges = _edges({step for step, _ in counts})
+    steps, rates = zip(*counts)
+    grid, *_ = np.histogram2d(rates, steps, bins=[np.arange(12) - 0.5, edges], weights=list(counts.values()))
+    grid = grid / np.maximum(1, grid.sum(axis=0))
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "step", "success rate")
+        extent = (edges[0], edges[-1], -0.05, 1.05)
+        image = axes.imshow(grid, aspect="auto", origin="lower", extent=extent, interpolation="none", cmap="cividis")
+        axes.grid(False)
+        _percent(axes.yaxis)
+        bar = figure.colorbar(image, ax=axes, label="share of problems")
+        bar.outline.set_visible(False)
+        _percent(bar.ax.yaxis)
+
+    return draw(f"Solve rates over time: {run.label}", "Success rate of each problem's solver group.", paint)
+
+
+def time_totals(runs: Sequence[Run]) -> Picture | None:
+    """Learner and actors: what each did of the run's time."""
+    kinds = {
+        "learner": (("update", "time/learn", PALETTE[0]), ("waits for rollouts", "time/wait_rollouts", PALETTE[5])),
+        "actors": (("play", "time/generate", PALETTE[2]), ("load weights", "time/sync", PALETTE[3]),
+                   ("wait for work", "time/wait_learner", PALETTE[1])),
+    }  # fmt: skip
+    played = [run for run in runs if run.series("time/step")[0]]
+    if not played:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="share of the steps' time")
+        ticks: list[str] = []
+        seen: set[str] = set()
+        for run in played:
+            total = sum(run.series("time/step")[1])
+            for who, parts in kinds.items():
+                left = 0.0
+                for name, key, colour in parts:
+                    width = sum(run.series(key)[1]) / total
+                    axes.barh(
+                        len(ticks), width, left=left, color=colour, label="" if name in seen else name, height=0.7
+                    )
+                    seen.add(name)
+                    left += width
+                ticks.append(who if len(played) == 1 else f"{_short(run.label)}, {who}")
+        axes.set_yticks(range(len(ticks)), ticks)
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        _percent(axes.xaxis)
+        _legend(figure, axes)
+
+    note = "Summed over steps; an actor's are a mean over actors. What is left of 100 % is evaluation and bookkeeping."
+    return draw("Where the time went", note, paint, max(HEIGHT, 1.0 + 0.5 * len(played)))
+
+
+def proposer_rates(run: Run) -> Picture | None:
+    """Success rates of proposed problems by tier, first and last evaluation of the proposer."""
+    evals = [e for e in run.proposer_evals if e.get("solve_rates")]
+    if not evals:
+        return None
+
+    def paint(figure: Figure) -> None:
+        for axes, tier in zip(figure.subplots(1, len(TIERS), sharey=True), TIERS):
+            for e, style in (
+                (evals[0], {"color": INK}),
+                (evals[-1], {"color": TIER_COLOURS[tier], "fill": True, "alpha": 0.7}),
+            ):
+                counts = np.array(e["solve_rates"].get(tier.value, [0] * 11), dtype=float)
+                axes.stairs(counts / max(1, counts.sum()), np.linspace(-0.05, 1.05, 12), **style)
+            axes.set_title(tier.value, fontsize=9)
+            _percent(axes.xaxis)
+            _percent(axes.yaxis)
+        figure.supxlabel("success rate", fontsize=9, color=INK)
+        figure.supylabel("share of problems", fontsize=9, color=INK)
+
+    return draw(f"Solve rates of proposals: {run.label}", "Outline: first evaluation; filled: last one.", paint)
+
+
+def _edges(steps: Any) -> np.ndarray:
+    """Bin edges so that a step lies in the middle of its bin; at most BINS of them."""
+    first, last = min(steps), max(steps)
+    return np.linspace(first - 0.5, last + 0.5, min(BINS, last - first + 1) + 1)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:23]}…"

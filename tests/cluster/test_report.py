@@ -1,0 +1,142 @@
+"""The report reads what runs leave, in whatever state they are, and shows a model's text as text."""
+
+import json
+import re
+
+import pytest
+
+from azero.errors import UserError
+from cluster.cli import main
+from cluster.report.data import read
+from cluster.report.page import build
+from tests.cluster.run_dirs import EVIL, write_run
+
+
+def page_of(*paths, **options):
+    return build(list(paths), **options).read_text(encoding="utf-8")
+
+
+def embedded_episodes(page):
+    """What the browser of episodes parses."""
+    return json.loads(re.search(r'id="episodes">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_a_finished_run_has_every_section_and_all_episodes(tmp_path):
+    run = write_run(tmp_path / "r", steps=20)
+    page = page_of(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == page
+    for title in ("Accuracy", "Curriculum", "Diversity", "Rewards", "Optimisation", "Synchrony", "Time", "Episodes"):
+        assert f"<h2>{title}</h2>" in page
+    [[name, rows]] = embedded_episodes(page)
+    assert name == "r" and len(rows) == 20 * 6
+    assert page.count("<svg") >= 15 and "has not reached its last step" not in page
+
+
+def test_nothing_in_the_page_asks_the_network(tmp_path):
+    page = page_of(write_run(tmp_path / "r", steps=3))
+    assert "default-src 'none'" in page
+    assert (
+        not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
+        and "@import" not in page
+        and "url(" not in page.replace("url(#", "")
+    )
+
+
+def test_a_run_in_progress_with_a_torn_line_is_shown(tmp_path):
+    run = write_run(tmp_path / "r", steps=7, total_steps=50)
+    with open(run / "metrics.jsonl", "a") as f:
+        f.write('{"step": 8, "ti')
+    page = page_of(run)
+    assert "has not reached its last step" in page and "7 of 50" in page
+
+
+def test_a_run_before_its_first_step_is_shown(tmp_path):
+    run = write_run(tmp_path / "r", steps=1)
+    for name in ("metrics.jsonl", "evals.jsonl", "samples.jsonl", "provenance.json"):
+        (run / name).unlink()
+    page = page_of(run)
+    assert "No evaluation has finished yet." in page and "No episode has been recorded yet." in page
+
+
+def test_text_of_a_model_cannot_leave_its_place(tmp_path):
+    run = write_run(tmp_path / "r", steps=2, evil=True)
+    page = page_of(run)
+    assert "<img" not in page and "<b>bold" not in page and page.count("</script>") == 2
+    answers = [a[4] for _, rows in embedded_episodes(page) for row in rows if row[6] for a in row[6][3]]
+    assert EVIL in answers
+
+
+def test_more_episodes_than_fit_are_thinned_evenly_over_the_steps(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "r", steps=40)
+    whole = sum(map(len, read([run]).runs[0].play.rows))
+    monkeypatch.setattr(read, "__defaults__", (whole // 4,))  # the budget
+    page = page_of(run)
+    [[_, rows]] = embedded_episodes(page)
+    assert 40 <= len(rows) <= 70 and f"{len(rows)} of 240" in page
+    steps = [row[1] for row in rows]
+    assert min(steps) <= 2 and max(steps) >= 39
+
+
+def test_several_runs_share_one_page(tmp_path):
+    one, two = write_run(tmp_path / "one", steps=10), write_run(tmp_path / "two", steps=10)
+    page = page_of(one, two, out=tmp_path / "both.html")
+    assert [name for name, _ in embedded_episodes(page)] == ["one", "two"]
+    assert "<h1>2 runs</h1>" in page and not (one / "report.html").exists()
+
+
+def test_a_sweep_shows_its_comparison_and_opens_into_its_runs(tmp_path):
+    for name in ("a-0", "a-1", "b-0"):
+        write_run(tmp_path / name, steps=10)
+    arm = {
+        "before": [0.5],
+        "after": [0.8],
+        "mean": 0.8,
+        "sd": None,
+        "interval": None,
+        "seconds": [90.0],
+        "columns": {"lr": [0.5]},
+    }
+    beside = {"mean": 0.123, "sd": 0.01, "interval": [0.1, 0.2], "seeds_to_tell": 7}
+    arms = {
+        "a": arm | {"seeds": [0, 1], "difference": None, "failed": {}},
+        "b": arm | {"seeds": [0], "difference": beside, "failed": {"1": "exit status 1: <collapse>"}},
+    }
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({"name": "s", "control": "a", "metric": "eval/accuracy", "arms": arms})
+    )
+    page = page_of(tmp_path)
+    assert (tmp_path / "report.html").exists() and [n for n, _ in embedded_episodes(page)] == ["a-0", "a-1", "b-0"]
+    assert "a (control)" in page and "+12.3 % [10.0, 20.0]" in page and "exit status 1: &lt;collapse&gt;" in page
+
+
+def test_the_proposers_evaluation_is_shown(tmp_path):
+    run = write_run(tmp_path / "r", steps=10)
+    assert "The proposer has not been evaluated" in page_of(run)
+    shares = {"easy": 0.5, "medium": 0.25, "hard": 0.25}
+    rates = {tier: [1] * 11 for tier in shares}
+    line = {"n": 240, "valid": 0.321, "unique": 0.9, "structures": 17, "tier_shares": shares, "tier_match": 0.6}
+    lines = [{"step": s, **line, "solve_rates": rates, "reasons": {}} for s in (0, 10)]
+    (run / "proposer_evals.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    page = page_of(run)
+    assert "Proposer&#39;s evaluation" in page and page.count("32.1 %") == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "no such directory"),
+        (lambda p: p.mkdir(), "holds neither config.yaml nor sweep.json"),
+        (lambda p: (p.mkdir(), (p / "config.yaml").write_text("- a list")), "cannot be read"),
+    ],
+)
+def test_what_is_no_run_gets_one_line(tmp_path, make, message):
+    make(tmp_path / "x")
+    with pytest.raises(UserError, match=message):
+        build([tmp_path / "x"])
+
+
+def test_the_command_writes_where_it_is_told(tmp_path, capsys):
+    run = write_run(tmp_path / "r", steps=2)
+    assert main(["report", str(run), "--out", str(tmp_path / "here.html")]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'here.html'}\n" and (tmp_path / "here.html").exists()
+    assert main(["report", str(run), "--out", str(tmp_path / "no" / "here.html")]) == 2
