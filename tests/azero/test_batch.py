@@ -25,6 +25,20 @@ def test_pack_by_hand() -> None:
     assert batch.row_of.tolist() == [0, 0, 1, 1, 1, 2]
 
 
+def test_equal_completions_of_a_prompt_are_packed_once() -> None:
+    same = [((1,), (4, 5)), ((1,), (3,)), ((1,), (4, 5)), ((2,), (4, 5))]  # the last is another prompt's
+    batch = pack([TrainRow(sample=sample(prompt=p, tokens=t), advantage=1.0) for p, t in same], [0, 1, 2, 3])
+    assert batch.completions.tolist() == [[4, 5], [3, 0], [4, 5]] and batch.prompt_of.tolist() == [0, 0, 1]
+    assert batch.targets.tolist() == [4, 5, 3, 4, 5]
+    assert batch.token_of.tolist() == [0, 1, 2, 0, 1, 3, 4]
+    assert batch.row_of.tolist() == [0, 0, 1, 2, 2, 3, 3]
+
+
+def test_the_budget_counts_equal_completions_once() -> None:
+    equal = [TrainRow(sample=sample(prompt=(1, 2), tokens=(3, 4)), advantage=float(i)) for i in range(50)]
+    assert [len(b.indices) for b in microbatches(equal, range(50), tokens=4)] == [50]
+
+
 def test_microbatches_hold_the_budget_and_every_row_once() -> None:
     many = [TrainRow(sample=sample(prompt=(n,) * n, tokens=(2,)), advantage=1.0) for n in (3, 1, 9, 4, 3, 2)]
     batches = list(microbatches(many, range(6), tokens=12))

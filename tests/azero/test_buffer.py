@@ -1,6 +1,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from helpers import problem
@@ -99,3 +100,14 @@ def test_bookkeeping_survives_many_evictions() -> None:
             model = [*model, f"p{number}"][-18:]
         assert sum(buffer.sizes().values()) == len(buffer) == 2 + len(model)
     assert set().union(*(_texts(buffer, tier) for tier in Tier)) == {"s1", "s2", *model}
+
+
+def test_distinct_references_show_each_structure_before_any_twice() -> None:
+    held = [replace(problem(f"p{i}"), structure="common" if i < 40 else f"rare{i % 4}") for i in range(48)]
+    buffer = ProblemBuffer(1000, held)
+    for seed in range(20):
+        drawn = buffer.draw(random.Random(seed), Tier.EASY, 6, distinct=True)  # of 48 candidates: all
+        assert len(drawn) == 6 and len({p.structure for p in drawn[:5]}) == 5
+    assert buffer.draw(random.Random(0), Tier.EASY, 6, distinct=True) == buffer.draw(
+        random.Random(0), Tier.EASY, 6, distinct=True
+    )

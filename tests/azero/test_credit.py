@@ -10,6 +10,7 @@ from helpers import episode
 from azero.config import (
     Algorithm,
     AlgorithmConfig,
+    Baseline,
     BaselineConfig,
     Learnability,
     RewardConfig,
@@ -131,3 +132,15 @@ def test_batch_metrics_by_hand() -> None:
     assert m["problems/unique_rate"] == 1.0 and m["problems/tier_match"] == 1.0
     assert m["staleness/mean"] == 0.5 and m["staleness/max"] == 1
     assert m["groups/zero_variance_rate"] == 0.5
+
+
+def test_by_problem_a_solution_is_compared_with_its_group_and_a_proposal_with_its_cell() -> None:
+    c = Credit(RewardConfig(diversity=0.0), BaselineConfig(by=Baseline.problem), AlgorithmConfig(), TaskConfig())
+    c.reward.learnability = Learnability.one_minus_rate
+    rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))
+    rows = c.rows(rewarded, c.due_proposals(rewarded))
+    solver = [r.advantage for r in rows if r.sample.role is Role.SOLVER]
+    assert solver == pytest.approx([1.0, -1.0, 0.0, 0.0], abs=1e-5)  # the group that is all right says nothing
+    proposer = [r.advantage for r in rows if r.sample.role is Role.PROPOSER]
+    rewards = np.array([0.5, 0.0, -1.0, -0.5])
+    assert proposer == pytest.approx((rewards - rewards.mean()) / rewards.std(), abs=1e-5)

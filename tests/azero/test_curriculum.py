@@ -122,3 +122,13 @@ def test_the_fixed_set_repeats_where_a_tier_is_used_up() -> None:
     assert Counter(p.tier for p in source.fixed) == {tier: 3 for tier in TIERS}
     assert {p.text for p in source.fixed} == {str(n) for n in range(6)}
     assert len(_problems(source.slots(0, _buffer()))) == 20  # more than two epochs in one batch
+
+
+@pytest.mark.parametrize(("shared", "prompts"), [(1, 8), (3, 3), (8, 1)])
+def test_requests_of_a_tier_and_try_share_prompts(shared: int, prompts: int) -> None:
+    slots = _source(Source.selfplay, problems=24, proposals_per_prompt=shared).slots(0, _buffer(900))
+    for attempt in range(2):
+        requests = [s.tries[attempt] for s in slots]
+        for tier in TIERS:
+            asked = [r.references for r in requests if r.tier is tier]
+            assert len(asked) == 8 and len(set(asked)) == prompts

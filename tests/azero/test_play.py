@@ -44,13 +44,13 @@ class ScriptedEngine:
         )
 
 
-def rules(barrier: bool) -> PlayRules:
+def rules(barrier: bool, list_mark: str = "") -> PlayRules:
     sampling = Sampling(temperature=1.0, max_new_tokens=8, stop=("\n",))
     return PlayRules(
         solutions=2,
         proposer=sampling,
         solver=sampling,
-        list_mark="",
+        list_mark=list_mark,
         chat=False,
         exclude_evaluation=False,
         ladder=Ladder.paper,
@@ -128,3 +128,12 @@ def test_a_role_is_asked_of_its_own_engine() -> None:
     player = Player(engines.__getitem__, Arithmetic(), rules(False))  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
     assert episode.group.success_rate == 1.0 and len(proposer.asked) == len(solver.asked) == 1
+
+
+def test_a_list_mark_stands_before_each_reference_and_asks_for_the_next() -> None:
+    engine = ScriptedEngine([" 2 + 3"], ["5", "6"])
+    player = Player(lambda role: engine, Arithmetic(), rules(False, list_mark="- "))  # type: ignore[arg-type]
+    (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
+    assert engine.asked[0] == episode.prompt == "Different easy problems:\n- 1 + 1\n-"
+    assert episode.group.problem.text == "2 + 3" and episode.group.prompt == "Calculate: 2 + 3 = "
+    assert episode.references == ("1 + 1",)

@@ -4,12 +4,12 @@ import json
 import re
 
 import pytest
+from run_dirs import EVIL, write_run
 
 from azero.errors import UserError
 from cluster.cli import main
 from cluster.report.data import read
 from cluster.report.page import build
-from tests.cluster.run_dirs import EVIL, write_run
 
 
 def page_of(*paths, **options):
@@ -106,7 +106,7 @@ def test_a_sweep_shows_its_comparison_and_opens_into_its_runs(tmp_path):
     )
     page = page_of(tmp_path)
     assert (tmp_path / "report.html").exists() and [n for n, _ in embedded_episodes(page)] == ["a-0", "a-1", "b-0"]
-    assert "a (control)" in page and "+12.3 % [10.0, 20.0]" in page and "exit status 1: &lt;collapse&gt;" in page
+    assert "a (control)" in page and "+12.3 [10.0, 20.0]" in page and "exit status 1: &lt;collapse&gt;" in page
 
 
 def test_the_proposers_evaluation_is_shown(tmp_path):

@@ -6,9 +6,9 @@ import shutil
 import time
 
 import pytest
+from run_dirs import EVIL, write_run
 
 from cluster.report.page import build
-from tests.cluster.run_dirs import EVIL, write_run
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
 """The update on a real (tiny, random) model: gradients, denominators, warm-up, checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from helpers import sample
 
-from azero.batch import TrainRow
+from azero.batch import TrainRow, microbatches
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
 from azero.types import Role
 from learner.checkpoints import load_checkpoint, save_checkpoint
@@ -91,7 +92,13 @@ def reference_gradient(p: PolicyOptimizer, rows: list[TrainRow]) -> torch.Tensor
 
 
 def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
+    """Equal completions too: each goes through the model once, and counts with its own advantage and behaviour."""
     p, rows = policy(tiny_model), random_rows()
+    for row, advantage in zip(rows[::3], (0.7, -1.1, 2.0, -0.3)):
+        shifted = replace(row.sample.completion, logprobs=tuple(x - 0.3 for x in row.sample.completion.logprobs))
+        rows.append(TrainRow(sample=replace(row.sample, completion=shifted), advantage=advantage))
+    (batch,) = microbatches(rows, [i for i, r in enumerate(rows) if r.sample.role is Role.SOLVER], 10**6)
+    assert len(batch.completions) < len(batch.indices)
     expected, got = reference_gradient(p, rows), flat(p.gradients(rows))
     assert (got - expected).norm() <= 1e-5 * expected.norm()
 

@@ -6,12 +6,13 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from helpers import episode
+
 from azero.config import load_config, to_yaml
 from azero.credit import batch_metrics
 from azero.evaluation import wilson_interval
 from azero.types import TIERS, Episode, Verdict
 from cluster.rundir import RunDirectory, episode_record, provenance
-from tests.helpers import episode
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>&amp;\u2028"
 

@@ -1,0 +1,52 @@
+from dataclasses import replace
+
+import pytest
+from helpers import episode
+from rich.console import Console
+
+from azero.proposals import proposer_summary, proposer_table
+from azero.types import Tier, Verdict
+
+R, W = Verdict.RIGHT, Verdict.WRONG
+
+
+def turned_down(slot, verdict, reason):
+    made = episode(slot, None, proposal=verdict)
+    return replace(made, proposal=replace(made.proposal, reason=reason))
+
+
+def test_the_summary_counts_each_proposal_once():
+    found = proposer_summary(
+        [
+            episode("0", [R, R, R, R], text="1 + 1", tier=Tier.EASY),
+            episode("1", [W, W, W, W], text="1 + 1", tier=Tier.EASY),
+            replace(episode("2", [R, W, W, W], text="7 * 8", tier=Tier.MEDIUM), requested_tier=Tier.HARD),
+            turned_down("3", Verdict.REJECTED, "no_operation"),
+            turned_down("4", Verdict.UNPARSEABLE, "unparseable"),
+            turned_down("5", Verdict.EXCLUDED, "in_evaluation"),
+        ]
+    )
+    assert (found["n"], found["excluded"], found["valid"]) == (6, 1, 3 / 5)
+    assert found["unique"] == 2 / 3 and found["structures"] == 1
+    assert found["tier_shares"] == {"easy": 2 / 3, "medium": 1 / 3, "hard": 0.0}
+    assert found["tier_match"] == 2 / 3
+    assert found["reasons"] == {"no_operation": 1, "unparseable": 1, "in_evaluation": 1}
+    assert found["solve_rates"]["easy"] == [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert found["solve_rates"]["medium"] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]  # a quarter: to the nearest tenth
+    assert found["success_rate"] == pytest.approx(1.25 / 3) and found["learnable"] == 1 / 3
+    assert found["problems"][2] == {"text": "7 * 8", "tier": "medium", "requested_tier": "hard", "success_rate": 0.25}
+
+
+def test_without_a_valid_proposal_every_share_is_zero():
+    found = proposer_summary([turned_down("0", Verdict.EXCLUDED, "in_evaluation")])
+    assert (found["valid"], found["unique"], found["tier_match"], found["learnable"]) == (0, 0, 0, 0)
+
+
+def test_two_models_stand_beside_each_other():
+    one = proposer_summary([episode("0", [R, W], text="1 + 1")])
+    two = proposer_summary([turned_down("0", Verdict.REJECTED, "no_operation")])
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(proposer_table({"start": one, "step 20": two}))
+    text = printed.get()
+    assert "step 20" in text and "100.0%" in text and "no operation" in text

@@ -1,0 +1,136 @@
+"""Sweeps: what is run, what is skipped, what is said of a run that fails. The runs are real."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from azero.errors import UserError
+from cluster.cli import main
+from cluster.resources import ResourcePlan
+from cluster.sweep import Run, Started, _fits, load_sweep, runs_of
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"))
+TINY = [
+    *("rollout.engine=hf", "run.steps=2", "run.eval_every=0", "rollout.problems_per_step=4"),
+    *("rollout.solutions_per_problem=2", "eval.samples=0", "task.buffer_size=100"),
+]
+
+
+def write(path, **keys):
+    content = {
+        "base": "local",
+        "dir": str(path.parent / "runs"),
+        "seeds": [0],
+        "control": "a",
+        "arms": {"a": [], "b": []},
+    }
+    path.write_text(OmegaConf.to_yaml({k: v for k, v in (content | keys).items() if v is not None}))
+    return str(path)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_is_at_most_ten_lines_with_its_hypothesis(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 10 and lines[0].startswith("# ") and "Hypothesis:" in lines[0]
+    runs = runs_of(load_sweep(str(path)), [])
+    assert len(runs) == len(load_sweep(str(path)).seeds) * len(load_sweep(str(path)).arms)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"arms": None}, "needs the keys arms, base"),
+        ({"repeats": 3}, "may have columns"),
+        ({"control": "c"}, "control=c is none of the arms a, b"),
+        ({"arms": {"a": ["rollout.actorz=1"]}}, "rollout.actorz"),
+        ({"arms": {"a": ["optim.lr=-1"]}}, "optim.lr"),
+        ({"base": "nothing"}, "nothing"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_one_line(tmp_path, keys, message):
+    with pytest.raises(UserError, match=message):
+        runs_of(load_sweep(write(tmp_path / "s.yaml", **keys)), [])
+
+
+def test_every_arm_comes_with_the_first_seed_before_any_with_the_second(tmp_path):
+    runs = runs_of(load_sweep(write(tmp_path / "s.yaml", seeds=[5, 6])), ["run.steps=7"])
+    assert [r.name for r in runs] == ["a-5", "b-5", "a-6", "b-6"]
+    assert [r.config.run.seed for r in runs] == [5, 5, 6, 6] and {r.config.run.steps for r in runs} == {7}
+    assert runs[0].path == tmp_path / "runs" / "a-5"
+
+
+def run_that_needs(cpus, gpus):
+    nothing = dict.fromkeys(("parameters", "learner_bytes", "actor_bytes"))
+    needs = ResourcePlan(cpus=cpus, gpus=gpus, actors=1, batch=1, completion_tokens=1, **nothing)
+    return Run(arm="a", seed=0, overrides=[], config=None, needs=needs)
+
+
+@pytest.mark.parametrize(
+    ("running", "fits"), [([], True), ([(2, 1)], True), ([(3, 0)], False), ([(1, 2)], False), ([(1, 1), (1, 1)], False)]
+)
+def test_a_run_starts_when_its_cpus_and_gpus_are_free(running, fits):
+    started = [Started(run=run_that_needs(c, g), process=None, log=None, since=0.0) for c, g in running]
+    assert _fits(run_that_needs(2, 1), started, {"CPU": 4.0, "GPU": 2.0}) is fits
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
+    failing = ["reward.collapse_stops=true", "reward.collapse_unique_rate=1.1", "reward.collapse_steps=1"]
+    path = write(tmp_path / "s.yaml", arms={"a": failing, "b": []}, columns=["throughput/samples_per_s"])
+    assert main(["sweep", path, *TINY, "--json", str(tmp_path / "out.json")]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED a-0" in printed and "collapse" in printed and "finished b-0" in printed
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result == json.loads((tmp_path / "runs" / "sweep.json").read_text())
+    assert "collapse" in result["arms"]["a"]["failed"]["0"]
+    assert result["arms"]["b"]["seeds"] == [0] and result["arms"]["b"]["columns"]["throughput/samples_per_s"][0] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_started_again_runs_only_what_is_missing(tmp_path):
+    path = write(tmp_path / "s.yaml")
+    command = [sys.executable, "-m", "cluster.cli", "sweep", path, *TINY]
+    first, second = (tmp_path / "runs" / name for name in ("a-0", "b-0"))
+    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (second / "config.yaml").exists(), sweep)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    wait_for(lambda: not trainers(second))  # it ends with the sweep
+    assert not any(e["step"] == 2 for e in lines(second / "evals.jsonl"))
+    before = {f: f.stat().st_mtime_ns for f in first.rglob("*.jsonl")}
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 of 2 runs are finished, 1 to go" in again.stdout and "started b-0" in again.stdout
+    assert "started a-0" not in again.stdout and "finished b-0" in again.stdout
+    assert before == {f: f.stat().st_mtime_ns for f in first.rglob("*.jsonl")}
+    assert lines(second / "evals.jsonl")[-1]["step"] == 2
+
+
+def lines(path):
+    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition, process=None, seconds=240):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until and (process is None or process.poll() is None)
+        time.sleep(0.2)
+
+
+def trainers(run_dir):
+    """Processes of `azero train` for this directory."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"run.dir={run_dir}" in file.read_bytes().decode().split("\0"):
+                found.append(file)
+        except OSError:
+            continue
+    return found
