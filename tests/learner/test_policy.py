@@ -9,7 +9,7 @@ import torch
 from helpers import sample
 
 from azero.batch import TrainRow, microbatches
-from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
 from azero.types import Role
 from learner.checkpoints import load_checkpoint, save_checkpoint
 from learner.policy import PolicyOptimizer
@@ -101,6 +101,19 @@ def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
     assert len(batch.completions) < len(batch.indices)
     expected, got = reference_gradient(p, rows), flat(p.gradients(rows))
     assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_bf16_products_leave_the_master_weights_in_fp32(tiny_model: str) -> None:
+    p, rows = policy(tiny_model, lr=5e-6), random_rows()
+    exact = flat(p.gradients(rows))
+    p.learner.dtype = Dtype.bfloat16
+    rounded = flat(p.gradients(rows))
+    assert not torch.equal(exact, rounded) and (rounded - exact).norm() <= 0.05 * exact.norm()
+    before = [q.detach().clone() for q in p.model.parameters()]
+    p.update(rows)
+    for old, new in zip(before, p.model.parameters(), strict=True):
+        assert new.dtype == torch.float32 and not torch.equal(old, new)
+    assert all(t.dtype == torch.float32 for _, t in p.optimizer_state())
 
 
 def test_micro_batches_do_not_change_the_gradient(tiny_model: str) -> None:
