@@ -34,7 +34,7 @@
   const signed = (value) => (value === null || value === undefined ? "–" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2));
   const percent = (value) => `${Math.round(100 * value)} %`;
   const words = (text) => text.replaceAll("_", " ");
-  const partsText = (parts) => Object.entries(parts).map(([name, value]) => `${words(name)} ${signed(value)}`).join(", ");
+  const partsText = (parts) => Object.entries(parts).map(([name, value]) => `${words(name)}\u00a0${signed(value)}`).join(", ");
   const prose = (title, text) => (text ? el("div", "", el("span", "soft", title), el("pre", "", text)) : null);
   const outcome = (p) => (p.reason && p.reason !== p.verdict ? `${p.verdict}: ${p.reason}` : p.verdict);
 
@@ -69,7 +69,7 @@
 
   function solverSide(e) {
     const rows = e.solver.answers.map(([count, verdict, reward, parts, text]) => el("tr", "",
-      el("td", "", `${count} ×`), el("td", `left ${verdict}`, verdict), el("td", "", signed(reward)),
+      el("td", "", `${count}\u00a0×`), el("td", `left ${verdict}`, verdict), el("td", "", signed(reward)),
       el("td", "left", partsText(parts)), el("td", "left mono", text ?? "")));
     const head = el("tr", "", el("th", "", ""), el("th", "left", "verdict"), el("th", "", "reward"),
       el("th", "left", "parts"), el("th", "left", "completion"));
@@ -95,8 +95,8 @@
       el("span", "", `${e.asked} → ${e.problem?.tier ?? "no problem"}`),
       el("span", "mono", e.problem?.text ?? e.proposal?.completion ?? ""),
       e.proposal && role !== "solver" ? el("span", e.proposal.verdict, words(outcome(e.proposal))) : null,
-      el("span", "", signed(rewardOf(e, role))),
-      e.solver && role !== "proposer" ? el("span", "", `${percent(e.solver.rate)} solved`) : null);
+      el("span", "number", signed(rewardOf(e, role))),
+      e.solver && role !== "proposer" ? el("span", "number", `${percent(e.solver.rate)} solved`) : null);
     const node = el("details", "episode", summary);
     node.addEventListener("toggle", () => {
       if (node.childElementCount > 1) return; // built when it is first opened

@@ -79,6 +79,7 @@ class Run:
     path: Path
     label: str
     arm: str
+    suffix: str = ""  # of titles that are about this run; empty where it is the only one
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
@@ -132,8 +133,10 @@ def read(paths: Sequence[str | Path], budget: int = EPISODE_BYTES) -> Source:
     runs = [_read_run(folder, arm, budget // len(folders)) for folder, arm in folders.items()]
     names = Counter(run.label for run in runs)
     labels = [run.label if names[run.label] == 1 else f"{run.label} ({run.path})" for run in runs]
+    suffixes = [f": {label}" for label in labels] if len(runs) > 1 else [""]
+    named = zip(runs, labels, suffixes)
     return Source(
-        runs=[replace(run, label=label, arm=run.arm or label) for run, label in zip(runs, labels)], sweeps=sweeps
+        runs=[replace(r, label=label, arm=r.arm or label, suffix=suffix) for r, label, suffix in named], sweeps=sweeps
     )
 
 

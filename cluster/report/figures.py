@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from azero.types import TIERS, Tier, Verdict
 from cluster.report.data import Run
 
-INK, GRID = "#010203", "#040506"  # stand-ins: `_svg` puts the page's own colours in their place
+INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins: `_svg` puts the page's own colours in their place
 # Okabe and Ito's colours, told apart by colour-blind readers too, without black and yellow.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c6bb1")
 TIER_COLOURS: dict[str, str] = {Tier.EASY: "#56b4e9", Tier.MEDIUM: "#e69f00", Tier.HARD: "#b2474f"}
@@ -47,6 +48,7 @@ class Picture:
     title: str
     note: str
     svg: str
+    keys: tuple[str, ...] = ()  # of metrics.jsonl, that it shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +68,24 @@ def colours(runs: Sequence[Run]) -> dict[str, str]:
     return dict(zip(dict.fromkeys(run.arm for run in runs), cycle(PALETTE)))
 
 
-def draw(title: str, note: str, paint: Callable[[Figure], Any], height: float = HEIGHT) -> Picture:
+def draw(
+    title: str, note: str, paint: Callable[[Figure], Any], height: float = HEIGHT, keys: Sequence[str] = ()
+) -> Picture:
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         paint(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Picture(title=title, note=note, svg=_svg(buffer.getvalue(), re.sub(r"\W+", "-", title.lower())))
+    prefix = f"p{zlib.crc32(title.encode('utf-8', 'replace')):08x}-"
+    return Picture(title=title, note=note, svg=_svg(buffer.getvalue(), prefix), keys=tuple(keys))
 
 
 def _svg(drawn: str, prefix: str) -> str:
     """For use inside HTML: no XML head, ids that no other figure has, the page's colours, coordinates to 0.01 pt."""
     drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\1{prefix}-", drawn)
+    drawn = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\1{prefix}", drawn)
     drawn = re.sub(r' d="[^"]*"', lambda d: re.sub(r"\d+\.\d+", lambda n: f"{float(n[0]):.2f}", d[0]), drawn)
-    return drawn.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+    return drawn.replace(INK, "var(--ink)").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
 
 
 def _axes(figure: Figure, x: str, y: str) -> Axes:
@@ -126,6 +131,8 @@ def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(*spec.limits)
+        if not any(any(values) for *_, values in found):
+            axes.set_ylim(0, 1)  # a flat zero has no scale of its own
         if spec.unit == "share":
             _percent(axes.yaxis)
         if len(keys) > 1:
@@ -133,13 +140,14 @@ def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
                 axes.plot([], [], color=INK, linestyle=style, label=key)
             _legend(figure, axes)
 
-    return draw(spec.title, f"{spec.note} {' '.join(f'`{key}`' for key in keys)}".strip(), paint)
+    return draw(spec.title, spec.note, paint, keys=keys)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = 4 if max(map(len, labels)) < 14 else 2
+        longest = max(map(len, labels))
+        columns = 5 if longest < 10 else 3 if longest < 15 else 2
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2)
 
 
@@ -180,7 +188,7 @@ def accuracy_by(runs: Sequence[Run], field: str, what: str) -> Picture | None:
                 (low, high), end = after[name]["interval"], after[name]["accuracy"]
                 axes.plot([low, high], [y, y], color=colour[run.arm], linewidth=5, alpha=0.22)
                 axes.plot([before[name]["accuracy"], end], [y, y], color=colour[run.arm], linewidth=1.2)
-                axes.plot(before[name]["accuracy"], y, "o", color=colour[run.arm], markerfacecolor="#ffffff")
+                axes.plot(before[name]["accuracy"], y, "o", color=colour[run.arm], markerfacecolor=PAGE)
                 axes.plot(end, y, "o", color=colour[run.arm])
         axes.set_yticks(range(len(names)), [str(n).replace("_", " ") for n in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -205,7 +213,7 @@ def labels_over_time(run: Run) -> Picture | None:
         _percent(axes.yaxis)
         _legend(figure, axes)
 
-    return draw(f"Accuracy by label over time: {run.label}", "The evaluation set's own labels.", paint, HEIGHT + 0.3)
+    return draw(f"Accuracy by label over time{run.suffix}", "The evaluation set's own labels.", paint, HEIGHT + 0.3)
 
 
 def baselines(run: Run, role: str) -> Picture | None:
@@ -220,7 +228,7 @@ def baselines(run: Run, role: str) -> Picture | None:
             axes.plot(steps, values, color=TIER_COLOURS[tier], label=tier.value)
         _legend(figure, axes)
 
-    return draw(f"Baselines of the {role}: {run.label}", f"`baseline/{role}/<tier>`", paint)
+    return draw(f"Baselines of the {role}{run.suffix}", "", paint, keys=[f"baseline/{role}/<tier>"])
 
 
 def shares(title: str, note: str, counts: Mapping[tuple[int, str], int], colour: Mapping[str, str]) -> Picture | None:
@@ -270,43 +278,43 @@ def solve_rates(run: Run) -> Picture | None:
         bar.outline.set_visible(False)
         _percent(bar.ax.yaxis)
 
-    return draw(f"Solve rates over time: {run.label}", "Success rate of each problem's solver group.", paint)
+    return draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.", paint)
 
 
 def time_totals(runs: Sequence[Run]) -> Picture | None:
-    """Learner and actors: what each did of the run's time."""
+    """Learner and actors: what each did in a mean step."""
     kinds = {
-        "learner": (("update", "time/learn", PALETTE[0]), ("waits for rollouts", "time/wait_rollouts", PALETTE[5])),
-        "actors": (("play", "time/generate", PALETTE[2]), ("load weights", "time/sync", PALETTE[3]),
-                   ("wait for work", "time/wait_learner", PALETTE[1])),
-    }  # fmt: skip
+        "learner": (("update", "time/learn", PALETTE[0]), ("wait for batch", "time/wait_rollouts", PALETTE[5])),
+        "actors": (
+            ("play", "time/generate", PALETTE[2]),
+            ("load weights", "time/sync", PALETTE[3]),
+            ("wait for work", "time/wait_learner", PALETTE[4]),
+        ),
+    }
     played = [run for run in runs if run.series("time/step")[0]]
     if not played:
         return None
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot(xlabel="share of the steps' time")
+        axes = figure.add_subplot(xlabel="seconds a step, mean over steps")
         ticks: list[str] = []
-        seen: set[str] = set()
         for run in played:
-            total = sum(run.series("time/step")[1])
             for who, parts in kinds.items():
                 left = 0.0
                 for name, key, colour in parts:
-                    width = sum(run.series(key)[1]) / total
-                    axes.barh(
-                        len(ticks), width, left=left, color=colour, label="" if name in seen else name, height=0.7
-                    )
-                    seen.add(name)
+                    width = float(np.mean(run.series(key)[1] or [0.0]))
+                    label = name if run is played[0] else ""
+                    axes.barh(len(ticks), width, left=left, color=colour, label=label, height=0.7)
                     left += width
+                step, y = float(np.mean(run.series("time/step")[1])), len(ticks)
+                axes.plot([step, step], [y - 0.45, y + 0.45], color=INK)
                 ticks.append(who if len(played) == 1 else f"{_short(run.label)}, {who}")
         axes.set_yticks(range(len(ticks)), ticks)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
-        _percent(axes.xaxis)
         _legend(figure, axes)
 
-    note = "Summed over steps; an actor's are a mean over actors. What is left of 100 % is evaluation and bookkeeping."
+    note = "Upright line: a whole step. Actors' times are a mean over actors, of batches, which overlap steps."
     return draw("Where the time went", note, paint, max(HEIGHT, 1.0 + 0.5 * len(played)))
 
 
@@ -330,7 +338,7 @@ def proposer_rates(run: Run) -> Picture | None:
         figure.supxlabel("success rate", fontsize=9, color=INK)
         figure.supylabel("share of problems", fontsize=9, color=INK)
 
-    return draw(f"Solve rates of proposals: {run.label}", "Outline: first evaluation; filled: last one.", paint)
+    return draw(f"Solve rates of proposals{run.suffix}", "Outline: first evaluation; filled: last one.", paint)
 
 
 def _edges(steps: Any) -> np.ndarray:

@@ -120,14 +120,14 @@ def _tiers(run: Run) -> Picture | None:
         for tier in TIERS
         if m.get(key := f"problems/share/{tier}") is not None
     }
-    return figures.shares(f"Tiers: {run.label}", "`problems/share/<tier>`", counts, TIER_COLOURS)
+    return figures.shares(f"Tier shares{run.suffix}", "Of the problems in a batch.", counts, TIER_COLOURS)
 
 
 def _novelty(run: Run) -> Picture | None:
     names = {True: "new to the run", False: "asked before"}
     counts = {(step, names[new]): n for (step, new), n in run.play.novelty.items()}
     palette = dict(zip(names.values(), (figures.PALETTE[2], figures.PALETTE[6])))
-    return figures.shares(f"New problems: {run.label}", "By canonical form.", counts, palette)
+    return figures.shares(f"New problems{run.suffix}", "By canonical form.", counts, palette)
 
 
 def _structures(run: Run) -> Picture | None:
@@ -136,8 +136,8 @@ def _structures(run: Run) -> Picture | None:
         totals[structure] = totals.get(structure, 0) + n
     top = sorted(totals, key=lambda s: -totals[s])[:6]
     note = f"The {len(top)} most frequent of {len(totals)} structures."
-    return figures.shares(f"Structures: {run.label}", note, run.play.structures, dict(zip(top, figures.PALETTE)))
+    return figures.shares(f"Structures{run.suffix}", note, run.play.structures, dict(zip(top, figures.PALETTE)))
 
 
 def _outcomes(run: Run) -> Picture | None:
-    return figures.shares(f"Proposals: {run.label}", "What became of them.", run.play.outcomes, VERDICT_COLOURS)
+    return figures.shares(f"Proposals{run.suffix}", "What became of them.", run.play.outcomes, VERDICT_COLOURS)

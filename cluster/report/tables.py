@@ -32,8 +32,13 @@ class Headline:
     detail: str
 
 
-def percent(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{100 * value:{sign}.1f} %"
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(change: float | None) -> str:
+    """Of percentage, signed."""
+    return "–" if change is None else f"{100 * change:+.1f}".replace("-", "−")
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -55,7 +60,7 @@ def facts(run: Run) -> dict[str, str]:
         "steps": f"{run.step} of {run.setting('run.steps')}",
         "time": duration(run.metrics[-1].get("time_s") if run.metrics else None),
         "hardware": "; ".join(machine),
-        "began": f"{origin.get('time', '?')} on {origin.get('host', '?')}",
+        "began": f"{str(origin.get('time', '?'))[:16].replace('T', ' ')} UTC on {origin.get('host', '?')}",
         "code": commit,
     }
 
@@ -74,7 +79,7 @@ def headline(run: Run) -> Headline:
     return Headline(
         before=percent(first["accuracy"]),
         after=percent(last["accuracy"]),
-        detail=f"{steps}; {data}; {_test(first, last)}",
+        detail=f"{steps}; {data}; McNemar {_test(first, last)}",
     )
 
 
@@ -96,10 +101,10 @@ def summary(runs: Sequence[Run]) -> Table:
             duration(run.metrics[-1].get("time_s") if run.metrics else None),
             _with_interval(first),
             _with_interval(last),
-            percent(last["accuracy"] - first["accuracy"], "+") if first and last else "–",
+            points(last["accuracy"] - first["accuracy"]) if first and last else "–",
             _test(first, last) if first and last and len(run.evals) > 1 else "–",
         ])  # fmt: skip
-    head = ("run", "differs in", "seed", "steps", "time", "before", "after", "change", "McNemar")
+    head = ("run", "differs in", "seed", "steps", "time", "before", "after", "points", "McNemar")
     return Table(title="Runs", head=head, rows=rows, note="Greedy accuracy with its 95 % Wilson interval.", left=2)
 
 
@@ -113,22 +118,22 @@ def by_group(run: Run) -> Table | None:
         for name, new in last.get(group, {}).items():
             old = first.get(group, {}).get(name)
             part = [{"problems": [p for p in e.get("problems", ()) if p[field] == name]} for e in (first, last)]
-            change = percent(new["accuracy"] - old["accuracy"], "+") if old else "–"
+            change = points(new["accuracy"] - old["accuracy"]) if old else "–"
             sampled = [percent(e and e.get("mean_at_k")) for e in (old, new)]
             rows.append(
                 [field, name, str(new["n"]), _with_interval(old), _with_interval(new), change, _test(*part), *sampled]
             )
-    head = ("", "", "n", "before", "after", "change", "McNemar", "sampled before", "after")
+    head = ("", "", "n", "before", "after", "points", "McNemar", "sampled before", "after")
     note = "p: exact, two-sided, paired by problem, not corrected for the number of rows. Sampled: mean over samples."
-    return Table(title=f"Before and after: {run.label}", head=head, rows=rows, note=note, left=2)
+    return Table(title=f"Before and after{run.suffix}", head=head, rows=rows, note=note, left=2)
 
 
 def sweep(found: Mapping[str, Any]) -> Table:
     """`azero sweep`'s comparison, an arm a row."""
-    rows = []
+    rows, failed = [], []
     for arm, row in found["arms"].items():
         difference = row.get("difference") or {}
-        failed = "; ".join(f"seed {seed}: {why}" for seed, why in (row.get("failed") or {}).items())
+        failed += [f"{arm}, seed {seed}: {why}" for seed, why in (row.get("failed") or {}).items()]
         rows.append([
             f"{arm} (control)" if arm == found.get("control") else arm,
             ", ".join(map(str, row["seeds"])) or "–",
@@ -136,19 +141,19 @@ def sweep(found: Mapping[str, Any]) -> Table:
             " ".join(map(percent, row["after"])),
             percent(row["mean"]),
             _range(row["interval"]),
-            f"{percent(difference.get('mean'), '+')} {_range(difference.get('interval'))}",
+            f"{points(difference.get('mean'))} {_range(difference.get('interval'))}",
             str(difference.get("seeds_to_tell") or "–"),
-            " ".join(map(duration, row.get("seconds") or [])),
+            ", ".join(map(duration, row.get("seconds") or [])),
             *(_mean(values) for values in row["columns"].values()),
-            failed or "–",
         ])  # fmt: skip
     columns = next(iter(found["arms"].values()))["columns"]
     control = found.get("control", "control")
     statistics = ("mean", "95 % interval", f"minus {control}", "seeds to tell")
-    head = ("arm", "seeds", "before", "after", *statistics, "time", *columns, "failed")
+    head = ("arm", "seeds", "before", "after", *statistics, "time", *columns)
     note = (
         f"{found.get('metric', 'eval/accuracy')}; Student's interval over seeds; difference paired by seed; seeds to "
         "tell: how many would tell that difference from none, at its spread; other columns: median over steps."
+        f"{' Failed: ' if failed else ''}{'; '.join(failed)}"
     )
     return Table(title=f"Sweep {found.get('name', '')}".strip(), head=head, rows=rows, note=note)
 
@@ -183,7 +188,7 @@ def reasons(run: Run) -> Table | None:
     turned_down, total = run.play.reasons, sum(run.play.outcomes.values())
     rows = [[reason.replace("_", " "), str(n), percent(n / total)] for reason, n in turned_down.most_common()]
     head = ("reason", "proposals", "of all")
-    return Table(title=f"Why proposals were turned down: {run.label}", head=head, rows=rows) if rows else None
+    return Table(title=f"Why proposals were turned down{run.suffix}", head=head, rows=rows) if rows else None
 
 
 def tiers(run: Run) -> Table | None:
@@ -191,7 +196,7 @@ def tiers(run: Run) -> Table | None:
     counts = run.play.tiers
     rows = [[f"{r.value} asked", *(str(counts[r.value, t.value]) for t in TIERS)] for r in TIERS]
     head = ("", *(f"{t.value} written" for t in TIERS))
-    return Table(title=f"Tier asked and tier written: {run.label}", head=head, rows=rows) if counts else None
+    return Table(title=f"Tier asked and tier written{run.suffix}", head=head, rows=rows) if counts else None
 
 
 def frequent(run: Run) -> Table | None:
@@ -204,9 +209,7 @@ def frequent(run: Run) -> Table | None:
     ]
     head = ("problem", "tier", "times", "of all", "success", "steps")
     note = f"{len(run.play.asked):,} distinct among {total:,} problems, by canonical form."
-    return (
-        Table(title=f"Most frequent problems: {run.label}", head=head, rows=rows, note=note, left=2) if rows else None
-    )
+    return Table(title=f"Most frequent problems{run.suffix}", head=head, rows=rows, note=note, left=2) if rows else None
 
 
 def duration(seconds: float | None) -> str:
@@ -229,7 +232,7 @@ def _interval(result: Mapping[str, Any]) -> str:
 
 
 def _range(interval: Sequence[float] | None) -> str:
-    return "[{:.1f}, {:.1f}]".format(*(100 * v for v in interval)) if interval else ""
+    return "[{:.1f}, {:.1f}]".format(*(100 * v for v in interval)).replace("-", "−") if interval else ""
 
 
 def _with_interval(result: Mapping[str, Any] | None) -> str:
