@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azero.errors import UserError
 from azero.serial import problem_from_json, problem_to_json
 from azero.types import Problem, Tier
-
-CANDIDATES = 8  # drawn for each reference that is to differ in structure
 
 
 class ProblemBuffer:
@@ -45,17 +43,17 @@ class ProblemBuffer:
             self._remove(self._ages.popleft())
         return True
 
-    def draw(self, rng: random.Random, tier: Tier, k: int, distinct: bool = False) -> tuple[Problem, ...]:
+    def draw(self, rng: random.Random, tier: Tier, k: int, alike: bool = False) -> tuple[Problem, ...]:
         """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer.
 
-        `distinct`: of CANDIDATES * k that are drawn so, the first of each structure go before all others.
+        `alike`: of one structure, each that `k` problems of the tier have being as likely; O(problems of the tier).
         """
         held = self._tiers[tier]
-        drawn = [held[i] for i in rng.sample(range(len(held)), min(k * (CANDIDATES if distinct else 1), len(held)))]
-        first = {p.structure: p for p in reversed(drawn)}
-        if distinct:
-            drawn.sort(key=lambda p: first[p.structure] is not p)
-        return tuple(drawn[:k])
+        if alike:
+            common = [s for s, n in Counter(p.structure for p in held).items() if n >= k > 0]
+            chosen = rng.choice(common) if common else None
+            held = [p for p in held if chosen in (None, p.structure)]
+        return tuple(held[i] for i in rng.sample(range(len(held)), min(k, len(held))))
 
     def sizes(self) -> dict[Tier, int]:
         return {tier: len(held) for tier, held in self._tiers.items()}
