@@ -162,8 +162,33 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     assert [m["step"] for m in metrics] == list(range(0, stopped + 3))
 
 
-def test_an_exported_model_answers_the_same_through_plain_transformers(tmp_path: Path) -> None:
+def test_a_finished_run_is_exported_reported_and_its_proposer_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path / "run", "run.steps=2")
+    _the_proposer_is_evaluated(tmp_path / "run", monkeypatch, capsys)
+    assert main(["report", str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Proposer&#39;s evaluation" in page and "Different easy problems:" in page and "Calculate: " in page
+    _an_exported_model_answers_the_same_through_plain_transformers(tmp_path)
+
+
+def _the_proposer_is_evaluated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cluster.evaluate.PROPOSALS", 12)
+    capsys.readouterr()
+    assert main(["eval", str(folder), "--role", "proposer", "rollout.engine=hf"]) == 0
+    table = capsys.readouterr().out
+    assert "what the proposer writes" in table and "step 2" in table
+    start, after = read_jsonl(folder / "proposer_evals.jsonl")
+    assert (start["step"], after["step"], start["n"], after["n"]) == (0, 2, 12, 12)
+    for found in (start, after):
+        assert found["valid"] == len(found["problems"]) / 12 > 0
+        assert sum(map(sum, found["solve_rates"].values())) == len(found["problems"])
+
+
+def _an_exported_model_answers_the_same_through_plain_transformers(tmp_path: Path) -> None:
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     results = {}
     for engine in ("vllm", "hf"):
