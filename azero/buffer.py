@@ -46,13 +46,14 @@ class ProblemBuffer:
     def draw(self, rng: random.Random, tier: Tier, k: int, alike: bool = False) -> tuple[Problem, ...]:
         """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer.
 
-        `alike`: of one structure, each that `k` problems of the tier have being as likely; O(problems of the tier).
+        `alike`: all of one structure. Of the structures with n problems in the tier one is chosen with a weight of
+        min(n, k), so that none dies out, and a single odd problem counts less. O(problems of the tier).
         """
         held = self._tiers[tier]
-        if alike:
-            common = [s for s, n in Counter(p.structure for p in held).items() if n >= k > 0]
-            chosen = rng.choice(common) if common else None
-            held = [p for p in held if chosen in (None, p.structure)]
+        if alike and held and k:
+            counts = Counter(p.structure for p in held)
+            (chosen,) = rng.choices(list(counts), [min(n, k) for n in counts.values()])
+            held = [p for p in held if p.structure == chosen]
         return tuple(held[i] for i in rng.sample(range(len(held)), min(k, len(held))))
 
     def sizes(self) -> dict[Tier, int]:
