@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azero.errors import UserError
 from azero.serial import problem_from_json, problem_to_json
 from azero.types import Problem, Tier
+
+CANDIDATES = 8  # drawn for each reference that is to differ in structure
 
 
 class ProblemBuffer:
@@ -43,18 +45,17 @@ class ProblemBuffer:
             self._remove(self._ages.popleft())
         return True
 
-    def draw(self, rng: random.Random, tier: Tier, k: int, alike: bool = False) -> tuple[Problem, ...]:
+    def draw(self, rng: random.Random, tier: Tier, k: int, distinct: bool = False) -> tuple[Problem, ...]:
         """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer.
 
-        `alike`: all of one structure. Of the structures with n problems in the tier one is chosen with a weight of
-        min(n, k), so that none dies out, and a single odd problem counts less. O(problems of the tier).
+        `distinct`: of CANDIDATES * k that are drawn so, the first of each structure go before all others.
         """
         held = self._tiers[tier]
-        if alike and held and k:
-            counts = Counter(p.structure for p in held)
-            (chosen,) = rng.choices(list(counts), [min(n, k) for n in counts.values()])
-            held = [p for p in held if p.structure == chosen]
-        return tuple(held[i] for i in rng.sample(range(len(held)), min(k, len(held))))
+        drawn = [held[i] for i in rng.sample(range(len(held)), min(k * (CANDIDATES if distinct else 1), len(held)))]
+        first = {p.structure: p for p in reversed(drawn)}
+        if distinct:
+            drawn.sort(key=lambda p: first[p.structure] is not p)
+        return tuple(drawn[:k])
 
     def sizes(self) -> dict[Tier, int]:
         return {tier: len(held) for tier, held in self._tiers.items()}

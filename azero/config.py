@@ -131,7 +131,7 @@ class TaskConfig:
     fixed_size: int = 256
     protocol: Protocol = Protocol.raw
     references: int = 6  # K
-    alike_references: bool = False  # all of one structure: no operation can then die out
+    distinct_references: bool = False  # prefer references of different structures: what is shown is what is imitated
     list_mark: str = ""  # before each reference and, in the raw protocol, the proposal: "- " makes a Markdown list
     proposals_per_prompt: int = 1  # proposals that share one draw of references; more make proposing cheaper
     exclude_evaluation: bool = True

@@ -55,7 +55,7 @@ class SlotSource:
         tier = _tier(place + attempt)
         prompt = (place - batch * self.problems) // len(TIERS) // self.task.proposals_per_prompt
         rng = random.Random(f"{self.seed}/{batch}/{attempt}/{tier}/{prompt}")
-        references = buffer.draw(rng, tier, self.task.references, self.task.alike_references)
+        references = buffer.draw(rng, tier, self.task.references, self.task.distinct_references)
         return ProposalRequest(tier=tier, references=tuple(p.text for p in references))
 
     def _generate(self, rng: random.Random, tier: Tier) -> Problem:

@@ -102,12 +102,12 @@ def test_bookkeeping_survives_many_evictions() -> None:
     assert set().union(*(_texts(buffer, tier) for tier in Tier)) == {"s1", "s2", *model}
 
 
-def test_alike_references_are_of_one_structure_and_none_dies_out() -> None:
-    structures = ["common"] * 40 + ["rare"] * 4 + ["single"]
-    buffer = ProblemBuffer(1000, [replace(problem(f"p{i}"), structure=s) for i, s in enumerate(structures)])
-    drawn = [buffer.draw(random.Random(seed), Tier.EASY, 4, alike=True) for seed in range(900)]
-    assert all(len({p.structure for p in refs}) == 1 and len({p.text for p in refs}) == len(refs) for refs in drawn)
-    counts = Counter(refs[0].structure for refs in drawn)
-    assert {refs[0].structure: len(refs) for refs in drawn} == {"common": 4, "rare": 4, "single": 1}
-    assert abs(counts["common"] - 400) < 60 and abs(counts["rare"] - 400) < 60 and abs(counts["single"] - 100) < 40
-    assert buffer.draw(random.Random(0), Tier.HARD, 4, alike=True) == ()
+def test_distinct_references_show_each_structure_before_any_twice() -> None:
+    held = [replace(problem(f"p{i}"), structure="common" if i < 40 else f"rare{i % 4}") for i in range(48)]
+    buffer = ProblemBuffer(1000, held)
+    for seed in range(20):
+        drawn = buffer.draw(random.Random(seed), Tier.EASY, 6, distinct=True)  # of 48 candidates: all
+        assert len(drawn) == 6 and len({p.structure for p in drawn[:5]}) == 5
+    assert buffer.draw(random.Random(0), Tier.EASY, 6, distinct=True) == buffer.draw(
+        random.Random(0), Tier.EASY, 6, distinct=True
+    )
