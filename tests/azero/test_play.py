@@ -21,6 +21,9 @@ class ScriptedEngine:
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(text.encode())
 
+    def chat_template(self, user_message: str) -> str:
+        return f"<user>{user_message}</user>"
+
     def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
         self.asked.append(bytes(prompt_ids).decode())
         self.queue.append((tag, self.asked[-1], n))
@@ -44,14 +47,14 @@ class ScriptedEngine:
         )
 
 
-def rules(barrier: bool, list_mark: str = "") -> PlayRules:
+def rules(barrier: bool, list_mark: str = "", chat: bool = False) -> PlayRules:
     sampling = Sampling(temperature=1.0, max_new_tokens=8, stop=("\n",))
     return PlayRules(
         solutions=2,
         proposer=sampling,
         solver=sampling,
         list_mark=list_mark,
-        chat=False,
+        chat=chat,
         exclude_evaluation=False,
         ladder=Ladder.paper,
         barrier=barrier,
@@ -137,3 +140,11 @@ def test_a_list_mark_stands_before_each_reference_and_asks_for_the_next() -> Non
     assert engine.asked[0] == episode.prompt == "Different easy problems:\n- 1 + 1\n-"
     assert episode.group.problem.text == "2 + 3" and episode.group.prompt == "Calculate: 2 + 3 = "
     assert episode.references == ("1 + 1",)
+
+
+def test_in_chat_a_list_mark_stands_before_each_reference_and_the_template_ends_the_prompt() -> None:
+    engine = ScriptedEngine(["x"], [])
+    player = Player(lambda role: engine, Arithmetic(), rules(False, list_mark="- ", chat=True))  # type: ignore[arg-type]
+    (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0", tries=1),)))
+    assert engine.asked == [episode.prompt] and episode.prompt.endswith("</user>")
+    assert "\n- 1 + 1\n" in episode.prompt and episode.prompt.count("\n-") == 1

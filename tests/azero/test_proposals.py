@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -37,16 +38,39 @@ def test_the_summary_counts_each_proposal_once():
     assert found["problems"][2] == {"text": "7 * 8", "tier": "medium", "requested_tier": "hard", "success_rate": 0.25}
 
 
+@pytest.mark.parametrize(
+    ("right", "of", "bin"), [(0, 12, 0), (1, 12, 1), (5, 12, 4), (6, 12, 5), (11, 12, 9), (12, 12, 10)]
+)
+def test_a_success_rate_is_counted_at_its_nearest_tenth(right, of, bin):
+    found = proposer_summary([episode("0", [R] * right + [W] * (of - right), tier=Tier.HARD)])
+    assert found["solve_rates"] == {"easy": [0] * 11, "medium": [0] * 11, "hard": [int(i == bin) for i in range(11)]}
+    assert found["learnable"] == (0 < right < of)
+
+
 def test_without_a_valid_proposal_every_share_is_zero():
     found = proposer_summary([turned_down("0", Verdict.EXCLUDED, "in_evaluation")])
     assert (found["valid"], found["unique"], found["tier_match"], found["learnable"]) == (0, 0, 0, 0)
 
 
+def rows_of(results):
+    """{first cell: the others} of the printed table."""
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(proposer_table(results))
+    cells = [[c.strip() for c in re.split("[│┃]", line)[1:-1]] for line in printed.get().splitlines()]
+    return {c[0]: c[1:] for c in cells if c}
+
+
 def test_two_models_stand_beside_each_other():
     one = proposer_summary([episode("0", [R, W], text="1 + 1")])
     two = proposer_summary([turned_down("0", Verdict.REJECTED, "no_operation")])
-    console = Console(width=120)
-    with console.capture() as printed:
-        console.print(proposer_table({"start": one, "step 20": two}))
-    text = printed.get()
-    assert "step 20" in text and "100.0%" in text and "no operation" in text
+    rows = rows_of({"start": one, "step 20": two})
+    assert rows[""] == ["start", "step 20"]
+    assert rows["valid"] == rows["solved sometimes, not always"] == rows["share easy"] == ["100.0%", "0.0%"]
+    assert rows["easy: by success rate 0, .1, ... 1"][0] == "0 0 0 0 0 1 0 0 0 0 0"
+    assert rows["no operation"] == ["0", "1"]
+
+
+def test_one_model_stands_alone():
+    rows = rows_of({"start": proposer_summary([turned_down("0", Verdict.EXCLUDED, "in_evaluation")])})
+    assert rows["proposals"] == rows["in the evaluation set"] == rows["in evaluation"] == ["1"]

@@ -69,7 +69,11 @@ def test_a_submitted_job_trains_and_its_logs_and_status_are_there(
 
     def ray(*arguments: str, cwd: Path = ROOT) -> str:
         command = [BIN / "ray", "job", *arguments]
-        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+        for _ in range(30):  # the job server answers some seconds before its node's agent takes jobs
+            done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+            if "No available agent" not in done.stderr:
+                break
+            time.sleep(1)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

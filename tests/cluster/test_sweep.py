@@ -7,12 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
 from azero.errors import UserError
 from cluster.cli import main
 from cluster.resources import ResourcePlan
+from cluster.rundir import read_jsonl
 from cluster.sweep import Run, Started, _fits, load_sweep, runs_of
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"))
@@ -94,43 +96,55 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_killed_sweep_started_again_runs_only_what_is_missing(tmp_path):
-    path = write(tmp_path / "s.yaml")
-    command = [sys.executable, "-m", "cluster.cli", "sweep", path, *TINY]
+    path = write(tmp_path / "s.yaml", arms={"a": ["run.steps=2"], "b": ["run.steps=20"]})  # b goes on when a has ended
+    command = [sys.executable, "-m", "cluster.cli", "sweep", path, *(o for o in TINY if not o.startswith("run.steps"))]
     first, second = (tmp_path / "runs" / name for name in ("a-0", "b-0"))
     sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: (second / "config.yaml").exists(), sweep)
+    wait_for(lambda: last_step(first) == 2 and last_step(second) == 0, sweep)
+    begun = psutil.Process(sweep.pid).children(recursive=True)
+    names = {p: " ".join(p.cmdline()).strip() for p in begun}
+    assert any(f"run.dir={second}" in name for name in names.values())
+    assert any("RolloutActor" in name for name in names.values())
     sweep.send_signal(signal.SIGKILL)
     sweep.wait()
-    wait_for(lambda: not trainers(second))  # it ends with the sweep
-    assert not any(e["step"] == 2 for e in lines(second / "evals.jsonl"))
-    before = {f: f.stat().st_mtime_ns for f in first.rglob("*.jsonl")}
+    try:
+        at_work = [p for p in begun if not names[p].endswith("Agent")]  # Ray's agents take a minute to notice
+        wait_for(lambda: not any(map(goes_on, at_work)), seconds=60)
+    finally:
+        for process in filter(goes_on, begun):
+            process.kill()
+    assert last_step(second) == 0
+    before = written(tmp_path / "runs", "a-0")
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "1 of 2 runs are finished, 1 to go" in again.stdout and "started b-0" in again.stdout
     assert "started a-0" not in again.stdout and "finished b-0" in again.stdout
-    assert before == {f: f.stat().st_mtime_ns for f in first.rglob("*.jsonl")}
-    assert lines(second / "evals.jsonl")[-1]["step"] == 2
+    assert written(tmp_path / "runs", "a-0") == before and last_step(second) == 20
 
 
-def lines(path):
-    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+def written(runs, name):
+    """{file of the run and its log: when it was last written}."""
+    files = [f for f in (runs / name).rglob("*") if f.is_file()]
+    return {f: f.stat().st_mtime_ns for f in [*files, runs / "logs" / f"{name}.log"]}
+
+
+def last_step(run):
+    """Of the newest evaluation."""
+    evals = read_jsonl(run / "evals.jsonl")
+    return evals[-1]["step"] if evals else None
+
+
+def goes_on(process):
+    """A container's first process may leave zombies."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition, process=None, seconds=240):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until and (process is None or process.poll() is None)
-        time.sleep(0.2)
-
-
-def trainers(run_dir):
-    """Processes of `azero train` for this directory."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if f"run.dir={run_dir}" in file.read_bytes().decode().split("\0"):
-                found.append(file)
-        except OSError:
-            continue
-    return found
+        time.sleep(0.1)
