@@ -413,7 +413,7 @@ def test_generate_is_total_even_where_every_draw_is_of_another_tier() -> None:
 
 def test_get_domain() -> None:
     assert get_domain("arithmetic").name == "arithmetic"
-    with pytest.raises(UserError, match="task.domain=algebra: unknown; give one of arithmetic"):
+    with pytest.raises(UserError, match=r"task\.domain=algebra: unknown; give one of arithmetic"):
         get_domain("algebra")
 
 
