@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -43,10 +44,16 @@ def converted(file: Path) -> Path:
                 f"model.path={file}: reading GGUF needs {' and '.join(missing)}; install azero[gguf], "
                 "or give a model folder or a Hub id"
             )
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name}."))
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name}."))
+        except OSError as e:
+            raise UserError(
+                f"model.path={file}: {cache} cannot be written ({e.strerror}); set XDG_CACHE_HOME"
+            ) from None
         try:
             _convert(file, aside)
+            aside.chmod(0o755)  # mkdtemp's is for its owner alone
             os.replace(aside, folder)
         except OSError:
             if not folder.is_dir():  # else another process was first
@@ -65,8 +72,9 @@ def _convert(file: Path, out: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, NotImplementedError) as e:
-        raise UserError(f"model.path={file}: not loadable by transformers ({str(e).splitlines()[0]})") from None
+    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, struct.error) as e:
+        why = " ".join(f"{type(e).__name__} {e}".split())[:200]
+        raise UserError(f"model.path={file}: not loadable by transformers ({why})") from None
     config = quantised.config
     del config.quantization_config  # the weights are plain by now; transformers would refuse to save them with it
     config._name_or_path = ""
@@ -80,7 +88,10 @@ def _convert(file: Path, out: Path) -> None:
 def packaged(name: str) -> Path:
     """The path of "PACKAGE/FILE" in an installed Python package. Raises UserError."""
     package, _, file = name.partition("/")
-    found = importlib.util.find_spec(package)
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # of a parent package
+        found = None
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (Path(folder) / file).is_file():
             return Path(folder) / file

@@ -35,8 +35,8 @@ PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
 def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
     """Print the solver's table, write JSON where asked. Raises UserError.
 
-    A run directory, or a checkpoint in one, is evaluated with the run's own config, anything else with `config_path` or
-    the base config.
+    Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
+    with the base config.
     """
     config = _config(model, config_path, overrides)
     config.eval.data = data or config.eval.data

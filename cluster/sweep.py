@@ -31,7 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from azero.config import ClusterConfig, Config, load_config
@@ -44,6 +46,7 @@ from cluster.runtime import ray_session
 from cluster.train import INTERRUPTED, stop_signals
 
 POLL_S = 0.5
+LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +93,42 @@ def load_sweep(path: str) -> Sweep:
     """Raises UserError for a missing file, or unknown, missing or contradictory keys."""
     if not Path(path).is_file():
         raise UserError(f"sweep {path}: no such file; see configs/experiments/")
-    loaded = OmegaConf.load(path)
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError) as e:
+        raise UserError(f"sweep {path}: not readable as YAML ({str(e).splitlines()[0]})") from None
     needed = {f.name for f in fields(Sweep) if f.default_factory is MISSING}
     allowed = {f.name for f in fields(Sweep)}
-    if not isinstance(loaded, DictConfig) or not needed <= set(loaded) <= allowed:
+    if not isinstance(loaded, dict) or not needed <= set(loaded) <= allowed:
         raise UserError(
             f"sweep {path}: needs the keys {', '.join(sorted(needed))} and may have "
             f"{', '.join(sorted(allowed - needed))}; see configs/experiments/"
         )
-    sweep = Sweep(**OmegaConf.to_container(loaded))  # type: ignore[arg-type]
+    sweep = Sweep(**loaded)  # type: ignore[arg-type]
+    for key, right, shape in (
+        ("base", isinstance(sweep.base, str), "the name of a config"),
+        ("dir", isinstance(sweep.dir, str) and bool(sweep.dir), "a folder"),
+        (
+            "seeds",
+            _is_list(sweep.seeds, int) and 0 < len(set(sweep.seeds)) == len(sweep.seeds),
+            "distinct whole numbers",
+        ),
+        ("columns", _is_list(sweep.columns, str), "a list of metrics"),
+        (
+            "arms",
+            isinstance(sweep.arms, dict) and all(_is_list(o, str) and "/" not in str(a) for a, o in sweep.arms.items()),
+            "names without a slash, each with a list of key=value overrides",
+        ),
+    ):
+        if not right:
+            raise UserError(f"sweep {path}: {key}={getattr(sweep, key)}: give {shape}")
     if sweep.control not in sweep.arms:
         raise UserError(f"sweep {path}: control={sweep.control} is none of the arms {', '.join(sweep.arms)}")
     return sweep
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(v, kind) for v in value)
 
 
 def runs_of(sweep: Sweep, overrides: Sequence[str]) -> list[Run]:
@@ -136,12 +163,12 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
             for run in missing:
                 require(run.needs, capacity, "the cluster")
             for started in _run_all(sweep, missing, address, capacity, should_stop, console):
-                reason = _outcome(started, console)
+                reason = _outcome(started, should_stop(), console)
                 if reason:
                     failed[started.run.name] = reason
-                _write(Path(sweep.dir) / "sweep.json", summary(sweep, failed))
+                _write(Path(sweep.dir) / "sweep.json", summary(sweep, runs, failed))
             stopped = should_stop()
-    result = summary(sweep, failed)
+    result = summary(sweep, runs, failed)
     _write(Path(sweep.dir) / "sweep.json", result)
     if out is not None:
         _write(out, result)
@@ -154,11 +181,12 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
     return 1 if failed else 0
 
 
-def summary(sweep: Sweep, failed: Mapping[str, str]) -> dict[str, Any]:
-    """What sweep.json holds: per arm the seeds done, accuracies, their statistics and the difference to the control."""
+def summary(sweep: Sweep, runs: Sequence[Run], failed: Mapping[str, str]) -> dict[str, Any]:
+    """What sweep.json holds of the finished runs: accuracies by arm, their statistics, differences to the control."""
     arms: dict[str, dict[str, Any]] = {}
     for arm in sweep.arms:
-        found = arm_summary({s: Path(sweep.dir) / f"{arm}-{s}" for s in sweep.seeds}, sweep.columns)
+        done = {r.seed: r.path for r in runs if r.arm == arm and r.is_finished()}
+        found = arm_summary(done, sweep.columns)
         found["failed"] = {str(s): failed[f"{arm}-{s}"] for s in sweep.seeds if f"{arm}-{s}" in failed}
         arms[arm] = found
     for arm, found in arms.items():
@@ -177,12 +205,13 @@ def _run_all(
     sweep: Sweep, runs: Sequence[Run], address: str, capacity: Mapping[str, float], should_stop: Any, console: Console
 ) -> Iterator[Started]:
     """Start each run when there is room for it; yield it when it has ended."""
-    waiting, running = list(runs), list[Started]()
+    waiting, running, asked = list(runs), list[Started](), False
     while waiting or running:
-        if should_stop():
+        if should_stop() and not asked:
+            asked = True  # once: a second signal would end a run in the middle of its checkpoint
             waiting.clear()
             for started in running:
-                started.process.terminate()  # it writes a checkpoint first
+                started.process.terminate()
         while waiting and _fits(waiting[0], running, capacity):
             run = waiting.pop(0)
             console.print(f"started {run.name} ({len(waiting)} wait)")
@@ -219,22 +248,23 @@ def _start(sweep: Sweep, run: Run, address: str) -> Started:
 
 def _end_with_parent() -> None:
     """A run whose sweep was killed must not go on beside the next one (Linux: PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    LIBC.prctl(1, signal.SIGKILL)
 
 
-def _outcome(started: Started, console: Console) -> str:
+def _outcome(started: Started, stopping: bool, console: Console) -> str:
     """Say how a run ended; why it failed, or nothing."""
     run, minutes = started.run, (time.monotonic() - started.since) / 60
-    if started.process.returncode == INTERRUPTED:
-        console.print(f"stopped {run.name} with a checkpoint")
+    status = started.process.returncode
+    if status == INTERRUPTED or (stopping and status == -signal.SIGTERM):  # the second: before it had begun
+        console.print(f"stopped {run.name}{' with a checkpoint' if status == INTERRUPTED else ''}")
         return ""
     evals = read_jsonl(run.path / "evals.jsonl")
-    if started.process.returncode == 0 and run.is_finished():
+    if status == 0 and run.is_finished():
         before, after = evals[0]["accuracy"], evals[-1]["accuracy"]
         console.print(f"finished {run.name} in {minutes:.1f} min: accuracy {before:.1%} -> {after:.1%}")
         return ""
     lines = [line for line in started.log.read_text(errors="replace").splitlines() if line.strip()]
-    reason = f"exit status {started.process.returncode}: {lines[-1].strip() if lines else 'no output'}"
+    reason = f"exit status {status}: {lines[-1].strip() if lines else 'no output'}"
     console.print(f"FAILED {run.name} after {minutes:.1f} min, {reason} (see {started.log})", markup=False)
     return reason
 

@@ -112,10 +112,13 @@ def test_a_file_of_the_same_name_with_other_weights_gets_a_folder_of_its_own(tmp
 
 def test_a_broken_file_is_one_line_and_leaves_nothing(tmp_path, cache):
     file = tmp_path / "broken.gguf"
-    file.write_bytes(b"GGUF" + bytes(64))
-    with pytest.raises(UserError, match=r"broken.gguf: not loadable") as error:
-        converted(file)
-    assert "\n" not in str(error.value) and not list(cache.iterdir())
+    write_gguf(tmp_path / "whole.gguf", tiny_llama(0))
+    whole = (tmp_path / "whole.gguf").read_bytes()
+    for broken in (b"GGUF" + bytes(64), whole[:200], whole[:-1000]):
+        file.write_bytes(broken)
+        with pytest.raises(UserError, match=r"broken.gguf: not loadable") as error:
+            converted(file)
+        assert "\n" not in str(error.value) and not list(cache.iterdir())
 
 
 def test_what_is_missing_is_named(tmp_path, cache, monkeypatch):

@@ -53,11 +53,25 @@ def test_an_experiment_is_at_most_ten_lines_with_its_hypothesis(path):
         ({"arms": {"a": ["rollout.actorz=1"]}}, "rollout.actorz"),
         ({"arms": {"a": ["optim.lr=-1"]}}, "optim.lr"),
         ({"base": "nothing"}, "nothing"),
+        ({"seeds": 3}, "seeds=3: give distinct"),
+        ({"seeds": [0, 0]}, "seeds=.* give distinct"),
+        ({"seeds": []}, "seeds=.* give distinct"),
+        ({"dir": ""}, "dir=: give a folder"),
+        ({"columns": "lr"}, "columns=lr: give a list"),
+        ({"arms": ["a", "b"]}, "arms=.* give names"),
+        ({"arms": {"a": "optim.lr=0"}}, "arms=.* a list of key=value"),
+        ({"arms": {"a": [], "b/c": []}}, "without a slash"),
     ],
 )
 def test_a_mistake_in_a_sweep_is_one_line(tmp_path, keys, message):
     with pytest.raises(UserError, match=message):
         runs_of(load_sweep(write(tmp_path / "s.yaml", **keys)), [])
+
+
+def test_a_sweep_that_is_no_yaml_is_one_line(tmp_path):
+    (tmp_path / "s.yaml").write_text("arms: [a: b: c")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        load_sweep(str(tmp_path / "s.yaml"))
 
 
 def test_every_arm_comes_with_the_first_seed_before_any_with_the_second(tmp_path):
@@ -92,6 +106,19 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
     assert result == json.loads((tmp_path / "runs" / "sweep.json").read_text())
     assert "collapse" in result["arms"]["a"]["failed"]["0"]
     assert result["arms"]["b"]["seeds"] == [0] and result["arms"]["b"]["columns"]["throughput/samples_per_s"][0] > 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_sweep_with_checkpoints_and_nothing_counts_as_failed(tmp_path):
+    path = write(tmp_path / "s.yaml")
+    command = [sys.executable, "-m", "cluster.cli", "sweep", path, *TINY, "run.steps=200"]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: len(read_jsonl(tmp_path / "runs" / "a-0" / "metrics.jsonl")) > 2, sweep)
+    sweep.send_signal(signal.SIGINT)
+    printed, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130 and "stopped a-0 with a checkpoint" in printed and "FAILED" not in printed
+    result = json.loads((tmp_path / "runs" / "sweep.json").read_text())
+    assert all(arm["failed"] == {} and arm["seeds"] == [] for arm in result["arms"].values())
 
 
 @pytest.mark.slow
