@@ -90,18 +90,17 @@ def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) 
         return -len(c.prompt_ids), c.prompt_ids, -len(c.token_ids), c.token_ids, i
 
     taken: list[int] = []
-    prompts: set[tuple[int, ...]] = set()
-    completions: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    prompts = completions = prompt_width = width = 0  # of what is taken: distinct ones, and the longest
+    last: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # equal ones follow each other
     for i in sorted(indices, key=order):
         c = rows[i].sample.completion
-        more_prompts, more_completions = prompts | {c.prompt_ids}, completions | {(c.prompt_ids, c.token_ids)}
-        size = len(more_prompts) * max(map(len, more_prompts)) + len(more_completions) * max(
-            len(t) for _, t in more_completions
-        )
-        if taken and size > tokens:
+        prompts += c.prompt_ids != last[0]
+        completions += (c.prompt_ids, c.token_ids) != last
+        prompt_width, width = max(prompt_width, len(c.prompt_ids)), max(width, len(c.token_ids))
+        if taken and prompts * prompt_width + completions * width > tokens:
             yield pack(rows, taken)
-            taken, more_prompts, more_completions = [], {c.prompt_ids}, {(c.prompt_ids, c.token_ids)}
-        prompts, completions = more_prompts, more_completions
+            taken, prompts, completions, prompt_width, width = [], 1, 1, len(c.prompt_ids), len(c.token_ids)
+        last = c.prompt_ids, c.token_ids
         taken.append(i)
     if taken:
         yield pack(rows, taken)

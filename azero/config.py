@@ -86,7 +86,7 @@ class RunConfig:
 @dataclass
 class ModelConfig:
     path: str = "embedded"  # embedded, a folder, a .gguf file, or a Hugging Face Hub id
-    dtype: Dtype = Dtype.float32  # of the engines; the learner's master weights are fp32 always
+    dtype: Dtype = Dtype.float32  # of the engines and of the learner's autocast; master weights are fp32 always
 
 
 @dataclass
@@ -175,7 +175,6 @@ class LearnerConfig:
     gpus_per_worker: float = 0.0
     cpus_per_worker: float = 1.0
     threads: int = 0  # torch threads a worker; 0: the machine's cores shared out
-    dtype: Dtype | None = None  # of the products in an update (autocast); null: model.dtype
     tokens_per_microbatch: int = 16384  # padded tokens
     gradient_checkpointing: bool = False
     timeout_s: float = 600.0  # one update

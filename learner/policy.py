@@ -40,10 +40,7 @@ class UpdateResult:
 
 @dataclass(slots=True)
 class PolicyOptimizer:
-    """Master weights and moments are fp32 (at lr 5e-6 a bf16 weight does not move); `learner.dtype` is the autocast's.
-
-    What proves the sync is computed as the engines compute, in `model.dtype`.
-    """
+    """Master weights and moments are fp32 (at lr 5e-6 a bf16 weight does not move); `model.dtype` is the autocast's."""
 
     model_config: ModelConfig
     path: str  # where the weights come from: the start model, or a checkpoint's model folder
@@ -180,7 +177,7 @@ class PolicyOptimizer:
         completion is run once too. Logits are made for completion tokens alone.
         """
         mask, token_of = batch.mask.to(self.device), batch.token_of.to(self.device)
-        with self._autocast(self.learner.dtype or self.model_config.dtype):
+        with self._autocast():
             hidden = self._hidden(model.base_model, batch)[mask]  # [distinct tokens, hidden]
             logits = model.get_output_embeddings()(hidden)
         logprobs, entropy = token_logprobs(logits, batch.targets.to(self.device), self.temperature)
@@ -226,15 +223,15 @@ class PolicyOptimizer:
     def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
         """Log-probs of tokens 1.. of each sequence at temperature 1, under the present weights."""
         found = []
-        with self._autocast(self.model_config.dtype):  # around them all: the weights are cast once
+        with self._autocast():  # around them all: the weights are cast once
             for ids in sequences:
                 tensor = torch.tensor([list(ids)], device=self.device)
                 logits = self.model(input_ids=tensor).logits[0, :-1]
                 found.append(tuple(token_logprobs(logits, tensor[0, 1:], 1.0)[0].tolist()))
         return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
-    def _autocast(self, dtype: Dtype) -> AbstractContextManager[None]:
-        if dtype is Dtype.float32:
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.model_config.dtype is Dtype.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 

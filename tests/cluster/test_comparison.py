@@ -29,7 +29,7 @@ def test_one_value_has_no_spread_and_none_has_no_mean():
 def test_the_quantile_becomes_the_normal_one():
     assert half_width(1.0, 2) == pytest.approx(12.706 / 2**0.5)
     for n, quantile in ((17, 2.120), (20, 2.093), (31, 2.042), (400, 1.966)):
-        assert half_width(1.0, n) * n**0.5 == pytest.approx(quantile, abs=0.011)
+        assert half_width(1.0, n) * n**0.5 == pytest.approx(quantile, abs=0.001)
 
 
 @pytest.mark.parametrize(

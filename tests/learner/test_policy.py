@@ -106,7 +106,7 @@ def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
 def test_bf16_products_leave_the_master_weights_in_fp32(tiny_model: str) -> None:
     p, rows = policy(tiny_model, lr=5e-6), random_rows()
     exact = flat(p.gradients(rows))
-    p.learner.dtype = Dtype.bfloat16
+    p.model_config.dtype = Dtype.bfloat16
     rounded = flat(p.gradients(rows))
     assert not torch.equal(exact, rounded) and (rounded - exact).norm() <= 0.05 * exact.norm()
     before = [q.detach().clone() for q in p.model.parameters()]
