@@ -53,6 +53,7 @@ def play_rules(config: Config) -> PlayRules:
         list_mark=config.task.list_mark,
         chat=config.task.protocol is Protocol.chat,
         exclude_evaluation=config.task.exclude_evaluation,
+        other_tiers=config.task.other_tiers,
         ladder=config.reward.ladder,
         barrier=rollout.max_staleness == 0,
     )

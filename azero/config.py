@@ -132,6 +132,8 @@ class TaskConfig:
     protocol: Protocol = Protocol.raw
     references: int = 6  # K
     distinct_references: bool = False  # prefer references of different structures: what is shown is what is imitated
+    other_tiers: bool = True  # accept a problem of another tier than requested; else it is rejected and asked for again
+    fill_from_buffer: bool = False  # a place without a valid proposal takes an earlier problem of its tier
     list_mark: str = ""  # before each reference and, in the raw protocol, the proposal: "- " makes a Markdown list
     proposals_per_prompt: int = 1  # proposals that share one draw of references; more make proposing cheaper
     exclude_evaluation: bool = True
@@ -163,6 +165,7 @@ class AlgorithmConfig:
 class OptimConfig:
     lr: float = 5e-6
     warmup_steps: int = 10
+    decay_steps: int = 0  # lr falls linearly to 0 at this step, of which ${run.steps} is the last; 0: it stays
     grad_clip: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -368,6 +371,7 @@ def check(c: Config) -> None:
         "algorithm.proposer_weight": c.algorithm.proposer_weight,
         "optim.lr": c.optim.lr,
         "optim.warmup_steps": c.optim.warmup_steps,
+        "optim.decay_steps": c.optim.decay_steps,
         "eval.samples": c.eval.samples,
     }
     for key, value in not_negative.items():

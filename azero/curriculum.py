@@ -26,7 +26,8 @@ class SlotSource:
 
     The whole run has one sequence of places, of which batch b holds numbers b * problems .. (b + 1) * problems - 1.
     Without a fixed set place n asks for tier n mod 3 and, in try t, for tier (n + t) mod 3: the first tries of a batch,
-    and of any run of batches, are balanced over the tiers to within one, and so are the second, and so on. Of the
+    and of any run of batches, are balanced over the tiers to within one, and so are the second, and so on. Without
+    `task.other_tiers` every try of a place asks for its tier, so that the problems themselves are balanced. Of the
     requests of one batch, tier and try, `task.proposals_per_prompt` share one draw of references and so one prompt.
     """
 
@@ -47,16 +48,23 @@ class SlotSource:
                 Slot(id=i, problem=self._generate(rng, _tier(place))) for i, place, rng in zip(ids, places, rngs)
             )
         return tuple(
-            Slot(id=i, tries=tuple(self._request(batch, place, t, buffer) for t in range(self.max_tries)))
+            Slot(
+                id=i,
+                tries=tuple(self._request(batch, place, t, buffer) for t in range(self.max_tries)),
+                problem=self._earlier(batch, place, buffer) if self.task.fill_from_buffer else None,
+            )
             for i, place in zip(ids, places)
         )
 
     def _request(self, batch: int, place: int, attempt: int, buffer: ProblemBuffer) -> ProposalRequest:
-        tier = _tier(place + attempt)
+        tier = _tier(place + attempt * self.task.other_tiers)
         prompt = (place - batch * self.problems) // len(TIERS) // self.task.proposals_per_prompt
         rng = random.Random(f"{self.seed}/{batch}/{attempt}/{tier}/{prompt}")
         references = buffer.draw(rng, tier, self.task.references, self.task.distinct_references)
         return ProposalRequest(tier=tier, references=tuple(p.text for p in references))
+
+    def _earlier(self, batch: int, place: int, buffer: ProblemBuffer) -> Problem:
+        return buffer.draw(random.Random(f"{self.seed}/{batch}/{place}/fill"), _tier(place), 1)[0]
 
     def _generate(self, rng: random.Random, tier: Tier) -> Problem:
         """One problem of the domain's distribution; with task.exclude_evaluation outside the evaluation set."""

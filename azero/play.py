@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from azero.config import Ladder
-from azero.domains.base import Domain
+from azero.domains.base import Domain, Proposal
 from azero.engine import Engine
 from azero.rewards import solver_reward
 from azero.types import (
@@ -35,6 +35,8 @@ from azero.types import (
     Verdict,
 )
 
+OTHER_TIER = "other_tier"  # why a problem is rejected that is not of the requested tier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayRules:
@@ -46,6 +48,7 @@ class PlayRules:
     list_mark: str
     chat: bool
     exclude_evaluation: bool
+    other_tiers: bool
     ladder: Ladder
     barrier: bool
 
@@ -80,10 +83,7 @@ class Player:
         self._held: list[_Proposing | _Solving] = []
         engines = {id(e): e for e in (self.engine_of(role) for role in Role)}.values()
         for slot in assignment.slots:
-            if slot.problem is not None:
-                self._ask(_Solving(slot=slot, attempt=0, problem=slot.problem, proposal=None))
-            else:
-                self._ask(_Proposing(slot=slot, attempt=0))
+            self._attempt(slot, 0)
         while True:
             if not any(e.busy() for e in engines):
                 if not self._held:
@@ -99,6 +99,13 @@ class Player:
 
     def _chat(self, role: Role) -> Callable[[str], str] | None:
         return self.engine_of(role).chat_template if self.rules.chat else None
+
+    def _attempt(self, slot: Slot, attempt: int) -> None:
+        """The next try; after the last one the slot's own problem, where it has one."""
+        if attempt < len(slot.tries):
+            self._ask(_Proposing(slot=slot, attempt=attempt))
+        elif slot.problem is not None:
+            self._ask(_Solving(slot=slot, attempt=attempt, problem=slot.problem, proposal=None))
 
     def _ask(self, tag: _Proposing | _Solving) -> None:
         if self.rules.barrier:
@@ -135,6 +142,8 @@ class Player:
         outcome = self.domain.parse_proposal(
             completion.text, request.references, self.rules.exclude_evaluation, completion.version
         )
+        if outcome.problem is not None and outcome.problem.tier is not request.tier and not self.rules.other_tiers:
+            outcome = Proposal(verdict=Verdict.REJECTED, reason=OTHER_TIER)
         sample = Sample(
             role=Role.PROPOSER,
             tier=request.tier,
@@ -147,8 +156,7 @@ class Player:
             self._ask(_Solving(slot=tag.slot, attempt=tag.attempt, problem=outcome.problem, proposal=sample))
             return
         self._finish(tag.slot, tag.attempt, sample, None)
-        if tag.attempt + 1 < len(tag.slot.tries):
-            self._ask(_Proposing(slot=tag.slot, attempt=tag.attempt + 1))
+        self._attempt(tag.slot, tag.attempt + 1)
 
     def _submit_group(self, tag: _Solving) -> None:
         engine = self.engine_of(Role.SOLVER)
@@ -178,7 +186,7 @@ class Player:
         self._finish(tag.slot, tag.attempt, tag.proposal, group)
 
     def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
-        request = slot.tries[attempt] if slot.tries else None
+        request = slot.tries[attempt] if attempt < len(slot.tries) else None
         self._episodes[self._order[slot.id], attempt] = Episode(
             id=f"{slot.id}.{attempt}",
             batch=self._batch,

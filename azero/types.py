@@ -132,8 +132,8 @@ class Episode:
 class Slot:
     """A place in a batch that one valid problem will fill.
 
-    Either `problem` is given (sources random and fixed), or `tries` lists the requests that may be made of the
-    proposer, in order, until one gives a valid problem.
+    `tries` lists the requests that may be made of the proposer, in order, until one gives a valid problem. Where none
+    does, `problem` fills the place, if it is given; sources random and fixed give it and no tries.
     """
 
     id: str

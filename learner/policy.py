@@ -79,8 +79,10 @@ class PolicyOptimizer:
 
     @property
     def lr(self) -> float:
-        """Of the next step: linear warm-up, then constant."""
-        return self.optim.lr * min(1.0, (self.steps_done + 1) / max(1, self.optim.warmup_steps))
+        """Of the next step: linear warm-up, then constant or falling linearly to 0 at `optim.decay_steps`."""
+        risen = min(1.0, (self.steps_done + 1) / max(1, self.optim.warmup_steps))
+        left = max(0.0, 1 - self.steps_done / self.optim.decay_steps) if self.optim.decay_steps else 1.0
+        return self.optim.lr * risen * left
 
     def update(self, rows: Sequence[TrainRow], keep_all: bool = False) -> UpdateResult:
         """One optimizer step on all rows. `keep_all`: also run rows without a gradient, for their log-probs.

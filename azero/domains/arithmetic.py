@@ -29,19 +29,13 @@ from azero.types import EvalItem, Problem, Tier, Verdict
 
 READ_CHARACTERS = 4096  # of a completion: the first in the raw protocol, the last in the chat protocol
 
-SEED_TEXTS: dict[Tier, tuple[str, ...]] = {
-    Tier.EASY: ("3 + 8", "4 + 9", "6 + 8", "5 - 3", "10 - 6", "4 - 9", "4 * 5", "7 * 8"),
-    Tier.MEDIUM: ("12 + 9", "18 + 13", "14 - 5", "11 - 16", "12 * 7", "16 * 5", "18 / 3", "20 / 5"),
-    Tier.HARD: (
-        "47 + 35",
-        "88 + 56",
-        "63 - 28",
-        "23 * 14",
-        "84 / 21",
-        "7 + 6 * 5",
-        "18 - (9 - 4)",
-        "(12 - 4) * 3",
-    ),
+SEED_TEXTS: dict[Tier, tuple[str, ...]] = {  # with a 0, a 1 and equal numbers: models trip over these
+    Tier.EASY: ("3 + 8", "4 + 9", "6 + 8", "5 - 3", "10 - 6", "4 - 9", "4 * 5", "7 * 8")
+    + ("9 - 0", "7 - 7", "8 * 1", "0 * 8"),
+    Tier.MEDIUM: ("12 + 9", "18 + 13", "14 - 5", "11 - 16", "12 * 7", "16 * 5", "18 / 3", "20 / 5")
+    + ("17 - 0", "13 - 13", "0 * 14", "0 / 9"),
+    Tier.HARD: ("47 + 35", "88 + 56", "63 - 28", "23 * 14", "84 / 21", "7 + 6 * 5", "18 - (9 - 4)", "(12 - 4) * 3")
+    + ("75 - 40", "52 - 52", "30 * 6", "0 / 37"),
 }
 
 TIER_WORDS = {
@@ -81,7 +75,7 @@ class Arithmetic:
     name = "arithmetic"
 
     def seed_problems(self) -> list[Problem]:
-        """Eight problems a tier, with every operator of the tier; none is in an evaluation set."""
+        """Twelve problems a tier, with every operator of the tier; none is in an evaluation set."""
         return [make_problem(text, -1) for tier in Tier for text in SEED_TEXTS[tier]]
 
     def generate(self, rng: random.Random, tier: Tier) -> Problem:

@@ -60,6 +60,19 @@ def test_requests(source: Source) -> None:
     assert all(s.problem is None for s in slots)
 
 
+def test_without_other_tiers_every_try_asks_for_the_tier_of_its_place() -> None:
+    slots = _source(Source.selfplay, tries=3, other_tiers=False).slots(1, _buffer())
+    assert [[t.tier.level for t in s.tries] for s in slots] == [[1] * 3, [2] * 3, [0] * 3, [1] * 3]
+    assert len({t.references for t in slots[0].tries}) > 1
+
+
+def test_earlier_problems_of_the_tier_stand_by_where_asked() -> None:
+    slots = _source(Source.selfplay, problems=60, fill_from_buffer=True).slots(1, _buffer())
+    standing_by = [s.problem for s in slots]
+    assert all(p is not None and p.tier is s.tries[0].tier for p, s in zip(standing_by, slots, strict=True))
+    assert len({p.text for p in standing_by if p}) > 20
+
+
 @pytest.mark.parametrize("source", Source)
 def test_tiers_are_balanced_over_batches(source: Source) -> None:
     made = _source(source, fixed_size=12)

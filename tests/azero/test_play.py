@@ -47,7 +47,7 @@ class ScriptedEngine:
         )
 
 
-def rules(barrier: bool, list_mark: str = "", chat: bool = False) -> PlayRules:
+def rules(barrier: bool, list_mark: str = "", chat: bool = False, other_tiers: bool = True) -> PlayRules:
     sampling = Sampling(temperature=1.0, max_new_tokens=8, stop=("\n",))
     return PlayRules(
         solutions=2,
@@ -56,6 +56,7 @@ def rules(barrier: bool, list_mark: str = "", chat: bool = False) -> PlayRules:
         list_mark=list_mark,
         chat=chat,
         exclude_evaluation=False,
+        other_tiers=other_tiers,
         ladder=Ladder.paper,
         barrier=barrier,
     )
@@ -92,6 +93,33 @@ def test_tries_are_bounded() -> None:
     episodes = play(ScriptedEngine(["x"] * 3, []), [slot("0.0", tries=3)])
     assert [e.proposal.verdict for e in episodes] == [Verdict.UNPARSEABLE] * 3
     assert all(e.group is None for e in episodes)
+
+
+def test_a_problem_fills_a_slot_whose_tries_all_failed() -> None:
+    earlier = Arithmetic().seed_problems()[0]
+    tries = slot("0.0").tries
+    failed = play(ScriptedEngine(["x", "y"], [earlier.answer, "0"]), [Slot(id="0.0", tries=tries, problem=earlier)])
+    assert [e.id for e in failed] == ["0.0.0", "0.0.1", "0.0.2"] and [e.group is None for e in failed] == [
+        True,
+        True,
+        False,
+    ]
+    assert failed[2].proposal is None and failed[2].group.problem == earlier and failed[2].group.success_rate == 0.5
+    (proposed,) = play(ScriptedEngine(["2 + 3"], ["5", "5"]), [Slot(id="0.0", tries=tries, problem=earlier)])
+    assert proposed.group.problem.text == "2 + 3"
+
+
+def test_a_problem_of_another_tier_is_taken_or_rejected_as_configured() -> None:
+    def play_hard_and_easy(other_tiers: bool) -> list[Episode]:
+        engine = ScriptedEngine(["12 + 13", "2 + 3"], ["25", "5"] * 2)
+        player = Player(lambda role: engine, Arithmetic(), rules(False, other_tiers=other_tiers))  # type: ignore[arg-type]
+        return player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
+
+    (taken,) = play_hard_and_easy(True)
+    assert taken.proposal.verdict is Verdict.VALID and taken.group.problem.text == "12 + 13"
+    rejected, again = play_hard_and_easy(False)
+    assert (rejected.proposal.verdict, rejected.proposal.reason) == (Verdict.REJECTED, "other_tier")
+    assert again.group.problem.text == "2 + 3"
 
 
 def test_episodes_come_in_the_order_of_slots_whatever_ends_first() -> None:

@@ -162,6 +162,12 @@ def test_warm_up_is_linear_then_constant(tiny_model: str) -> None:
     assert rates == pytest.approx([2e-6, 4e-6, 6e-6, 8e-6, 8e-6, 8e-6])
 
 
+def test_the_decay_is_linear_to_zero_and_stays_there(tiny_model: str) -> None:
+    p = policy(tiny_model, lr=8e-6, warmup_steps=2, decay_steps=4)
+    rates = [p.update(random_rows(4)).metrics["lr"] for _ in range(6)]
+    assert rates == pytest.approx([4e-6, 6e-6, 4e-6, 2e-6, 0, 0])
+
+
 def test_no_reference_is_held_without_kl(tiny_model: str) -> None:
     assert policy(tiny_model, beta=0.0).reference is None
 
