@@ -119,6 +119,7 @@ class RewardConfig:
     ladder: Ladder = Ladder.paper
     diversity: float = 0.5  # weight of the novelty bonus
     novelty_window: int = 512  # valid proposals
+    novelty_of_all: bool = True  # false: no bonus where all or no solutions are right, however new the problem
     collapse_unique_rate: float = 0.2  # alarm under this ...
     collapse_steps: int = 5  # ... for so many steps
     collapse_stops: bool = False

@@ -110,7 +110,8 @@ class Credit:
                 continue
             parts = {"floor": proposer_floor(proposal.verdict, self.reward.ladder) or 0.0}
             if episode.group is not None:
-                parts = {"learnability": values[episode.id], "diversity": self.reward.diversity * novelty}
+                counts = self.reward.novelty_of_all or 0 < episode.group.success_rate < 1
+                parts = {"learnability": values[episode.id], "diversity": self.reward.diversity * novelty * counts}
             scored = replace(proposal, reward=sum(parts.values()), reward_parts=parts)
             rewarded.append(replace(episode, proposal=scored))
         return rewarded, diagnostics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
@@ -125,13 +126,15 @@ class NoveltyWindow:
         return len(self._recent)
 
     def novelty(self, problem: Problem) -> float:
-        """0.5 / (1 + n) + 0.5 (1 - m / (1 + N)), in (0, 1]; 1 for a form and a structure that are both unseen.
+        """0.5 / (1 + n) + 0.5 (1 - log(1 + m) / log(1 + N)), in (0, 1]; 1 for a form and a structure that are both unseen.
 
         Of the N problems in the window n have the canonical form and m have the structure. The first half falls fast,
-        since a repeat teaches nothing; the second by share, since structures are few and must recur.
+        since a repeat teaches nothing. The second is the structure's surprise, -log of its share: structures are few
+        and must recur, and its mean is the entropy of what is proposed.
         """
         form = 1 / (1 + self._canonical[problem.canonical])
-        structure = 1 - self._structure[problem.structure] / (1 + len(self))
+        known = self._structure[problem.structure]
+        structure = 1 - math.log1p(known) / math.log1p(len(self)) if known else 1.0
         return 0.5 * form + 0.5 * structure
 
     def add(self, problem: Problem) -> None:

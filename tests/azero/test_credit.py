@@ -63,6 +63,19 @@ def test_the_diversity_bonus_falls_with_repetition() -> None:
     assert rewards == pytest.approx([0.5 * n for n in novelties])
 
 
+def test_novelty_counts_only_where_something_can_be_learned_if_asked() -> None:
+    groups = [
+        episode("0.0", [R, W], text="1 + 2"),
+        episode("0.1", [W, W], text="2 * 3"),
+        episode("0.2", [R, R], text="4"),
+    ]
+    for of_all, counted in ((True, [True, True, True]), (False, [True, False, False])):
+        c = credit(Learnability.none, diversity=0.5)
+        c.reward.novelty_of_all = of_all
+        rewarded, _ = c.reward_proposals(groups, c.novelties(groups))
+        assert [e.proposal.reward > 0 for e in rewarded] == counted
+
+
 def test_rows_are_solver_then_proposer_without_what_is_in_the_evaluation_set() -> None:
     c = credit()
     rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))

@@ -1,6 +1,7 @@
 """Values worked out by hand. A ratio u = 3 is a log-ratio of ln 3."""
 
 import json
+import math
 from dataclasses import replace
 from math import log
 
@@ -151,11 +152,13 @@ def test_novelty() -> None:
     a, b, c = _problem("3+5", "d+d"), _problem("3+6", "d+d"), _problem("3*5", "d*d")
     assert window.novelty(a) == 1.0
     window.add(a)
-    assert window.novelty(a) == 0.5 / 2 + 0.5 * (1 - 1 / 2)  # both the form and the structure once among one
-    assert window.novelty(b) == 0.5 + 0.5 * (1 - 1 / 2)  # a new form of a known structure
+    assert window.novelty(a) == 0.5 / 2  # a second time, of a structure that all have
+    assert window.novelty(b) == 0.5  # a new form of a structure that all have
     assert window.novelty(c) == 1.0
     window.add(a)
-    assert window.novelty(a) == 0.5 / 3 + 0.5 * (1 - 2 / 3)
+    window.add(c)
+    assert window.novelty(a) == pytest.approx(0.5 / 3 + 0.5 * (1 - math.log(3) / math.log(4)))
+    assert window.novelty(b) < window.novelty(_problem("4*5", "d*d")) < 1.0  # the rarer structure is worth more
 
 
 def test_novelty_window_forgets_the_oldest() -> None:
@@ -164,8 +167,8 @@ def test_novelty_window_forgets_the_oldest() -> None:
     for p in (a, b, c):
         window.add(p)
     assert len(window) == 2
-    assert window.novelty(a) == 0.5 + 0.5 * (1 - 1 / 3)
-    assert window.novelty(c) == 0.25 + 0.5 * (1 - 1 / 3)
+    assert window.novelty(a) == pytest.approx(0.5 + 0.5 * (1 - math.log(2) / math.log(3)))
+    assert window.novelty(c) == pytest.approx(0.25 + 0.5 * (1 - math.log(2) / math.log(3)))
 
 
 def test_unique_rate() -> None:
