@@ -126,7 +126,7 @@ class NoveltyWindow:
         return len(self._recent)
 
     def novelty(self, problem: Problem) -> float:
-        """0.5 / (1 + n) + 0.5 (1 - log(1 + m) / log(1 + N)), in (0, 1]; 1 for a form and a structure that are both unseen.
+        """0.5 / (1 + n) + 0.5 (1 - log(1 + m) / log(1 + N)), in (0, 1]; 1 where form and structure are both unseen.
 
         Of the N problems in the window n have the canonical form and m have the structure. The first half falls fast,
         since a repeat teaches nothing. The second is the structure's surprise, -log of its share: structures are few
