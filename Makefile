@@ -103,7 +103,7 @@ controls: setup  ## the learning run beside its control arms, over seeds
 experiments: setup  ## the journal's experiments on the embedded model, three seeds each (hours; resumes)
 	@status=0; for name in $(EXPERIMENTS); do $(BIN)/azero sweep configs/experiments/$$name.yaml $(ARGS) || status=$$?; done; exit $$status
 
-real: setup  ## self-play on SmolLM2-135M-Instruct (about an hour on 2 cores; ARGS=--resume goes on)
+real: setup  ## self-play on SmolLM2-135M-Instruct (about 50 minutes on 2 cores; ARGS=--resume goes on)
 	@model=$$($(call real_model)); $(BIN)/azero train configs/smollm2_135m.yaml model.path=$$model $(ARGS)
 
 real-controls: setup  ## the same beside a frozen proposer and GRPO on a fixed set (hours; resumes)

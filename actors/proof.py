@@ -37,7 +37,7 @@ class SyncProof:
             scores = engine.score(snapshot.probes.sequences)
             gaps = _differences(scores, snapshot.probes.logprobs)
             self._check(snapshot, scores, gaps)
-        except BaseException:
+        except BaseException:  # an interrupted load too
             engine.version = -1  # so that nobody takes it for loaded
             raise
         self._last = (snapshot.probes, scores)

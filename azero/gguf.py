@@ -72,7 +72,7 @@ def _convert(file: Path, out: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, struct.error) as e:
+    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, struct.error) as e:  # of a damaged file
         why = " ".join(f"{type(e).__name__} {e}".split())[:200]
         raise UserError(f"model.path={file}: not loadable by transformers ({why})") from None
     config = quantised.config

@@ -129,8 +129,8 @@ class NoveltyWindow:
         """0.5 / (1 + n) + 0.5 (1 - log(1 + m) / log(1 + N)), in (0, 1]; 1 where form and structure are both unseen.
 
         Of the N problems in the window n have the canonical form and m have the structure. The first half falls fast,
-        since a repeat teaches nothing. The second is the structure's surprise, -log of its share: structures are few
-        and must recur, and its mean is the entropy of what is proposed.
+        since a repeat teaches nothing. The second is the structure's surprise, -log((1 + m) / (1 + N)) over its largest
+        value: structures are few and must recur, and its mean rises with the entropy of what is proposed.
         """
         form = 1 / (1 + self._canonical[problem.canonical])
         known = self._structure[problem.structure]

@@ -1,7 +1,6 @@
 """Values worked out by hand. A ratio u = 3 is a log-ratio of ln 3."""
 
 import json
-import math
 from dataclasses import replace
 from math import log
 
@@ -157,7 +156,7 @@ def test_novelty() -> None:
     assert window.novelty(c) == 1.0
     window.add(a)
     window.add(c)
-    assert window.novelty(a) == pytest.approx(0.5 / 3 + 0.5 * (1 - math.log(3) / math.log(4)))
+    assert window.novelty(a) == pytest.approx(0.5 / 3 + 0.5 * (1 - log(3) / log(4)))
     assert window.novelty(b) < window.novelty(_problem("4*5", "d*d")) < 1.0  # the rarer structure is worth more
 
 
@@ -167,8 +166,8 @@ def test_novelty_window_forgets_the_oldest() -> None:
     for p in (a, b, c):
         window.add(p)
     assert len(window) == 2
-    assert window.novelty(a) == pytest.approx(0.5 + 0.5 * (1 - math.log(2) / math.log(3)))
-    assert window.novelty(c) == pytest.approx(0.25 + 0.5 * (1 - math.log(2) / math.log(3)))
+    assert window.novelty(a) == pytest.approx(0.5 + 0.5 * (1 - log(2) / log(3)))
+    assert window.novelty(c) == pytest.approx(0.25 + 0.5 * (1 - log(2) / log(3)))
 
 
 def test_unique_rate() -> None:

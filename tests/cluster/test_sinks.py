@@ -205,7 +205,7 @@ def test_a_sink_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    pytest.importorskip("wandb", reason="an extra: pip install 'azero[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     require_packages(["wandb"])
     record(tmp_path, config("wandb"), LINE)
@@ -216,8 +216,8 @@ def test_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_real_mlflow_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
+    mlflow = pytest.importorskip("mlflow", reason="an extra: pip install 'azero[mlflow]'")
+    pytest.importorskip("sqlalchemy", reason="an extra: pip install 'azero[mlflow]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     require_packages(["mlflow"])
     record(tmp_path, config("mlflow"), LINE | {"eval/accuracy/+": 1})
