@@ -79,8 +79,8 @@ def _padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, T
     return ids, mask
 
 
-def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) -> Iterator[TrainBatch]:
-    """At most `tokens` padded tokens each, what rows share counted once (a longer row goes alone).
+def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """`indices` in parts of at most `tokens` padded tokens, what rows share counted once (a longer row goes alone).
 
     Rows of one prompt stay together, prompts and completions of similar length too.
     """
@@ -98,12 +98,35 @@ def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) 
         completions += (c.prompt_ids, c.token_ids) != last
         prompt_width, width = max(prompt_width, len(c.prompt_ids)), max(width, len(c.token_ids))
         if taken and prompts * prompt_width + completions * width > tokens:
-            yield pack(rows, taken)
+            yield taken
             taken, prompts, completions, prompt_width, width = [], 1, 1, len(c.prompt_ids), len(c.token_ids)
         last = c.prompt_ids, c.token_ids
         taken.append(i)
     if taken:
-        yield pack(rows, taken)
+        yield taken
+
+
+def shares(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int, workers: int) -> list[list[list[int]]]:
+    """For each worker its micro-batches of `indices`: about as many tokens, and equally many, the last ones empty.
+
+    The longest prompt group goes to the worker that has least so far, so that shares differ by a group at most.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i in indices:
+        groups.setdefault(rows[i].sample.completion.prompt_ids, []).append(i)
+    sizes = {
+        prompt: len(prompt) + sum(map(len, {rows[i].sample.completion.token_ids for i in group}))
+        for prompt, group in groups.items()
+    }
+    parts: list[list[int]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for prompt in sorted(groups, key=lambda p: -sizes[p]):
+        lightest = loads.index(min(loads))
+        parts[lightest] += groups[prompt]
+        loads[lightest] += sizes[prompt]
+    plans = [list(microbatches(rows, part, tokens)) for part in parts]
+    longest = max(map(len, plans))
+    return [plan + [[]] * (longest - len(plan)) for plan in plans]
 
 
 def completion_tokens(rows: Sequence[TrainRow], role: Role) -> int:

@@ -1,7 +1,7 @@
 """From the episodes of a batch to rewarded samples with advantages, and to what the metrics say of them.
 
 The state here is all that the algorithm remembers between steps: the novelty window, the baselines' moving averages,
-the collapse alarm and, under `improvement`, the proposals that wait for their reward.
+and, under `improvement`, the proposals that wait for their reward.
 
     step t     solver samples of t + proposals that are due  -> advantages -> update v -> v + 1
     after it   improvement: success on t's groups under v + 1 minus under v  -> rewards of t's proposals
@@ -30,7 +30,6 @@ from azero.config import (
     TaskConfig,
 )
 from azero.rewards import (
-    CollapseAlarm,
     NoveltyWindow,
     correlation,
     improvement,
@@ -60,7 +59,6 @@ class Credit:
         self.reward, self.algorithm, self.task = reward, algorithm, task
         self.epsilon, self.by = baseline.epsilon, baseline.by
         self.window = NoveltyWindow(reward.novelty_window)
-        self.alarm = CollapseAlarm(reward.collapse_unique_rate, reward.collapse_steps)
         self.baseline = TaskRelativeBaseline(
             baseline.by, baseline.min_groups, baseline.ema_decay, baseline.epsilon, algorithm.advantage_clip
         )
@@ -169,14 +167,12 @@ class Credit:
     def state(self) -> dict[str, Any]:
         return {
             "window": self.window.state(),
-            "alarm": self.alarm.state(),
             "baseline": self.baseline.state(),
             "pending": [sample_to_json(s) for s in self.pending],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.window.load(state["window"])
-        self.alarm.load(state["alarm"])
         self.baseline.load(state["baseline"])
         self.pending = [sample_from_json(s) for s in state["pending"]]
 

@@ -37,4 +37,10 @@ class Engine(Protocol):
     def reseed(self, seed: int) -> None:
         """Fix all later sampling. Nothing may be in flight."""
 
+    def sleep(self) -> None:
+        """Give the accelerator's memory back, where the engine can. Nothing may be in flight; `wake` comes next."""
+
+    def wake(self) -> None:
+        """Ready again, with the same weights; nothing where it was awake."""
+
     def close(self) -> None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from azero.errors import UserError
+from azero.errors import UserError, first_line
 from azero.gguf import converted, is_gguf
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def _load(kind: Any, path: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
-        first = str(e).strip().splitlines()[0]
         raise UserError(
-            f"model.path={path}: not loadable by transformers ({first}); without a network give a local folder"
+            f"model.path={path}: not loadable by transformers ({first_line(e)}); without a network give a local folder"
         ) from None
 
 

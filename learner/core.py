@@ -13,12 +13,14 @@ import torch
 
 from azero.config import Config
 from azero.credit import Credit, SequenceLogprobs, batch_metrics, trainable_proposals
+from azero.guards import Guards
 from azero.models import load_tokenizer
 from azero.process import peak_memory_gib
 from azero.types import Episode, Role, TensorSpec
-from azero.weights import flatten, owned_state
-from learner.checkpoints import load_checkpoint, save_checkpoint
-from learner.policy import PolicyOptimizer
+from azero.weights import flatten
+from learner.checkpoints import Kept, load_checkpoint, save_checkpoint
+from learner.policy import CPU, PolicyOptimizer
+from learner.workers import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +31,28 @@ class Update:
     metrics: dict[str, float]
     episodes: list[Episode]  # with the rewards of their proposals
     warnings: tuple[str, ...]
+    failure: str = ""  # why the run cannot go on
 
 
 class LearnerCore:
     """Owns the policy, the credit state and the weight version."""
 
-    def __init__(self, config: Config, model_path: str, checkpoint: Path | None, probe_texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model_path: str,
+        checkpoint: Path | None,
+        probe_texts: Sequence[str],
+        kept: Kept | None = None,
+        workers: Workers | None = None,
+        device: torch.device = CPU,
+    ) -> None:
+        """Begins at version 0 with the model of `model_path`, or goes on from a checkpoint or from what `keep` gave.
+
+        Each of the workers has a core, is given the same, and does the same, but for the rows that it runs.
+        """
         self.config = config
+        self.workers = workers or Workers()
         self.policy = PolicyOptimizer(
             model_config=config.model,
             path=str(checkpoint / "model") if checkpoint else model_path,
@@ -44,17 +61,31 @@ class LearnerCore:
             optim=config.optim,
             learner=config.learner,
             temperature=config.rollout.temperature,
+            workers=self.workers,
+            device=device,
         )
         self.tokenizer = load_tokenizer(model_path)
         self.credit = Credit(config.reward, config.baseline, config.algorithm, config.task)
         self.probes = [tuple(self.tokenizer(t)["input_ids"]) for t in probe_texts]
+        self.guards = Guards(config.guard, self.credit.has_proposals)
         self.version = 0
         self.driver_state: dict[str, Any] = {}
-        if checkpoint:
-            state = load_checkpoint(checkpoint, self.policy)
-            self.version = state["step"]
-            self.credit.load(state["credit"])
-            self.driver_state = state["driver"]
+        self._skipped = 0  # updates in a row
+        if kept:
+            self.policy.load_weights({k: torch.from_numpy(v) for k, v in kept.weights.items()})
+            self.policy.load_optimizer_state({k: torch.from_numpy(v.copy()) for k, v in kept.moments.items()})
+            self._go_on(kept.state)
+        elif checkpoint:
+            moments, state = load_checkpoint(checkpoint)
+            self.policy.load_optimizer_state(moments)
+            self._go_on(state)
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        self.version, self.policy.steps_done = state["step"], state["steps_done"]
+        self.credit.load(state["credit"])
+        self.guards.load(state["guards"])
+        self._skipped = state["skipped"]
+        self.driver_state = state["driver"]
 
     def update(self, episodes: Sequence[Episode]) -> Update:
         """One TRR++ update of both roles on the episodes of batch `version`; the version goes up by one."""
@@ -69,11 +100,12 @@ class LearnerCore:
             rewarded, diagnostics = self.credit.reward_proposals(episodes, novelties)
         rows = self.credit.rows(rewarded, self.credit.due_proposals(rewarded))
         result = self.policy.update(rows, keep_all=deferred)
-        if deferred:
+        if deferred and result.is_finite:
             rewarded, diagnostics = self.credit.reward_proposals(
                 episodes, novelties, self._logprobs(rewarded, rows, result.logprobs)
             )
-            self.credit.pending = trainable_proposals(rewarded)
+        if deferred:  # without an update nothing has improved, and the proposals have no reward
+            self.credit.pending = trainable_proposals(rewarded) if result.is_finite else []
         self.version += 1
         proposals = trainable_proposals(rewarded)
         if proposals:
@@ -82,7 +114,14 @@ class LearnerCore:
         metrics |= {f"baseline/{cell}": value for cell, value in self.credit.baseline.baselines().items()}
         metrics["time/learn"] = time.monotonic() - began
         metrics["memory/learner_gib"] = peak_memory_gib()
-        return Update(version=self.version, metrics=metrics, episodes=rewarded, warnings=self._warnings(metrics))
+        warnings = self.guards.check(metrics)
+        failure = warnings[0] if warnings and self.config.guard.stops else ""
+        self._skipped = 0 if result.is_finite else self._skipped + 1
+        if self._skipped:
+            warnings += (f"update skipped: its loss or gradient is not finite ({self._skipped} in a row)",)
+        if self._skipped >= self.config.guard.max_skipped:
+            failure = f"{self._skipped} updates in a row had no finite loss and gradient (guard.max_skipped)"
+        return Update(version=self.version, metrics=metrics, episodes=rewarded, warnings=warnings, failure=failure)
 
     def _refuse_repeats(self, episodes: Sequence[Episode]) -> None:
         """Batch v is trained exactly once, at version v, and each of its groups once."""
@@ -116,18 +155,31 @@ class LearnerCore:
             found[episode.group.id] = SequenceLogprobs(behaviour=behaviour, before=before[part], after=after[part])
         return found
 
-    def _warnings(self, metrics: dict[str, float]) -> tuple[str, ...]:
-        if self.credit.has_proposals and self.credit.alarm.update(metrics["problems/unique_rate"]):
-            limit, steps = self.config.reward.collapse_unique_rate, self.config.reward.collapse_steps
-            return (f"collapse: problems/unique_rate is under {limit} for {steps} steps or more",)
-        return ()
-
     def weights(self) -> tuple[np.ndarray, tuple[TensorSpec, ...]]:
-        """(bytes, manifest) of the present version in the engines' dtype."""
-        return flatten(owned_state(self.policy.model), getattr(torch, self.config.model.dtype.value))
+        """(bytes, manifest) of the present version in the engines' dtype; of no bytes but at the first worker."""
+        return flatten(self.policy.weights(), getattr(torch, self.config.model.dtype.value))
 
-    def save(self, folder: Path, driver: dict[str, Any]) -> Path:
-        state = {"credit": self.credit.state(), "driver": driver}
-        return save_checkpoint(
-            folder, self.version, self.policy, self.tokenizer, state, self.config.run.keep_checkpoints
+    def keep(self, driver: dict[str, Any]) -> Kept:
+        """All that a checkpoint holds, in memory; no tensors but at the first worker."""
+        return Kept(
+            weights={k: v.numpy() for k, v in self.policy.weights().items()},
+            moments={k: v.numpy() for k, v in self.policy.optimizer_state().items()},
+            state=self._state(driver),
         )
+
+    def save(self, folder: Path, driver: dict[str, Any]) -> Path | None:
+        """The checkpoint, where this is the first worker. Raises OSError, as for a full disk."""
+        kept = self.keep(driver)
+        if not self.workers.is_first:
+            return None
+        return save_checkpoint(folder, kept, self.policy.model, self.tokenizer, self.config.run.keep_checkpoints)
+
+    def _state(self, driver: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "step": self.version,
+            "steps_done": self.policy.steps_done,
+            "credit": self.credit.state(),
+            "guards": self.guards.state(),
+            "skipped": self._skipped,
+            "driver": driver,
+        }

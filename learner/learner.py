@@ -6,55 +6,119 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
 from azero.config import Config
-from azero.process import redirect_output
+from azero.process import deadline_stacks, keep_log_short, redirect_output
 from azero.types import Episode, WeightSnapshot
+from learner.checkpoints import Kept
 from learner.core import LearnerCore, Update
+from learner.mirror import Mirror
+from learner.workers import Workers
 
 
 @ray.remote
 class Learner:
-    """One learner: updates, publishes each version once into Ray's object store, writes checkpoints."""
+    """A worker of the learner: all of them are called with the same, and the first one's answers count.
+
+    What it publishes and keeps are return values: Ray then counts them as the driver's, and they outlive this process.
+    """
 
     def __init__(
-        self, config: Config, model_path: str, checkpoint: str | None, probe_texts: Sequence[str], log: str
+        self,
+        rank: int,
+        config: Config,
+        model_path: str,
+        checkpoint: str | None,
+        kept: Sequence[Any],
+        probe_texts: Sequence[str],
+        log: str,
     ) -> None:
+        """Goes on from the first of `kept`, a reference to what `keep` returned, or from the checkpoint, or begins."""
         redirect_output(log)
+        self.log = log
+        self.config = config
+        self.workers = Workers(rank, config.learner.workers)
         self._arguments = (config, model_path, Path(checkpoint) if checkpoint else None, probe_texts)
+        self._kept = list(kept)
         self._core: LearnerCore | None = None
 
-    # Built on first use and not in __init__: what goes wrong here then reaches the driver as it is, and not as the
-    # death of an actor.
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"Learner, worker {self.workers.rank}"
+
+    # Not built in __init__: what goes wrong in `start` reaches the driver as it is, not as the death of an actor.
     @property
     def core(self) -> LearnerCore:
-        if self._core is None:
-            threads = self._arguments[0].learner.threads
-            if threads:
-                torch.set_num_threads(threads)
-            self._core = LearnerCore(*self._arguments)
+        assert self._core is not None, "start comes first"
         return self._core
 
-    def start(self) -> tuple[WeightSnapshot, dict[str, Any]]:
-        """The snapshot of the present version and the driver's own state in the checkpoint that it came from."""
-        return self._publish(), self.core.driver_state
+    def listen(self) -> str:
+        """Where the other workers find this first one."""
+        return self.workers.listen(ray.util.get_node_ip_address(), self.config.learner.timeout_s)
 
-    def update(self, episodes: list[Episode]) -> tuple[Update, WeightSnapshot]:
-        update = self.core.update(episodes)
-        return update, self._publish()
+    @ray.method(num_returns=2)
+    def start(self, address: str) -> tuple[tuple[WeightSnapshot, dict[str, Any]], np.ndarray]:
+        """((the present version, the driver's own state in what this goes on from), weights)."""
+        learner = self.config.learner
+        if learner.threads:
+            torch.set_num_threads(learner.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() and learner.gpus_per_worker else "cpu")
+        with deadline_stacks(self.config.cluster.start_timeout_s):
+            self.workers.join(address, ray.util.get_node_ip_address(), device, learner.timeout_s)
+            self._bring_checkpoint()
+            kept: Kept | None = ray.get(self._kept.pop(0)) if self._kept else None
+            self._core = LearnerCore(*self._arguments, kept, self.workers, device)
+            snapshot, weights = self._publish()
+        return (snapshot, self.core.driver_state), weights
 
-    def save(self, folder: str, driver: dict[str, Any]) -> str:
-        return str(self.core.save(Path(folder), driver))
+    def ping(self) -> None: ...
 
-    def _publish(self) -> WeightSnapshot:
-        buffer, manifest = self.core.weights()
-        return WeightSnapshot(
+    @ray.method(num_returns=2)
+    def update(self, episodes: list[Episode]) -> tuple[tuple[Update, WeightSnapshot] | None, np.ndarray]:
+        """((what was done, the new version), weights)."""
+        with deadline_stacks(self.config.learner.timeout_s):
+            update = self.core.update(episodes)
+            snapshot, weights = self._publish()
+        keep_log_short(self.log)
+        return (update, snapshot) if self.workers.is_first else None, weights
+
+    def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
+        """What kept the checkpoint from being written, as a full disk, and what kept it from being copied."""
+        run = self.config.run
+        with deadline_stacks(self.config.learner.timeout_s):
+            try:
+                checkpoint = self.core.save(Path(folder), driver)
+            except OSError as e:
+                return e.strerror or str(e), ""
+            try:
+                if checkpoint and run.mirror:
+                    Mirror(run.mirror).put(checkpoint, run.keep_checkpoints)
+            except Exception as e:  # each store has errors of its own
+                return "", f"{type(e).__name__}: {e}"
+        return "", ""
+
+    @ray.method(num_returns=2)
+    def keep(self, driver: dict[str, Any]) -> tuple[int, Kept]:
+        """(the present version, the whole state)."""
+        with deadline_stacks(self.config.learner.timeout_s):
+            return self.core.version, self.core.keep(driver)
+
+    def _bring_checkpoint(self) -> None:
+        """From the mirror, where this node does not see the driver's disk."""
+        _, _, checkpoint, _ = self._arguments
+        if checkpoint and not checkpoint.exists() and self.config.run.mirror:
+            Mirror(self.config.run.mirror).fetch(checkpoint.name, checkpoint.parent)
+
+    def _publish(self) -> tuple[WeightSnapshot, np.ndarray]:
+        weights, manifest = self.core.weights()
+        snapshot = WeightSnapshot(
             version=self.core.version,
-            handle=ray.put(buffer),
             manifest=manifest,
             dtype=self.core.config.model.dtype.value,
-            bytes=buffer.nbytes,
+            bytes=weights.nbytes,
             probes=self.core.policy.probe(self.core.probes),
         )
+        return snapshot, weights

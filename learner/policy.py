@@ -1,41 +1,46 @@
-"""The trained model, its frozen reference and its optimizer: one process's share of a TRR++ update."""
+"""The trained model, its frozen reference and its optimizer: one worker's share of a TRR++ update."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
-from azero.batch import TrainBatch, TrainRow, completion_tokens, microbatches
-from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
-from azero.losses import kl_estimate, policy_loss, token_logprobs
-from azero.models import load_model
+from azero.batch import TrainBatch, TrainRow, completion_tokens, pack, shares
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.losses import kl_estimate, policy_loss
 from azero.types import ProbeSet, Role
+from azero.weights import owned_state
+from learner.net import PolicyNet
+from learner.workers import Workers, sharded_like
+
+CPU = torch.device("cpu")
 
 
 @dataclass(slots=True)
 class Totals:
     """Sums over the completion tokens of an update."""
 
-    tokens: int = 0
+    tokens: float = 0
     loss: float = 0.0  # already divided by its role's tokens
     kl_loss: float = 0.0  # likewise, times kl_beta
     kl: float = 0.0
     entropy: float = 0.0
     ratio: float = 0.0
-    clipped: int = 0
+    clipped: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
     metrics: dict[str, float]
     logprobs: np.ndarray  # [rows] log-prob of each completion under the weights before the update; nan where skipped
-    skipped_rows: int = 0
+    is_finite: bool = True  # whether loss and gradient were, and the step was made
 
 
 @dataclass(slots=True)
@@ -49,33 +54,39 @@ class PolicyOptimizer:
     optim: OptimConfig
     learner: LearnerConfig
     temperature: float
+    workers: Workers = field(default_factory=Workers)
+    device: torch.device = CPU
     steps_done: int = 0
-    device: torch.device = field(init=False)
-    model: torch.nn.Module = field(init=False)
-    reference: torch.nn.Module | None = field(init=False)
+    net: PolicyNet = field(init=False)
+    reference: PolicyNet | None = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
 
     def __post_init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() and self.learner.gpus_per_worker else "cpu")
-        self.model = self._load(self.path).train()
-        if self.learner.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        self.net = self._load(self.path).train()
         self.reference = None
         if self.algorithm.kl_beta > 0:
             self.reference = self._load(self.reference_path).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.net.parameters(),
             lr=self.optim.lr,
             betas=(self.optim.beta1, self.optim.beta2),
             weight_decay=self.optim.weight_decay,
-            fused=self.device.type == "cpu",  # one pass over the parameters; on a GPU torch has its own fast default
+            fused=True if self.device.type == "cpu" else None,  # None: on a GPU torch has its own fast default
         )
 
-    def _load(self, path: str) -> torch.nn.Module:
-        model = load_model(path).to(self.device)
-        if self.device.type == "cpu":  # whose fused attention is slower than the plain one on short sequences
-            model.set_attn_implementation("eager")
-        return model
+    def _load(self, path: str) -> PolicyNet:
+        return PolicyNet(
+            path,
+            dtype=self.model_config.dtype,
+            temperature=self.temperature,
+            device=self.device,
+            recompute=self.learner.gradient_checkpointing,
+            workers=self.workers,
+        )
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.net.model
 
     @property
     def lr(self) -> float:
@@ -87,37 +98,36 @@ class PolicyOptimizer:
     def update(self, rows: Sequence[TrainRow], keep_all: bool = False) -> UpdateResult:
         """One optimizer step on all rows. `keep_all`: also run rows without a gradient, for their log-probs.
 
+        Where loss or gradient is not finite nothing changes, neither weights nor moments nor the learning rate's step.
+
         L = mean over solver tokens of (l + kl_beta k) + proposer_weight * mean over proposer tokens of (l + kl_beta k).
         """
-        logprobs = np.full(len(rows), np.nan)
-        totals, norms = Totals(), {}
-        stash: list[Tensor] | None = None
-        skipped = 0
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for role in (Role.PROPOSER, Role.SOLVER):  # the few proposer gradients are stashed while the solver's add up
+        totals, logprobs = Totals(), np.zeros(len(rows))
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        gradients, norms, ran = {}, {}, np.zeros(len(rows), dtype=bool)
+        for role in (Role.PROPOSER, Role.SOLVER):
             indices = [i for i, r in enumerate(rows) if r.sample.role is role]
             if not keep_all and self.algorithm.kl_beta == 0:
-                trained = [i for i in indices if rows[i].advantage != 0]
-                skipped += len(indices) - len(trained)
-                indices = trained
-            weight = self.algorithm.proposer_weight if role is Role.PROPOSER else 1.0
-            scale = weight / max(1, completion_tokens(rows, role))
-            for batch in microbatches(rows, indices, self.learner.tokens_per_microbatch):
-                self._backward(batch, scale, totals, logprobs)
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            norms[role] = float(torch.nn.utils.get_total_norm(gradients))
-            if stash is None:
-                stash = gradients
-                self.optimizer.zero_grad(set_to_none=True)
-        for p, g in zip(parameters, stash or (), strict=True):
-            p.grad = g if p.grad is None else p.grad.add_(g)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.optim.grad_clip))
+                indices = [i for i in indices if rows[i].advantage != 0]
+            ran[indices] = True
+            self._accumulate(rows, indices, role, totals, logprobs)
+            gradients[role] = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            norms[role] = float(_number(torch.nn.utils.get_total_norm(gradients[role])))
+            self.optimizer.zero_grad(set_to_none=True)
+        for p, ours, theirs in zip(parameters, gradients[Role.PROPOSER], gradients[Role.SOLVER], strict=True):
+            p.grad = ours.add_(theirs)
+        norm = float(_number(torch.nn.utils.clip_grad_norm_(parameters, self.optim.grad_clip)))
+        everywhere = self.workers.sum(np.concatenate([astuple(totals), logprobs]))
+        cut = len(everywhere) - len(rows)
+        totals, logprobs = Totals(*everywhere[:cut]), np.where(ran, everywhere[cut:], np.nan)
         lr = self.lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        is_finite = math.isfinite(norm + totals.loss + totals.kl_loss)
+        if is_finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.steps_done += 1
         self.optimizer.zero_grad(set_to_none=True)
-        self.steps_done += 1
         n = max(1, totals.tokens)
         metrics = {
             "loss/total": totals.loss + totals.kl_loss,
@@ -130,22 +140,41 @@ class PolicyOptimizer:
             "grad_norm/proposer": norms[Role.PROPOSER],
             "grad_norm/solver": norms[Role.SOLVER],
             "lr": lr,
+            "faults/skipped_updates": 0.0 if is_finite else 1.0,
         }
-        return UpdateResult(metrics=metrics, logprobs=logprobs, skipped_rows=skipped)
+        return UpdateResult(metrics=metrics, logprobs=logprobs, is_finite=is_finite)
 
     def gradients(self, rows: Sequence[TrainRow]) -> dict[str, Tensor]:
-        """The gradient of the loss, name -> tensor, without a step; for tests and diagnosis."""
+        """The gradient of the loss by name, whole, at the first worker; no step is made. For tests and diagnosis."""
         for role in Role:
             indices = [i for i, r in enumerate(rows) if r.sample.role is role]
-            weight = self.algorithm.proposer_weight if role is Role.PROPOSER else 1.0
-            for batch in microbatches(rows, indices, self.learner.tokens_per_microbatch):
-                self._backward(batch, weight / completion_tokens(rows, role), Totals(), np.zeros(len(rows)))
-        found = {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+            self._accumulate(rows, indices, role, Totals(), np.zeros(len(rows)))
+        found = self.workers.gather((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
+    def _accumulate(
+        self, rows: Sequence[TrainRow], indices: Sequence[int], role: Role, totals: Totals, logprobs: np.ndarray
+    ) -> None:
+        """Add a role's gradient to the parameters', and this worker's share of its sums to `totals`."""
+        weight = self.algorithm.proposer_weight if role is Role.PROPOSER else 1.0
+        scale = weight / max(1, completion_tokens(rows, role))
+        for batch, counts in self._share(rows, indices):
+            if counts:
+                self._backward(batch, scale, totals, logprobs)
+            else:
+                self._backward(batch, 0.0, Totals(), np.zeros(len(rows)))
+
+    def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[TrainBatch, bool]]:
+        """This worker's micro-batches, and whether they count: all workers run as many, since each is a collective."""
+        if not indices:
+            return
+        plans = shares(rows, indices, self.learner.tokens_per_microbatch, self.workers.size)
+        for part in plans[self.workers.rank]:
+            yield pack(rows, part or indices[:1]), bool(part)
+
     def _backward(self, batch: TrainBatch, scale: float, totals: Totals, out: np.ndarray) -> None:
-        logprobs, entropy = self.forward(self.model, batch)
+        logprobs, entropy = self.net(batch)
         behaviour, advantages = batch.behaviour.to(self.device), batch.advantages.to(self.device)
         policy = policy_loss(
             logprobs,
@@ -159,7 +188,9 @@ class PolicyOptimizer:
         totals.loss += float(loss.detach())
         if self.reference is not None:
             with torch.no_grad():
-                reference, _ = self.forward(self.reference, batch)
+                reference, _ = self.reference(batch)
+                if isinstance(self.reference, FSDPModule):  # which counts on a backward pass to forget the forward one
+                    self.reference.reset_iter_state()
             kl = kl_estimate(logprobs, reference)
             kl_loss = self.algorithm.kl_beta * kl.sum() * scale
             totals.kl += float(kl.detach().sum())
@@ -172,82 +203,51 @@ class PolicyOptimizer:
         totals.clipped += int(policy.clipped.sum())
         out[list(batch.indices)] = row_sums(logprobs.detach(), batch)
 
-    def forward(self, model: Any, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropy) of the rows' completion tokens, [tokens].
-
-        Each prompt is run once and its keys and values serve all of its completions, gradients included; each distinct
-        completion is run once too. Logits are made for completion tokens alone.
-        """
-        mask, token_of = batch.mask.to(self.device), batch.token_of.to(self.device)
-        with self._autocast():
-            hidden = self._hidden(model.base_model, batch)[mask]  # [distinct tokens, hidden]
-            logits = model.get_output_embeddings()(hidden)
-        logprobs, entropy = token_logprobs(logits, batch.targets.to(self.device), self.temperature)
-        return logprobs[token_of], entropy[token_of]
-
-    def _hidden(self, body: Any, batch: TrainBatch) -> Tensor:
-        """[completions, completion width, hidden]: the state from which each completion token is predicted."""
-        prompts, prompt_mask = batch.prompts.to(self.device), batch.prompt_mask.to(self.device)
-        of = batch.prompt_of.to(self.device)
-        inputs, mask = batch.completions.to(self.device)[:, :-1], batch.mask.to(self.device).long()[:, :-1]
-        both = torch.cat([prompt_mask[of], mask], dim=1)  # [completions, both widths - 1]
-        positions = (both.cumsum(-1) - 1).clamp(min=0)
-        width = prompts.shape[1]
-        if self.learner.gradient_checkpointing:  # which recomputes layers, and so cannot keep their keys and values
-            ids = torch.cat([prompts[of], inputs], dim=1)
-            out = body(input_ids=ids, attention_mask=both, position_ids=positions, use_cache=False)
-            return out.last_hidden_state[:, width - 1 :]
-        first = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
-        out = body(input_ids=prompts, attention_mask=prompt_mask, position_ids=first, use_cache=True)
-        last = out.last_hidden_state[of, -1:]
-        if not inputs.shape[1]:
-            return last
-        cache = out.past_key_values
-        cache.batch_select_indices(of)
-        out = body(
-            input_ids=inputs,
-            attention_mask=both,
-            position_ids=positions[:, width:],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return torch.cat([last, out.last_hidden_state], dim=1)
-
     @torch.no_grad()
     def sequence_logprobs(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> np.ndarray:
         """[rows] log-prob of each completion under the present weights; nan where the row is not in `indices`."""
-        out = np.full(len(rows), np.nan)
-        for batch in microbatches(rows, indices, self.learner.tokens_per_microbatch):
-            out[list(batch.indices)] = row_sums(self.forward(self.model, batch)[0], batch)
-        return out
+        out, ran = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
+        ran[list(indices)] = True
+        for batch, counts in self._share(rows, indices):
+            sums = row_sums(self.net(batch)[0], batch)
+            if counts:
+                out[list(batch.indices)] = sums
+        return np.where(ran, self.workers.sum(out), np.nan)
 
-    @torch.no_grad()
     def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
         """Log-probs of tokens 1.. of each sequence at temperature 1, under the present weights."""
-        found = []
-        with self._autocast():  # around them all: the weights are cast once
-            for ids in sequences:
-                tensor = torch.tensor([list(ids)], device=self.device)
-                logits = self.model(input_ids=tensor).logits[0, :-1]
-                found.append(tuple(token_logprobs(logits, tensor[0, 1:], 1.0)[0].tolist()))
+        found = self.net.probe(sequences)
         return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.model_config.dtype is Dtype.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight, as `owned_state` names them. Whole, at the first worker."""
+        return self.workers.gather(owned_state(self.model).items())
 
-    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Names like `exp_avg/model.norm.weight`; empty before the first step."""
-        for name, p in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(p, {}).items():
-                yield f"{key}/{name}", value
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Names like `exp_avg/model.norm.weight`; empty before the first step. Whole, at the first worker."""
+        return self.workers.gather(
+            (f"{key}/{name}", value)
+            for name, p in self.model.named_parameters()
+            for key, value in self.optimizer.state.get(p, {}).items()
+        )
 
-    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace every weight by the one of that name, as `owned_state` names them."""
+        for name, tensor in owned_state(self.model).items():
+            tensor.copy_(sharded_like(weights[name], tensor))
+
+    def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `optimizer_state` gave, of whatever number of workers."""
         for name, p in self.model.named_parameters():
-            state = {k: tensors[f"{k}/{name}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in tensors}
-            if state:
-                self.optimizer.state[p] = {k: v.to(self.device if k != "step" else "cpu") for k, v in state.items()}
+            if f"step/{name}" in tensors:
+                moments = {k: sharded_like(tensors[f"{k}/{name}"], p) for k in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[p] = {"step": tensors[f"step/{name}"], **moments}
+
+
+def _number(norm: Tensor) -> Tensor:
+    """Of sharded gradients, the norm is a sharded tensor too."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def row_sums(values: Tensor, batch: TrainBatch) -> np.ndarray:

@@ -1,6 +1,8 @@
+from itertools import chain
+
 from helpers import sample
 
-from azero.batch import TrainRow, completion_tokens, microbatches, pack
+from azero.batch import TrainRow, completion_tokens, microbatches, pack, shares
 from azero.types import Role
 
 
@@ -36,19 +38,42 @@ def test_equal_completions_of_a_prompt_are_packed_once() -> None:
 
 def test_the_budget_counts_equal_completions_once() -> None:
     equal = [TrainRow(sample=sample(prompt=(1, 2), tokens=(3, 4)), advantage=float(i)) for i in range(50)]
-    assert [len(b.indices) for b in microbatches(equal, range(50), tokens=4)] == [50]
+    assert [len(part) for part in microbatches(equal, range(50), tokens=4)] == [50]
 
 
 def test_microbatches_hold_the_budget_and_every_row_once() -> None:
     many = [TrainRow(sample=sample(prompt=(n,) * n, tokens=(2,)), advantage=1.0) for n in (3, 1, 9, 4, 3, 2)]
-    batches = list(microbatches(many, range(6), tokens=12))
+    parts = list(microbatches(many, range(6), tokens=12))
     # 9 + 1 | one prompt of 4, and of 3 for two rows: 2 * 4 + 3 | 2 * 2 + 2
-    assert [b.indices for b in batches] == [(2,), (3, 0, 4), (5, 1)]
+    assert parts == [[2], [3, 0, 4], [5, 1]]
+    batches = [pack(many, part) for part in parts]
     assert all(b.prompts.numel() + b.completions.numel() <= 12 for b in batches)
 
 
 def test_a_row_longer_than_the_budget_goes_alone() -> None:
-    assert sorted(b.indices for b in microbatches(rows(), [0, 1, 2], tokens=1)) == [(0,), (1,), (2,)]
+    assert sorted(microbatches(rows(), [0, 1, 2], tokens=1)) == [[0], [1], [2]]
+
+
+def test_shares_hold_every_row_once_balanced_and_equally_many() -> None:
+    lengths = (9, 3, 8, 2, 7, 2, 5, 4)  # completions of the prompt of 1, 2, ... tokens
+    many = [
+        TrainRow(sample=sample(prompt=(n,) * n, tokens=(i,)), advantage=1.0)
+        for n, length in enumerate(lengths, start=1)
+        for i in range(length)
+    ]
+    sizes = {n: n + length for n, length in enumerate(lengths, start=1)}
+    for workers in (1, 2, 3, 4):
+        plans = shares(many, range(len(many)), 20, workers)
+        rows_of = [list(chain(*plan)) for plan in plans]
+        assert sorted(chain(*rows_of)) == list(range(len(many)))
+        assert len({len(plan) for plan in plans}) == 1
+        prompts = [{len(many[i].sample.completion.prompt_ids) for i in part} for part in rows_of]
+        assert sum(map(len, prompts)) == len(lengths)  # a prompt's rows stay together
+        loads = [sum(sizes[n] for n in part) for part in prompts]
+        assert max(loads) - min(loads) <= max(sizes.values())
+    one_prompt = range(9)
+    assert [len(list(chain(*plan))) for plan in shares(many, one_prompt, 20, 3)] == [9, 0, 0]
+    assert shares(many, one_prompt, 20, 1) == [list(microbatches(many, one_prompt, 20))]
 
 
 def test_the_denominator_counts_every_completion_token_of_the_role() -> None:

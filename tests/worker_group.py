@@ -1,0 +1,124 @@
+"""Learner workers as processes of this machine, and what the tests have them do."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import random_rows
+from safetensors.torch import load_file
+
+from azero.batch import TrainRow
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from learner.checkpoints import Kept, load_checkpoint, save_checkpoint
+from learner.policy import PolicyOptimizer
+from learner.workers import Workers
+
+TIMEOUT_S = 120.0
+
+
+def run(size: int, body: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What body(workers, *arguments) returned in each of `size` processes."""
+    context = mp.get_context("spawn")
+    results, address = context.Queue(), context.Queue()
+    processes = [context.Process(target=_main, args=(r, size, address, results, body, arguments)) for r in range(size)]
+    for p in processes:
+        p.start()
+    found = {}
+    try:
+        while len(found) < size:
+            rank, outcome = results.get(timeout=TIMEOUT_S)
+            assert not isinstance(outcome, str), outcome  # the others wait for that one
+            found[rank] = outcome
+    finally:
+        for p in processes:
+            p.join(0 if len(found) < size else 10)
+            p.kill()
+    return [found[r] for r in range(size)]
+
+
+def _main(rank: int, size: int, address: Any, results: Any, body: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    torch.set_num_threads(1)
+    try:
+        workers = Workers(rank, size)
+        if rank == 0:
+            where = workers.listen("127.0.0.1", TIMEOUT_S)
+            for _ in range(size - 1):
+                address.put(where)
+        else:
+            where = address.get(timeout=TIMEOUT_S)
+        workers.join(where, "127.0.0.1", torch.device("cpu"), TIMEOUT_S)
+        results.put((rank, body(workers, *arguments)))
+    except Exception as e:
+        results.put((rank, f"worker {rank}: {type(e).__name__}: {e}"))
+        raise
+
+
+def policy(workers: Workers, path: str, reference: str, **learner: Any) -> PolicyOptimizer:
+    return PolicyOptimizer(
+        model_config=ModelConfig(),
+        path=path,
+        reference_path=reference,
+        algorithm=AlgorithmConfig(kl_beta=0.1, proposer_weight=0.5),
+        optim=OptimConfig(lr=1e-3, warmup_steps=2),
+        learner=LearnerConfig(**learner),
+        temperature=0.7,
+        workers=workers,
+    )
+
+
+def gradient(workers: Workers, path: str, rows: Sequence[TrainRow], **learner: Any) -> Any:
+    found = policy(workers, path, path, **learner).gradients(rows)
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def updates(workers: Workers, path: str, batches: Sequence[Sequence[TrainRow]], out: Path | None) -> Any:
+    """(metrics and log-probs of each update, weights at the end, probes), with a checkpoint of the end in `out`."""
+    from azero.models import load_tokenizer
+
+    p = policy(workers, path, path, tokens_per_microbatch=60)
+    results = []
+    for rows in batches:  # with what a publication does in between
+        p.weights()
+        p.probe([(5, 6, 7), (8, 9)])
+        results.append(p.update(rows))
+    kept = Kept(
+        weights={k: v.numpy() for k, v in p.weights().items()},
+        moments={k: v.numpy() for k, v in p.optimizer_state().items()},
+        state={"step": p.steps_done},
+    )
+    if workers.is_first and out:
+        save_checkpoint(out, kept, p.model, load_tokenizer(path), keep=1)
+    return [(r.metrics, r.logprobs) for r in results], kept.weights, p.probe([(5, 6, 7), (8, 9)]).logprobs
+
+
+def resumed(workers: Workers, checkpoint: Path, start: str, rows: Sequence[TrainRow], from_memory: bool) -> Any:
+    """(metrics, weights) of an update after a checkpoint that another number of workers wrote."""
+    p = policy(workers, start if from_memory else str(checkpoint / "model"), start)
+    moments, state = load_checkpoint(checkpoint)
+    if from_memory:
+        p.load_weights(load_file(checkpoint / "model" / "model.safetensors"))
+    p.load_optimizer_state(moments)
+    p.steps_done = state["step"]
+    return p.update(rows).metrics, {k: v.numpy() for k, v in p.weights().items()}
+
+
+def everything(workers: Workers, path: str, folder: Path) -> dict[str, Any]:
+    """All that the tests compare between groups of different sizes; processes take long to start."""
+    ones = [r for r in random_rows(64) if len(r.sample.completion.token_ids) == 1]
+    longer = [r for r in random_rows(64) if len(r.sample.completion.token_ids) > 3][: len(ones)]
+    batches = [random_rows(32, seed) for seed in range(5)]
+    results = {
+        "gradient": gradient(workers, path, random_rows(32), tokens_per_microbatch=60),
+        "recomputed": gradient(workers, path, random_rows(32), tokens_per_microbatch=60, gradient_checkpointing=True),
+        "few rows": gradient(workers, path, random_rows(3), tokens_per_microbatch=60),
+        "one token": gradient(workers, path, [*ones, *longer], tokens_per_microbatch=12),
+        "updates": updates(workers, path, batches, folder if workers.size == 1 else None),
+    }
+    checkpoint = folder / f"step_{len(batches):06d}"
+    for from_memory in (False, True):
+        results[f"resumed {from_memory}"] = resumed(workers, checkpoint, path, random_rows(32, 9), from_memory)
+    return results
