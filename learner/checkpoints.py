@@ -1,8 +1,9 @@
-"""Checkpoints: whole or absent. Written aside, synced, renamed; `latest` names the newest whole one. No pickle.
+"""Checkpoints: whole or absent. Written aside, synced, renamed, with a manifest of hashes. No pickle.
 
 checkpoints/step_000120/model/                  transformers layout, fp32, with the tokenizer
 checkpoints/step_000120/optimizer.safetensors   exp_avg/<name>, exp_avg_sq/<name>, step/<name>
-checkpoints/step_000120/state.json              step, credit (azero.credit), driver (problem buffer)
+checkpoints/step_000120/state.json              step, steps_done, credit (azero.credit), guards, driver (problem buffer)
+checkpoints/step_000120/manifest.json           bytes and SHA-256 of every other file
 checkpoints/latest                              "step_000120"
 """
 
@@ -11,53 +12,80 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from torch import Tensor
 
 from azero.errors import UserError
-from learner.policy import PolicyOptimizer
+from learner.manifest import write_manifest
 
 
-def save_checkpoint(
-    folder: Path, step: int, policy: PolicyOptimizer, tokenizer: Any, state: dict[str, Any], keep: int
-) -> Path:
-    """Write checkpoints/step_<step>, then point `latest` at it and drop all but the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    final, aside = folder / f"step_{step:06d}", folder / f".step_{step:06d}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    policy.model.save_pretrained(aside / "model")  # type: ignore[operator]
-    tokenizer.save_pretrained(aside / "model")
-    save_file({k: v.contiguous().cpu() for k, v in policy.optimizer_state()}, aside / "optimizer.safetensors")
-    (aside / "state.json").write_text(json.dumps({"step": step, "steps_done": policy.steps_done, **state}))
-    for path in sorted(aside.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(aside)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a checkpoint holds, in memory: whole tensors, whatever number of workers had them."""
+
+    weights: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, kept: Kept, model: Any, tokenizer: Any, keep: int) -> Path:
+    """Write checkpoints/step_<step>, point `latest` at it, drop all but the newest `keep` and those of later steps.
+
+    Later ones are of a future that a resume from an older checkpoint has given up.
+
+    `model` gives the architecture alone. Raises OSError, as for a full disk, and leaves the checkpoints that were there
+    as they were.
+    """
+    name = f"step_{kept.state['step']:06d}"
+    final, aside, pointer = folder / name, folder / f".{name}.tmp", folder / ".latest.tmp"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _write(aside, kept, model, tokenizer)
+        pointer.write_text(name)
+        _sync(pointer)
+    except Exception as e:  # safetensors has an error of its own for a failed write
+        shutil.rmtree(aside, ignore_errors=True)
+        pointer.unlink(missing_ok=True)
+        raise e if isinstance(e, OSError) else OSError(str(e)) from e
     shutil.rmtree(final, ignore_errors=True)
     os.rename(aside, final)
-    pointer = folder / ".latest.tmp"
-    pointer.write_text(final.name)
-    _sync(pointer)
     os.replace(pointer, folder / "latest")
     _sync(folder)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
+    others = sorted(p for p in folder.glob("step_*") if p.name < name)
+    for old in [*others[: max(0, len(others) - keep + 1)], *(p for p in folder.glob("step_*") if p.name > name)]:
+        shutil.rmtree(old, ignore_errors=True)
+    for torn in folder.glob(".step_*.tmp"):
+        shutil.rmtree(torn, ignore_errors=True)
     return final
 
 
-def load_checkpoint(checkpoint: Path, policy: PolicyOptimizer) -> dict[str, Any]:
-    """Restore the optimizer of a policy built from checkpoint/model; returns state.json. Raises UserError."""
+def _write(folder: Path, kept: Kept, model: Any, tokenizer: Any) -> None:
+    model.save_pretrained(folder / "model", state_dict={k: torch.from_numpy(v) for k, v in kept.weights.items()})
+    tokenizer.save_pretrained(folder / "model")
+    save_file({k: np.asarray(v, order="C") for k, v in kept.moments.items()}, folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(json.dumps(kept.state))
+    write_manifest(folder)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _sync(path)
+    _sync(folder)
+
+
+def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(moments, state): all but the weights, which are a plain model folder. Raises UserError."""
     try:
-        policy.load_optimizer_state(load_file(checkpoint / "optimizer.safetensors"))
-        state = json.loads((checkpoint / "state.json").read_text())
+        return load_file(checkpoint / "optimizer.safetensors"), json.loads((checkpoint / "state.json").read_text())
     except (OSError, ValueError, KeyError) as e:
         raise UserError(
             f"checkpoint {checkpoint}: not readable ({e}); remove it to resume from the one before"
         ) from None
-    policy.steps_done = state["steps_done"]
-    return state
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Copies of checkpoints elsewhere (`run.mirror`): a bucket, a shared folder, whatever fsspec reaches. Free of torch.
+
+An object store has no rename, so a copy is whole when its manifest is there, which goes last; what it names is checked
+again after a copy comes back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from azero.errors import UserError, first_line
+from learner.manifest import MANIFEST, damage
+
+
+class Mirror:
+    """A place for copies: folders step_000120 below an fsspec address."""
+
+    def __init__(self, address: str) -> None:
+        """Raises UserError for an address that fsspec cannot open, as for a missing s3fs."""
+        import fsspec
+
+        self.address = address
+        try:
+            fs, root = fsspec.core.url_to_fs(address)
+        except (ImportError, ValueError, OSError) as e:
+            raise UserError(
+                f"run.mirror={address}: cannot be opened ({e}); for s3:// pip install 'azero[s3]'"
+            ) from None
+        self._fs: Any = fs
+        self._root = str(root).rstrip("/")
+
+    def put(self, checkpoint: Path, keep: int) -> None:
+        """Copy a whole checkpoint, then drop all but the newest `keep`. Raises OSError and what the store raises."""
+        target = f"{self._root}/{checkpoint.name}"
+        files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
+        for file in (*files, checkpoint / MANIFEST):
+            place = f"{target}/{file.relative_to(checkpoint)}"
+            self._fs.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+            self._fs.put_file(str(file), place)
+        for old in self.names()[:-keep]:
+            self._fs.rm(f"{self._root}/{old}", recursive=True)
+
+    def names(self) -> list[str]:
+        """Of the whole copies, the newest last."""
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._root):
+            return []
+        found = [str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self._root, detail=False)]
+        return sorted(n for n in found if n.startswith("step_") and self._fs.exists(f"{self._root}/{n}/{MANIFEST}"))
+
+    def fetch(self, name: str, folder: Path) -> str:
+        """Bring a copy to folder/name. What is wrong with it, if anything; then nothing is left of it."""
+        aside = folder / f".{name}.{os.getpid()}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        source = f"{self._root}/{name}"
+        for file in self._fs.find(source):
+            place = aside / str(file).split(f"{name}/", 1)[1]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(file, str(place))
+        wrong = damage(aside)
+        if wrong:
+            shutil.rmtree(aside)
+            return wrong
+        if damage(folder / name):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        try:
+            os.rename(aside, folder / name)
+        except OSError:  # another process of this machine was first
+            shutil.rmtree(aside)
+        return damage(folder / name)
+
+
+def newest_anywhere(
+    local: Callable[[], Path | None], mirror: Mirror | None, folder: Path, report: Callable[[str], None]
+) -> Path | None:
+    """`local()`, the newest whole checkpoint in `folder`, or a newer one of the mirror, brought there.
+
+    A mirror that does not answer is reported. Raises UserError where all that there is is damaged.
+    """
+    if mirror is None:
+        return local()
+    here, damaged = None, None
+    try:
+        here = local()
+    except UserError as e:
+        damaged = e
+    try:
+        for name in reversed(mirror.names()):
+            if here is not None and name <= here.name:
+                break
+            wrong = mirror.fetch(name, folder)
+            if not wrong:
+                return folder / name
+            report(f"checkpoint {name} of {mirror.address}: damaged ({wrong}); trying the one before")
+    except Exception as e:  # each store has errors of its own
+        report(f"run.mirror={mirror.address}: does not answer ({type(e).__name__}: {first_line(e)})")
+    if here is None and damaged is not None:
+        raise damaged
+    return here

@@ -1,0 +1,81 @@
+"""A damaged checkpoint is named and passed over, whatever the damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from azero.errors import UserError
+from learner.manifest import MANIFEST, damage, newest_whole, write_manifest
+
+FILES = ("model/config.json", "model/model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Checkpoints of steps 2, 4 and 6, all whole; `latest` names the last."""
+    for step in (2, 4, 6):
+        checkpoint = tmp_path / f"step_{step:06d}"
+        for number, name in enumerate(FILES):
+            (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
+            (checkpoint / name).write_bytes(os.urandom(1000 + number))
+        write_manifest(checkpoint)
+    (tmp_path / "latest").write_text("step_000006")
+    return tmp_path
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("harm", [truncate, flip, empty, Path.unlink])
+def test_damage_is_found_and_the_one_before_is_taken(folder: Path, harm: Callable[[Path], None], name: str) -> None:
+    newest = folder / "step_000006"
+    assert damage(newest) == "" and newest_whole(folder, pytest.fail) == newest
+    harm(newest / name)
+    said: list[str] = []
+    assert newest_whole(folder, said.append) == folder / "step_000004"
+    assert len(said) == 1 and str(newest) in said[0] and "damaged" in said[0]
+
+
+def test_a_manifest_that_lists_too_little_is_damage(folder: Path) -> None:
+    for content in ({}, {"files": {}}, {"files": []}, [], {"files": {"state.json": 1}}):
+        (folder / "step_000006" / MANIFEST).write_text(json.dumps(content))
+        assert damage(folder / "step_000006")
+
+
+def test_no_checkpoint_is_none_and_none_that_is_whole_is_an_error(folder: Path, tmp_path: Path) -> None:
+    assert newest_whole(tmp_path / "absent", pytest.fail) is None
+    for checkpoint in folder.glob("step_*"):
+        (checkpoint / "state.json").unlink()
+    with pytest.raises(UserError, match="none of its 3 checkpoints is whole"):
+        newest_whole(folder, lambda _: None)
+
+
+def test_latest_decides_and_may_be_lost(folder: Path) -> None:
+    (folder / "latest").write_text("step_000004\n")
+    assert newest_whole(folder, pytest.fail) == folder / "step_000004"
+    said: list[str] = []
+    for name in ("step_000008", "../step_000006", ""):
+        (folder / "latest").write_text(name)
+        assert newest_whole(folder, said.append) == folder / "step_000006"
+    (folder / "latest").unlink()
+    assert newest_whole(folder, said.append) == folder / "step_000006" and len(said) == 4
+    shutil.rmtree(folder / "step_000006")
+    assert newest_whole(folder, said.append) == folder / "step_000004"

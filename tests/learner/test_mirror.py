@@ -1,0 +1,82 @@
+"""Copies of checkpoints: in a folder, and in a bucket of a local S3 server."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from azero.errors import UserError
+from learner.manifest import damage, write_manifest
+from learner.mirror import Mirror, newest_anywhere
+
+
+@pytest.fixture(params=["folder", "s3"])
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "folder":
+        yield str(tmp_path / "mirror")
+        return
+    server = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    for key, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+                       "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = f"azero-{uuid.uuid4()}"  # the servers of a process share their buckets
+    s3fs.S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}/runs/one"
+    running.stop()
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"step_{step:06d}"
+    (path / "model").mkdir(parents=True)
+    (path / "model" / "model.safetensors").write_bytes(bytes(range(256)) * 64 + bytes([step]))
+    (path / "state.json").write_text(json.dumps({"step": step}))
+    write_manifest(path)
+    return path
+
+
+def test_copies_come_back_whole_and_old_ones_go(address: str, tmp_path: Path) -> None:
+    mirror = Mirror(address)
+    assert mirror.names() == []
+    for step in (2, 4, 6):
+        mirror.put(checkpoint(tmp_path / "here", step), keep=2)
+    assert Mirror(address).names() == ["step_000004", "step_000006"]
+    said: list[str] = []
+    found = newest_anywhere(lambda: None, Mirror(address), tmp_path / "there", said.append)
+    assert found == tmp_path / "there" / "step_000006" and damage(found) == "" and not said
+    assert json.loads((found / "state.json").read_text()) == {"step": 6}
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == ["step_000006"]
+
+
+def test_the_newer_of_here_and_there(address: str, tmp_path: Path) -> None:
+    mirror, said = Mirror(address), list[str]()
+    mirror.put(checkpoint(tmp_path / "a", 4), keep=3)
+    older, newer = checkpoint(tmp_path / "b", 2), checkpoint(tmp_path / "b", 6)
+    assert newest_anywhere(lambda: newer, mirror, tmp_path / "b", said.append) == newer
+    assert newest_anywhere(lambda: older, mirror, tmp_path / "b", said.append) == tmp_path / "b" / "step_000004"
+    assert newest_anywhere(lambda: older, None, tmp_path / "b", said.append) == older and not said
+
+
+def test_a_copy_that_is_torn_or_damaged_is_passed_over(address: str, tmp_path: Path) -> None:
+    mirror, said = Mirror(address), list[str]()
+    for step in (2, 4, 6):
+        mirror.put(checkpoint(tmp_path / "a", step), keep=3)
+    fs, root = mirror._fs, mirror._root
+    fs.rm(f"{root}/step_000006/manifest.json")  # the copy was broken off
+    fs.pipe_file(f"{root}/step_000004/model/model.safetensors", b"other")
+    found = newest_anywhere(lambda: None, Mirror(address), tmp_path / "b", said.append)
+    assert found == tmp_path / "b" / "step_000002"
+    assert len(said) == 1 and "step_000004" in said[0] and "model.safetensors is not as it was written" in said[0]
+
+
+def test_an_address_that_nothing_opens() -> None:
+    with pytest.raises(UserError, match=r"run\.mirror=nowhere://x: cannot be opened"):
+        Mirror("nowhere://x")
