@@ -51,6 +51,10 @@ class ModelEngine(Engine):
             self.step()
         self.score([prompt])
 
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
     def close(self) -> None: ...
 
     def idle_for(self, what: str) -> None:

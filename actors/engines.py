@@ -41,6 +41,7 @@ def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> 
         kv_cache_gib=rollout.kv_cache_gib,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
+        sleep=rollout.sleep,
         seed=seed,
     )
     engine.warm_up()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -19,28 +21,9 @@ from azero.engine import Engine
 from azero.errors import SyncError
 from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
-from azero.process import peak_memory_gib, redirect_output
-from azero.types import Assignment, Episode, EvalItem, Sampling, SyncReport, WeightSnapshot
+from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output
+from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
 from azero.weights import unflatten
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """One assignment's episodes; `sync` where weights were loaded for it."""
-
-    assignment: Assignment
-    episodes: list[Episode]
-    sync: SyncReport | None
-    seconds: float  # of play, without the sync
-    memory_gib: float  # peak of the actor's process
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
-    """One evaluation as evals.jsonl holds it; `sync` where weights were loaded for it."""
-
-    result: dict[str, Any]
-    sync: SyncReport | None
 
 
 def play_rules(config: Config) -> PlayRules:
@@ -85,11 +68,13 @@ class RolloutActor:
 
     def __init__(self, index: int, config: Config, model_path: str, log: str) -> None:
         redirect_output(log)
+        self.log = log
         self.index, self.config, self.model_path = index, config, model_path
         self.domain = get_domain(config.task.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
         self._engine: Engine | None = None
+        self._lineage = 0  # of the weights in the engine
 
     # Built on first use and not in __init__: what goes wrong here then reaches the driver as it is, and not as the
     # death of an actor.
@@ -102,33 +87,58 @@ class RolloutActor:
             self._engine = build_engine(c.model, c.rollout, seed=c.run.seed, path=self.model_path)
         return self._engine
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"RolloutActor {self.index}"
+
+    def hello(self) -> str:
+        """Answers as soon as the process is there."""
+        return f"process {os.getpid()} on {socket.gethostname()}"
+
     def ready(self) -> int:
         """Returns when the engine is warm."""
-        return self.engine.version
+        with deadline_stacks(self.config.cluster.start_timeout_s):
+            version = self.engine.version
+            if self.config.rollout.sleep:
+                self.engine.sleep()
+        return version
 
     def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
         """Load the snapshot where the engine holds another version, then play. Raises SyncError."""
-        sync = self._sync(snapshot)
-        began = time.monotonic()
-        self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, assignment.id))
-        episodes = self.player.play(assignment)
-        seconds = time.monotonic() - began
+        with self._awake():
+            sync = self._sync(snapshot)
+            began = time.monotonic()
+            self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, assignment.id))
+            episodes = self.player.play(assignment)
+            seconds = time.monotonic() - began
         return Played(
             assignment=assignment, episodes=episodes, sync=sync, seconds=seconds, memory_gib=peak_memory_gib()
         )
 
     def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> Evaluated:
         """Load the snapshot where the engine holds another version, then evaluate. Raises SyncError."""
-        sync = self._sync(snapshot)
         c = self.config
-        self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, "evaluation"))
-        result = evaluate_solver(self.engine, c, items)
+        with self._awake():
+            sync = self._sync(snapshot)
+            self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, "evaluation"))
+            result = evaluate_solver(self.engine, c, items)
         return Evaluated(result=result, sync=sync)
 
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Around all work: its deadline, and with rollout.sleep the engine's memory for as long alone."""
+        with deadline_stacks(self.config.rollout.timeout_s):
+            self.engine.wake()
+            yield
+            if self.config.rollout.sleep:
+                self.engine.sleep()
+        keep_log_short(self.log)
+
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
-        if self.engine.version == snapshot.version:
+        if (self._lineage, self.engine.version) == (snapshot.lineage, snapshot.version):
             return None
         weights = unflatten(ray.get(snapshot.handle), snapshot.manifest, snapshot.dtype)
+        self._lineage = snapshot.lineage
         try:
             return self.proof.load_and_prove(self.engine, snapshot, weights)
         except SyncError as e:

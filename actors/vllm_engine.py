@@ -37,6 +37,7 @@ class VllmEngine(ModelEngine):
         kv_cache_gib: float,
         gpu_memory_utilization: float,
         tensor_parallel: int = 1,
+        sleep: bool = False,
         seed: int = 0,
     ) -> None:
         """`kv_cache_gib` counts on CPU, `gpu_memory_utilization` on GPU. Raises UserError where vLLM refuses them."""
@@ -57,6 +58,7 @@ class VllmEngine(ModelEngine):
                     gpu_memory_utilization=gpu_memory_utilization,
                     tensor_parallel_size=tensor_parallel,
                     distributed_executor_backend="mp" if tensor_parallel > 1 else None,
+                    enable_sleep_mode=sleep,
                 )
         except ValueError as e:
             memory = f"kv_cache_gib={kv_cache_gib:g} (CPU), gpu_memory_utilization={gpu_memory_utilization:g} (GPU)"
@@ -144,6 +146,15 @@ class VllmEngine(ModelEngine):
         self.idle_for("reseed")
         self._llm.collective_rpc("reseed_sampling", args=(seed,))
         self._reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """Weights go to the host's memory, and the cache of keys and values away."""
+        self.idle_for("sleep")
+        self._llm.sleep(level=1)
+
+    def wake(self) -> None:
+        if self._llm.is_sleeping():
+            self._llm.wake_up()
 
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory

@@ -23,12 +23,16 @@ class ProblemBuffer:
 
     def __init__(self, capacity: int, seeds: Sequence[Problem]) -> None:
         """Raises UserError where the seeds leave no room for other problems."""
-        self.capacity = capacity
-        self._clear()
-        for seed in seeds:
-            self._insert(seed)
+        self.capacity, self._seeds = capacity, tuple(seeds)
+        self.reset()
         if len(self) >= capacity:
             raise UserError(f"task.buffer_size={capacity}: must exceed the domain's {len(self)} seed problems")
+
+    def reset(self) -> None:
+        """Back to the seeds alone."""
+        self._clear()
+        for seed in self._seeds:
+            self._insert(seed)
 
     def __len__(self) -> int:
         return len(self._places)

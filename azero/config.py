@@ -6,19 +6,17 @@ with one line. Field comments give units and the reason of a default.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from azero.errors import UserError
+from azero.overrides import merged, yaml_layers
 
-SINKS = ("tensorboard", "wandb", "mlflow")  # what run.sinks may name; cluster/sinks.py opens them
+SINKS = ("tensorboard", "prometheus", "wandb", "mlflow")  # what run.sinks may name; cluster/sinks.py opens them
 
 
 class EngineName(Enum):
@@ -70,6 +68,11 @@ class Dtype(Enum):
     bfloat16 = "bfloat16"
 
 
+class Layout(Enum):
+    disaggregated = "disaggregated"
+    colocated = "colocated"
+
+
 @dataclass
 class RunConfig:
     name: str = "run"
@@ -80,6 +83,8 @@ class RunConfig:
     checkpoint_every: int = 50  # steps; 0: only at the end
     keep_checkpoints: int = 3
     samples_text_share: float = 1.0  # share of episodes whose prompts and completions samples.jsonl holds
+    trace: bool = False  # also write trace.json: who generated, waited, synced and learned, for Perfetto
+    mirror: str = ""  # where each checkpoint is copied to: a folder or an fsspec address such as s3://bucket/runs/name
     sinks: list[str] = field(default_factory=lambda: ["tensorboard"])  # where metrics go too: see SINKS
 
 
@@ -108,6 +113,7 @@ class RolloutConfig:
     sync_tolerance: float | None = None  # nats; null: 1e-4 for float32, 0.15 (of the mean) for bfloat16
     kv_cache_gib: float = 0.25  # vLLM on CPU
     gpu_memory_utilization: float = 0.85  # vLLM on GPU
+    sleep: bool = False  # vLLM on GPU: give its memory back between assignments, for a learner on the same GPU
     max_model_len: int = 256  # tokens, prompt and completion
     max_num_seqs: int = 256
     timeout_s: float = 600.0  # one assignment or evaluation
@@ -120,9 +126,6 @@ class RewardConfig:
     diversity: float = 0.5  # weight of the novelty bonus
     novelty_window: int = 512  # valid proposals
     novelty_of_all: bool = True  # false: no bonus where all or no solutions are right, however new the problem
-    collapse_unique_rate: float = 0.2  # alarm under this ...
-    collapse_steps: int = 5  # ... for so many steps
-    collapse_stops: bool = False
 
 
 @dataclass
@@ -181,7 +184,20 @@ class LearnerConfig:
     threads: int = 0  # torch threads a worker; 0: the machine's cores shared out
     tokens_per_microbatch: int = 16384  # padded tokens
     gradient_checkpointing: bool = False
-    timeout_s: float = 600.0  # one update
+    keep_every: int = (
+        10  # steps between copies of its state in Ray's object store, to go on from after its death; 0: none
+    )
+    timeout_s: float = 600.0  # one update, checkpoint or copy of the state
+
+
+@dataclass
+class GuardConfig:
+    steps: int = 5  # in a row, before a broken limit is told
+    min_unique_rate: float = 0.2  # of a step's problems
+    min_entropy: float = 0.0  # nats a token; 0: off
+    max_kl: float = 0.0  # of the policy from the start model, nats a token; 0: off
+    stops: bool = False  # end the run, with a checkpoint, where a limit is told
+    max_skipped: int = 3  # updates in a row without a finite loss and gradient, which end the run
 
 
 @dataclass
@@ -197,6 +213,8 @@ class EvalConfig:
 class ClusterConfig:
     address: str = ""  # empty: RAY_ADDRESS, else the job's cluster, else a local Ray of this process
     start_timeout_s: float = 300.0  # actors and learner ready
+    stall_timeout_s: float = 1800.0  # nothing played and nothing learned
+    layout: Layout = Layout.disaggregated  # colocated: worker i of the learner and actor i share a GPU
     progress: str = "auto"  # auto, live or plain
 
 
@@ -211,20 +229,9 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-
-
-def known_keys(cls: type = Config, prefix: str = "") -> list[str]:
-    """Every leaf key in dotted form."""
-    keys: list[str] = []
-    for f in fields(cls):
-        default = f.default_factory() if callable(f.default_factory) else None
-        if is_dataclass(default):
-            keys += known_keys(type(default), f"{prefix}{f.name}.")
-        else:
-            keys.append(prefix + f.name)
-    return keys
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -232,97 +239,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     A file may name parents by `defaults: [base]`, looked up beside it. Raises UserError.
     """
-    merged = OmegaConf.structured(Config)
-    layers = [*_layers(Path(path), ()), *[_override(o) for o in overrides]]
-    for origin, layer in layers:
-        _refuse_unknown(layer, origin)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as e:
-            raise UserError(_type_error(e, origin)) from None
-    try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as e:
-        raise UserError(_type_error(e, str(path))) from None
-    assert isinstance(config, Config)
+    config = merged(Config, yaml_layers(Path(path)), overrides)
     check(config)
     return config
 
 
 def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
-    path = _find(path)
-    if path in seen:
-        raise UserError(f"{path}: its defaults lead back to itself; remove one of them")
-    try:
-        layer = OmegaConf.load(path)
-    except Exception as e:  # yaml raises many kinds
-        raise UserError(f"{path}: not readable as YAML: {str(e).splitlines()[0]}") from None
-    if not isinstance(layer, DictConfig):
-        raise UserError(f"{path}: holds a {type(layer).__name__}; a config is a mapping of sections such as `run:`")
-    parents = layer.pop("defaults", [])
-    if isinstance(parents, str):
-        parents = [parents]
-    below: list[tuple[str, DictConfig]] = []
-    for parent in parents:
-        below += _layers(path.parent / f"{parent}.yaml", (*seen, path))
-    return [*below, (str(path), layer)]
-
-
-def _find(path: Path) -> Path:
-    """The file itself, or one of the configs that ship with the project."""
-    shipped = Path(__file__).resolve().parent.parent / "configs"
-    for candidate in (path, shipped / path, shipped / path.name, shipped / f"{path.name}.yaml"):
-        if candidate.is_file():
-            return candidate.resolve()
-    names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
-    raise UserError(f"config {path}: no such file; give a YAML file or one of: {names}")
-
-
-def _override(text: str) -> tuple[str, DictConfig]:
-    key, sep, _ = text.partition("=")
-    if not sep or not key:
-        raise UserError(f"override {text!r}: give key=value, for example run.steps=20")
-    if key not in known_keys():
-        raise UserError(_unknown(key, "the command line"))
-    try:
-        return f"{text}", OmegaConf.from_dotlist([text])
-    except Exception as e:
-        raise UserError(f"override {text!r}: {str(e).splitlines()[0]}") from None
-
-
-def _refuse_unknown(layer: DictConfig, origin: str) -> None:
-    keys = known_keys()
-    for key in _leaves(layer):
-        if key not in keys:
-            raise UserError(_unknown(key, origin))
-
-
-def _leaves(layer: Any, prefix: str = "") -> list[str]:
-    out: list[str] = []
-    for name in layer:
-        node = layer._get_node(name)
-        if isinstance(node, DictConfig):
-            out += _leaves(node, f"{prefix}{name}.")
-        else:
-            out.append(f"{prefix}{name}")
-    return out
-
-
-def _unknown(key: str, origin: str) -> str:
-    keys = known_keys()
-    tail = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
-    near = tail or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `azero train base --dry-run` for all keys"
-    return f"{key}: unknown key in {origin}; {hint}"
-
-
-def _type_error(e: OmegaConfBaseException, origin: str) -> str:
-    key = getattr(e, "full_key", None) or "?"
-    return f"{key}: {str(e.msg or e).splitlines()[0]} (given in {origin})"
 
 
 def check(c: Config) -> None:
@@ -350,6 +273,10 @@ def check(c: Config) -> None:
         "learner.workers": c.learner.workers,
         "learner.tokens_per_microbatch": c.learner.tokens_per_microbatch,
         "learner.timeout_s": c.learner.timeout_s,
+        "cluster.start_timeout_s": c.cluster.start_timeout_s,
+        "cluster.stall_timeout_s": c.cluster.stall_timeout_s,
+        "guard.steps": c.guard.steps,
+        "guard.max_skipped": c.guard.max_skipped,
         "eval.max_new_tokens": c.eval.max_new_tokens,
         "run.keep_checkpoints": c.run.keep_checkpoints,
     }
@@ -364,6 +291,7 @@ def check(c: Config) -> None:
         "rollout.gpus_per_actor": c.rollout.gpus_per_actor,
         "rollout.threads": c.rollout.threads,
         "learner.threads": c.learner.threads,
+        "learner.keep_every": c.learner.keep_every,
         "learner.gpus_per_worker": c.learner.gpus_per_worker,
         "reward.diversity": c.reward.diversity,
         "task.references": c.task.references,
@@ -372,6 +300,8 @@ def check(c: Config) -> None:
         "algorithm.proposer_weight": c.algorithm.proposer_weight,
         "optim.lr": c.optim.lr,
         "optim.warmup_steps": c.optim.warmup_steps,
+        "guard.min_entropy": c.guard.min_entropy,
+        "guard.max_kl": c.guard.max_kl,
         "optim.decay_steps": c.optim.decay_steps,
         "eval.samples": c.eval.samples,
     }
@@ -415,8 +345,30 @@ def check(c: Config) -> None:
             f"rollout.tensor_parallel={c.rollout.tensor_parallel} with rollout.gpus_per_actor="
             f"{c.rollout.gpus_per_actor:g}: the two must be equal"
         )
-    if c.learner.workers > 1:
-        raise UserError(f"learner.workers={c.learner.workers}: this version has a single learner worker; set it to 1")
+    if c.rollout.sleep and (
+        c.rollout.engine is EngineName.hf or c.rollout.max_staleness or not c.rollout.gpus_per_actor
+    ):
+        raise UserError(
+            "rollout.sleep=true: needs rollout.engine=vllm, rollout.gpus_per_actor above 0, and "
+            "rollout.max_staleness=0, where both sides take turns"
+        )
+    if c.cluster.layout is Layout.colocated:
+        if c.rollout.actors != c.learner.workers:
+            raise UserError(
+                f"cluster.layout=colocated: rollout.actors={c.rollout.actors} and learner.workers={c.learner.workers} "
+                "must be equal, since they share a GPU in pairs"
+            )
+        if c.rollout.gpus_per_actor + c.learner.gpus_per_worker > 1:
+            raise UserError(
+                f"cluster.layout=colocated: rollout.gpus_per_actor={c.rollout.gpus_per_actor:g} and "
+                f"learner.gpus_per_worker={c.learner.gpus_per_worker:g} share one GPU; give 0.5 and 0.5"
+            )
+    patience = 2 * max(c.rollout.timeout_s, c.learner.timeout_s)
+    if c.cluster.stall_timeout_s < patience:
+        raise UserError(
+            f"cluster.stall_timeout_s={c.cluster.stall_timeout_s:g}: must be at least twice rollout.timeout_s and "
+            f"learner.timeout_s, {patience:g}, or it ends a run that their deadlines would save"
+        )
     longest = max(c.rollout.max_new_tokens, c.rollout.max_proposal_tokens, c.eval.max_new_tokens)
     if c.rollout.max_model_len <= longest:
         raise UserError(

@@ -11,3 +11,8 @@ class RunFailed(Exception):
 
 class SyncError(RunFailed):
     """An engine does not hold the weights that it was given."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

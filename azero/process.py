@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+MAX_LOG_BYTES = 16 * 2**20
 
 
 def redirect_output(path: str) -> None:
@@ -22,6 +27,29 @@ def redirect_output(path: str) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+
+
+def keep_log_short(path: str) -> None:
+    """Where the log that `redirect_output` writes has grown too long, go on in a new one beside one `<path>.old`."""
+    try:
+        if os.fstat(2).st_size > MAX_LOG_BYTES and os.path.samestat(os.fstat(2), os.stat(path)):
+            os.replace(path, f"{path}.old")
+            redirect_output(path)
+    except OSError:
+        return  # no such file here, or no right to it: output goes on where it went
+
+
+@contextmanager
+def deadline_stacks(deadline_s: float) -> Iterator[None]:
+    """Just before a deadline, after which a process may be ended, write the stacks of its threads to the log, once.
+
+    A thread of its own does it, outside Python's lock, so that a call that hangs in a library shows too.
+    """
+    faulthandler.dump_traceback_later(0.9 * deadline_s, file=sys.__stderr__ or sys.stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def peak_memory_gib() -> float:

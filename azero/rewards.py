@@ -164,22 +164,3 @@ class NoveltyWindow:
                 counter[key] -= 1
                 if not counter[key]:
                     del counter[key]
-
-
-class CollapseAlarm:
-    """Tells when the unique rate was under `threshold` for `steps` steps in a row."""
-
-    def __init__(self, threshold: float, steps: int) -> None:
-        self.threshold, self.steps = threshold, steps
-        self._under = 0  # consecutive steps under the threshold
-
-    def update(self, unique_rate: float) -> bool:
-        """Count one step; True from the `steps`-th consecutive one under the threshold until one is not."""
-        self._under = self._under + 1 if unique_rate < self.threshold else 0
-        return self._under >= self.steps
-
-    def state(self) -> dict[str, Any]:
-        return {"under": self._under}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._under = int(state["under"])

@@ -178,7 +178,8 @@ class WeightSnapshot:
     """One published weight version. `handle` resolves to a flat byte buffer; `manifest` says what lies where."""
 
     version: int
-    handle: Any
+    lineage: int = 0  # deaths of the learner so far: after each, versions of the same number may differ
+    handle: Any = None
     manifest: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16
     bytes: int
@@ -205,3 +206,22 @@ class EvalItem:
     label: str  # the data set's own difficulty label
     operation: str
     text: str  # the bare problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """One assignment's episodes; `sync` where weights were loaded for it."""
+
+    assignment: Assignment
+    episodes: list[Episode]
+    sync: SyncReport | None
+    seconds: float  # of play, without the sync
+    memory_gib: float  # peak of the actor's process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """One evaluation as evals.jsonl holds it; `sync` where weights were loaded for it."""
+
+    result: dict[str, Any]
+    sync: SyncReport | None

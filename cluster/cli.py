@@ -103,13 +103,25 @@ def report(
 
 
 @app.command()
+def scale(
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see docs/cluster.md")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+) -> int:
+    """Simulate many actors around the real control plane, and plan for a target."""
+    from cluster.scale import scale as run
+
+    return run(options or [], json_file)
+
+
+@app.command()
 def doctor(
+    config: Annotated[str, typer.Argument(help="a YAML file or a shipped config that is to run here")] = "",
     network: Annotated[bool, typer.Option("--network", help="also ask whether the Hugging Face Hub answers")] = False,
 ) -> int:
     """Say what this machine and cluster can run, what is missing and what to do."""
     from cluster.doctor import main as run
 
-    return run(network)
+    return run(network, config)
 
 
 def main(argv: list[str] | None = None) -> int:

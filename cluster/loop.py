@@ -10,6 +10,9 @@
     driver     any of the two                    ray.wait
 
 With max_staleness 0 the two take turns: exactly the synchronous algorithm.
+
+Actors hold nothing that matters: what one had is sent to another (fleet.py). A lost learner goes back to the newest of
+its states (learning.py), and the loop with it: records of later steps are cut off, and those steps are made again.
 """
 
 from __future__ import annotations
@@ -21,15 +24,16 @@ from typing import Any
 
 import ray
 
-from actors.rollout import Played
 from azero.buffer import ProblemBuffer
 from azero.config import Config
 from azero.curriculum import SlotSource
 from azero.errors import RunFailed
-from azero.types import Episode, EvalItem, SyncReport, WeightSnapshot
+from azero.types import Episode, EvalItem, Played, SyncReport, WeightSnapshot
 from cluster.batches import BatchBook
-from cluster.fleet import EvalWork, Fleet, PlayWork
+from cluster.fleet import EvalWork, Fleet, PlayWork, WeightsLost
+from cluster.learning import LearnerHost, LearnerLost, Started
 from cluster.records import Recorder
+from cluster.trace import LEARNER, NO_TRACE, Trace
 from learner.core import Update
 
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
@@ -43,22 +47,32 @@ class TrainingLoop:
         config: Config,
         *,
         fleet: Fleet,
-        learner: Any,
-        snapshot: WeightSnapshot,
+        learner: LearnerHost,
+        started: Started,
         buffer: ProblemBuffer,
         source: SlotSource,
         items: Sequence[EvalItem],
         recorder: Recorder,
         should_stop: Callable[[], bool],
+        trace: Trace = NO_TRACE,
     ) -> None:
-        self.config, self.fleet, self.learner, self.snapshot = config, fleet, learner, snapshot
+        self.trace = trace
+        self.config, self.fleet, self.learner = config, fleet, learner
         self.buffer, self.source, self.items, self.recorder = buffer, source, items, recorder
         self.should_stop = should_stop
-        self.book = BatchBook(snapshot.version, config.run.steps, config.rollout.max_staleness, config.rollout.actors)
-        self.checkpointed = snapshot.version
+        self._keep_every = config.learner.keep_every
+        self._begin_at(started)
+
+    def _begin_at(self, started: Started) -> None:
+        """All state of the loop, as of a version of which everything is recorded."""
+        config = self.config
+        self.snapshot = started.snapshot
+        self.buffer.load(started.driver_state["buffer"]) if started.driver_state else self.buffer.reset()
+        self.book = BatchBook(self.version, config.run.steps, config.rollout.max_staleness, config.rollout.actors)
+        self._saved = self._tried = self.version if started.is_on_disk else 0  # last checkpoint, and last try of one
+        self._kept = self.version  # last copy of the learner's state
         self._played: dict[int, list[Played]] = {}
-        self._learning: tuple[Any, float, list[Episode]] | None = None  # ref, since, batch
-        self._learner_free_since = self._step_began = time.monotonic()
+        self._learner_free_since = self._step_began = self._moved = self._update_began = time.monotonic()
         self._waited_rollouts = 0.0
         self._syncs: deque[SyncReport] = deque(maxlen=max(1, config.rollout.actors))
 
@@ -67,72 +81,125 @@ class TrainingLoop:
         return self.snapshot.version
 
     def run(self) -> bool:
-        """True when all steps are done, False when stopped before; with a checkpoint either way. Raises RunFailed."""
+        """True when all steps are done, False when stopped before; with a checkpoint either way.
+
+        Raises RunFailed, with a checkpoint where the learner still answers.
+        """
+        while True:
+            try:
+                return self._run()
+            except (LearnerLost, WeightsLost) as e:
+                self._go_back(str(e))
+            except RunFailed:
+                self._save_what_there_is()
+                raise
+
+    def _run(self) -> bool:
         if self._evaluation_due() and not self.recorder.has_evaluation(self.version):
             self._evaluate()
         while not self._finished():
-            if self.should_stop() and self._learning is None:
-                self.recorder.flush(all_lines=True)
-                self._checkpoint()
+            stopping = self.should_stop()
+            if stopping and not self.learner.is_busy and not self.fleet.evaluating:
+                self._checkpoint(is_last=True)
                 return False
-            self._admit()
-            self.fleet.dispatch(self.snapshot)
+            if not stopping:
+                self._admit()
+            self.fleet.dispatch(self.snapshot, evaluations_only=stopping)
             self._learn()
             self._wait()
-        self._checkpoint()
+        self._checkpoint(is_last=True)
         return True
 
     def _finished(self) -> bool:
-        return self.version >= self.config.run.steps and self._learning is None and not self.fleet.evaluating
+        return self.version >= self.config.run.steps and not self.learner.is_busy and not self.fleet.evaluating
+
+    def _go_back(self, why: str) -> None:
+        """After the learner was lost: everything as it was at the newest state that is left of it."""
+        lost, began = self.version, time.monotonic()
+        self.recorder.warn(lost, f"{why}; starting the learner again")
+        self.recorder.flush(all_lines=True)
+        started = self.learner.revive(why)
+        self.fleet.abandon()
+        self.recorder.go_back(started.snapshot.version)
+        self._begin_at(started)
+        seconds = time.monotonic() - began
+        self.recorder.warn(lost, f"the learner goes on from version {self.version}, after {seconds:.1f} s")
+
+    def _save_what_there_is(self) -> None:
+        """Before a failed run ends: the update under way, and a checkpoint."""
+        try:
+            while self.learner.is_busy:
+                for ref in ray.wait(self.learner.refs, timeout=POLL_S)[0]:
+                    if outcome := self.learner.collect(ref):
+                        self._learned(*outcome)
+                self.learner.check(self.version)
+            self.recorder.flush(all_lines=True)
+            self._checkpoint(is_last=True)
+        except (LearnerLost, RunFailed) as e:
+            self.recorder.warn(self.version, f"no checkpoint of this step: {e}")
 
     def _admit(self) -> None:
         while (batch := self.book.admissible(self.version)) is not None:
             slots = self.source.slots(batch, self.buffer)
-            for i, assignment in enumerate(self.book.admit(slots)):
-                pinned = i if self.config.rollout.max_staleness == 0 else None
-                self.fleet.submit(PlayWork(assignment=assignment, actor=pinned))
+            for assignment in self.book.admit(slots):
+                self.fleet.submit(PlayWork(assignment=assignment))
 
     def _learn(self) -> None:
         """Start the update of the next batch where it is whole and the learner is free."""
-        if self._learning is not None or self.should_stop():
+        if self.learner.is_busy or self.should_stop():
             return
-        if self._checkpoint_due() and not self.fleet.evaluating:
-            self._checkpoint()
-        if self._checkpoint_due():
-            return  # its evaluation comes first, so that no line before a checkpoint is ever missing
+        if not self.fleet.evaluating:  # evaluations come first, so that no line before a saved state is ever missing
+            if self._checkpoint_due():
+                self._checkpoint()
+            elif self._keep_every and self.version - self._kept >= self._keep_every:
+                self._keep()
+        elif self._checkpoint_due():
+            return
         episodes = self.book.take(self.version)
         if episodes is None:
             return
         for episode in episodes:
             if episode.group is not None:
                 self.buffer.add(episode.group.problem)
-        now = time.monotonic()
-        self._waited_rollouts = now - self._learner_free_since
-        self._learning = (self.learner.update.remote(episodes), now, episodes)
+        self._waited_rollouts = time.monotonic() - self._learner_free_since
+        self._update_began = time.monotonic()
+        self.learner.begin(episodes)
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.run.checkpoint_every
+        return bool(every) and self.version % every == 0 and self.version > self._tried
+
+    def _keep(self) -> None:
+        trouble = self.learner.keep(self.version, self._state())
+        self._kept, self._moved = self.version, time.monotonic()
+        if trouble:
+            self._keep_every = 0
+            self.recorder.warn(self.version, f"no more copies of the learner's state in memory ({trouble})")
 
     def _evaluation_due(self) -> bool:
         """Whether this version is evaluated: the first, the last, and every run.eval_every."""
         every = self.config.run.eval_every
         return self.version in (0, self.config.run.steps) or bool(every and self.version % every == 0)
 
-    def _checkpoint_due(self) -> bool:
-        every = self.config.run.checkpoint_every
-        return bool(every) and self.version % every == 0 and self.version > self.checkpointed
-
     def _wait(self) -> None:
-        refs = self.fleet.refs + ([self._learning[0]] if self._learning else [])
-        if not refs:
-            return
-        for ref in ray.wait(refs, num_returns=1, timeout=POLL_S)[0]:
-            if self._learning and ref == self._learning[0]:
-                self._learned(*ray.get(ref))
-            else:
+        learners = self.learner.refs
+        refs = [*self.fleet.refs, *learners]
+        if refs:  # for the first, and then all that are ready: after a pause nobody is late who is only not looked at
+            ray.wait(refs, num_returns=1, timeout=POLL_S)
+        done = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
+        for ref in done:
+            if ref not in learners:
                 self._collect(ref)
-        self.fleet.check_deadlines()
-        if self._learning and time.monotonic() - self._learning[1] > self.config.learner.timeout_s:
+            elif outcome := self.learner.collect(ref):
+                self._learned(*outcome)
+        if not refs:
+            time.sleep(POLL_S)  # every actor waits to be started again
+        self.fleet.check()
+        self.learner.check(self.version)
+        if (idle := time.monotonic() - self._moved) > self.config.cluster.stall_timeout_s:
             raise RunFailed(
-                f"the driver waited {self.config.learner.timeout_s:g} s for the learner on batch {self.version} "
-                "(learner.timeout_s); see logs/learner.log"
+                f"nothing was played or learned for {idle:.0f} s (cluster.stall_timeout_s) at version {self.version}; "
+                f"actors: {', '.join(f'{n} {state}' for state, n in self.fleet.states().items() if n)}; see logs/"
             )
 
     def _collect(self, ref: Any) -> None:
@@ -140,6 +207,7 @@ class TrainingLoop:
         if outcome is None:
             return
         work, result = outcome
+        self._moved = time.monotonic()
         if result.sync is not None:
             self._syncs.append(result.sync)
         if isinstance(work, EvalWork):
@@ -149,18 +217,23 @@ class TrainingLoop:
         self._played.setdefault(work.assignment.batch, []).append(result)
 
     def _learned(self, update: Update, snapshot: WeightSnapshot) -> None:
-        self._learning = None
         played = self._played.pop(self.version)
         self.snapshot = snapshot
-        now = time.monotonic()
+        now = self._moved = time.monotonic()
+        learned_s = update.metrics["time/learn"]
+        self.trace.span(
+            LEARNER, f"learn batch {update.version - 1}", self._update_began, self._update_began + learned_s
+        )
+        self.trace.span(LEARNER, f"publish version {update.version}", self._update_began + learned_s, now)
         metrics = {
             "step": update.version,
             "weight_version": update.version,
             **update.metrics,
             **self._timing(played, update.episodes, now),
             **self._sync_metrics(played),
-            "faults/restarts": self.fleet.restarts,
+            "faults/restarts": self.fleet.restarts + self.learner.restarts,
             "faults/redispatched": self.fleet.redispatched,
+            **{f"actors/{state}": n for state, n in self.fleet.states().items()},
         }
         self._step_began = self._learner_free_since = now
         evaluated = self._evaluation_due()
@@ -169,14 +242,11 @@ class TrainingLoop:
             self.recorder.warn(update.version, warning)
         if evaluated:
             self._evaluate()
-        if update.warnings and self.config.reward.collapse_stops:
-            self.recorder.flush(all_lines=True)
-            self._checkpoint()
-            raise RunFailed(f"step {update.version}: {update.warnings[0]} (reward.collapse_stops)")
+        if update.failure:
+            raise RunFailed(f"step {update.version}: {update.failure}")
 
     def _evaluate(self) -> None:
-        pinned = 0 if self.config.rollout.max_staleness == 0 else None
-        self.fleet.submit(EvalWork(items=self.items, snapshot=self.snapshot, actor=pinned))
+        self.fleet.submit(EvalWork(items=self.items, snapshot=self.snapshot))
 
     def _timing(self, played: Sequence[Played], episodes: Sequence[Episode], now: float) -> dict[str, float]:
         seconds = max(1e-9, now - self._step_began)
@@ -204,15 +274,28 @@ class TrainingLoop:
             "time/sync": seconds,
         }
 
-    def _checkpoint(self) -> None:
-        """Blocks until the checkpoint is whole."""
-        if self.version == self.checkpointed and self.recorder.run.latest_checkpoint() is not None:
+    def _checkpoint(self, is_last: bool = False) -> None:
+        """Blocks until the checkpoint is whole. Raises RunFailed where the last one cannot be written."""
+        if self.version == self._saved and self.recorder.run.has_checkpoint():
             return
-        ref = self.learner.save.remote(str(self.recorder.run.checkpoints), {"buffer": self.buffer.state()})
-        try:
-            ray.get(ref, timeout=self.config.learner.timeout_s)
-        except ray.exceptions.GetTimeoutError:
-            raise RunFailed(
-                f"the checkpoint of step {self.version} took over {self.config.learner.timeout_s:g} s"
-            ) from None
-        self.checkpointed = self.version
+        self._tried, began = self.version, time.monotonic()
+        if trouble := self.recorder.sync():  # a checkpoint whose records are missing would lose them
+            error, not_copied = trouble, ""
+        else:
+            error, not_copied = self.learner.save(self.recorder.run.checkpoints, self._state())
+        self._moved = time.monotonic()
+        self.trace.span(LEARNER, f"checkpoint {self.version}", began, time.monotonic())
+        if not_copied:
+            self.recorder.warn(self.version, f"checkpoint not copied to {self.config.run.mirror} ({not_copied})")
+        if not error:
+            self._saved = self.version
+            if nearly_full := self.recorder.run.room():
+                self.recorder.warn(self.version, nearly_full)
+        elif is_last:
+            raise RunFailed(f"the checkpoint of step {self.version} cannot be written ({error})")
+        else:
+            self.recorder.warn(self.version, f"no checkpoint ({error}); those before are whole, and the run goes on")
+
+    def _state(self) -> dict[str, Any]:
+        """What the driver adds to the learner's state."""
+        return {"buffer": self.buffer.state()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -38,6 +39,7 @@ FIELDS: tuple[tuple[str, str, str, Format], ...] = (
     ("valid proposals", "valid", "proposer/valid_rate", _percent),
     ("unique problems", "unique", "problems/unique_rate", _percent),
     ("staleness, largest", "stale", "staleness/max", "{:.0f}".format),
+    ("actors serving", "actors", "actors/serving", "{:.0f}".format),
     ("learner waited", "learner_waited", "time/wait_rollouts", _seconds),
     ("actors waited", "actors_waited", "time/wait_learner", _seconds),
     ("solver samples/s", "samples/s", "throughput/samples_per_s", "{:.0f}".format),
@@ -115,8 +117,9 @@ class Progress:
         self.stop()
 
     def _print(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=True)
-        self.console.file.flush()
+        with suppress(OSError):  # such as a full disk under a redirected output: no reason to end a run
+            self.console.print(Text(text, style=style), soft_wrap=True)
+            self.console.file.flush()
 
     def _eta(self) -> str:
         """Remaining h:mm:ss at the mean pace of the last steps, evaluations between them included."""

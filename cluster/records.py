@@ -24,18 +24,20 @@ class Recorder:
         self._began = time.monotonic() - self._seconds_before()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
+        self._evaluated = {int(e["step"]) for e in read_jsonl(run.path / "evals.jsonl")}
+        self._told = ""  # the last trouble with the disk
 
     def _seconds_before(self) -> float:
         lines = read_jsonl(self.run.path / "metrics.jsonl")
         return float(lines[-1].get("time_s", 0.0)) if lines else 0.0
 
     def has_evaluation(self, step: int) -> bool:
-        return any(e["step"] == step for e in read_jsonl(self.run.path / "evals.jsonl"))
+        return step in self._evaluated
 
     def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
         step = int(metrics["step"])
         share = self.text_share
-        self.run.append_samples([episode_record(e, step, _fraction(e.id) < share) for e in episodes])
+        self._tell(self.run.append_samples([episode_record(e, step, _fraction(e.id) < share) for e in episodes]))
         self._waiting.append(metrics | {"time_s": time.monotonic() - self._began})
         if awaits_evaluation:
             self._awaited.add(step)
@@ -43,7 +45,8 @@ class Recorder:
         self.flush()
 
     def evaluation(self, step: int, result: dict[str, Any]) -> None:
-        self.run.append_eval({"step": step, **result})
+        self._evaluated.add(step)
+        self._tell(self.run.append_eval({"step": step, **result}))
         values = {"eval/accuracy": result["accuracy"]}
         values |= {f"eval/accuracy/{label}": part["accuracy"] for label, part in result["by_label"].items()}
         if step in self._awaited:
@@ -61,7 +64,7 @@ class Recorder:
         while self._waiting and (all_lines or self._waiting[0]["step"] not in self._awaited):
             metrics = self._waiting.popleft()
             self._awaited.discard(metrics["step"])
-            self.run.append_metrics(metrics)
+            self._tell(self.run.append_metrics(metrics))
             for sink in self._sinks.copy():
                 with self._tolerate(sink):
                     sink.write(metrics["step"], metrics)
@@ -74,6 +77,22 @@ class Recorder:
         except Exception as e:  # each package has errors of its own
             self._sinks.remove(sink)
             self.progress.warning(f"{sink.name} fails and gets no more metrics ({type(e).__name__}: {e})")
+
+    def go_back(self, step: int) -> None:
+        """Drop all that was recorded of later steps: they will be made again."""
+        self.flush(all_lines=True)
+        self._evaluated = {s for s in self._evaluated if s <= step}
+        self.run.truncate_after(step)
+
+    def sync(self) -> str:
+        """Have the disk keep all lines; what prevents it, or nothing."""
+        return self.run.sync()
+
+    def _tell(self, trouble: str) -> None:
+        """Of a disk that is full once, not once a step."""
+        if trouble and not self._told:
+            self.progress.warning(trouble)
+        self._told = trouble
 
     def warn(self, step: int, text: str) -> None:
         self.progress.warning(f"step {step}: {text}")

@@ -17,9 +17,10 @@ import json
 import math
 import os
 import platform
+import shutil
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +29,14 @@ from typing import Any
 from azero.errors import UserError
 from azero.types import Episode, Group, Sample
 from cluster import machine
+from learner.manifest import newest_whole
 
 METRICS, EVALS, SAMPLES = "metrics.jsonl", "evals.jsonl", "samples.jsonl"
 PROPOSER_EVALS = "proposer_evals.jsonl"
+
+
+def warn(text: str) -> None:
+    print(f"azero: {text}", file=sys.stderr)
 
 
 class RunDirectory:
@@ -38,6 +44,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._unwritten: dict[str, str] = {}  # file -> lines that a full disk has kept out of it
 
     @contextmanager
     def open(self, config_yaml: str, provenance: Mapping[str, Any], *, resume: bool) -> Iterator[RunDirectory]:
@@ -70,40 +77,84 @@ class RunDirectory:
     def holds_run(self) -> bool:
         return any((self.path / name).exists() for name in ("config.yaml", METRICS, "checkpoints"))
 
-    def latest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; None before the first. Raises UserError where `latest` names none."""
-        pointer = self.checkpoints / "latest"
-        try:
-            name = pointer.read_text().strip()
-        except OSError:
-            return None
-        if not name or Path(name).name != name or not (self.checkpoints / name).is_dir():
-            raise UserError(f"{pointer}: names {name!r}, which is not there; write the name of a step_* folder into it")
-        return self.checkpoints / name
+    def has_checkpoint(self) -> bool:
+        return (self.checkpoints / "latest").is_file()
+
+    def room(self) -> str:
+        """What to say of a disk that may not hold two more checkpoints; empty where it does."""
+        newest = max(self.checkpoints.glob("step_*"), default=None)
+        size = sum(f.stat().st_size for f in newest.rglob("*") if f.is_file()) if newest else 0
+        free, mib = shutil.disk_usage(self.path).free, 2**20
+        if free >= 2 * size:
+            return ""
+        return f"disk nearly full: {free / mib:.0f} MiB are free in {self.path}, a checkpoint takes {size / mib:.0f}"
+
+    def latest_checkpoint(self, report: Callable[[str], None] = warn) -> Path | None:
+        """The newest whole checkpoint; None before the first. Damaged ones are reported, a line each.
+
+        Raises UserError where there are checkpoints, and all are damaged.
+        """
+        return newest_whole(self.checkpoints, report)
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return (self.path / "checkpoints").absolute()  # the learner works elsewhere
 
     @property
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        _append(self.path / METRICS, [metrics])
+    def append_metrics(self, metrics: Mapping[str, Any]) -> str:
+        """What kept the line out of the file, as a full disk; empty where it is in it."""
+        return self._append(METRICS, [metrics])
 
-    def append_eval(self, result: Mapping[str, Any]) -> None:
-        _append(self.path / EVALS, [result])
+    def append_eval(self, result: Mapping[str, Any]) -> str:
+        return self._append(EVALS, [result])
 
-    def append_samples(self, records: Sequence[Mapping[str, Any]]) -> None:
-        _append(self.path / SAMPLES, records)
+    def append_samples(self, records: Sequence[Mapping[str, Any]]) -> str:
+        return self._append(SAMPLES, records)
+
+    def _append(self, name: str, records: Sequence[Mapping[str, Any]]) -> str:
+        """Lines that cannot be written wait in memory and go with the next ones, so that none is lost or torn.
+
+        A kill tears one at most.
+        """
+        text = self._unwritten.pop(name, "") + "".join(json.dumps(plain(r)) + "\n" for r in records)
+        path = self.path / name
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as e:
+            if path.exists():
+                os.truncate(path, before)
+            self._unwritten[name] = text
+            return f"{path}: cannot be written ({e.strerror}); {text.count(chr(10))} lines wait in memory"
+        return ""
+
+    def sync(self) -> str:
+        """Write what waits and have the disk keep it; what prevents it, or nothing."""
+        for name in [n for n, text in self._unwritten.items() if text]:
+            if trouble := self._append(name, []):
+                return trouble
+        for name in (METRICS, EVALS, SAMPLES):
+            try:
+                if (self.path / name).exists():
+                    with open(self.path / name, "rb") as file:
+                        os.fsync(file.fileno())
+            except OSError as e:
+                return f"{self.path / name}: {e.strerror}"
+        return ""
 
     def truncate_after(self, step: int) -> None:
-        """Drop every record of a later step, and a torn last line. Each file is replaced at once or not at all."""
+        """Drop every record of a later step, and a torn last line. Steps rise from line to line; no room is needed."""
+        self._unwritten = {
+            name: "".join(f"{line}\n" for line in text.splitlines() if json.loads(line)["step"] <= step)
+            for name, text in self._unwritten.items()
+        }
         for name in (METRICS, EVALS, SAMPLES):
             if (self.path / name).exists():
-                kept = (json.dumps(r) + "\n" for r in iterate_jsonl(self.path / name) if r["step"] <= step)
-                _replace(self.path / name, kept)
+                os.truncate(self.path / name, _end_of(self.path / name, step))
 
     def _acquire(self) -> int:
         """File descriptor that holds the lock."""
@@ -147,6 +198,20 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 if line.endswith(b"\n"):
                     raise UserError(f"{path}: line {number} is not JSON; remove that line") from None
+
+
+def _end_of(path: Path, step: int) -> int:
+    """Bytes up to the first record of a later step, or to a torn line."""
+    end = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except ValueError:
+                break
+            end += len(line)
+    return end
 
 
 def plain(value: Any) -> Any:
@@ -238,13 +303,6 @@ def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
     }
     texts = {"prompt": group.prompt, "completions": [s.completion.text for s in samples]}
     return record | texts if with_text else record
-
-
-def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """A kill loses the tail and tears one line at most."""
-    if records:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(plain(r)) + "\n" for r in records))
 
 
 def _replace(path: Path, content: str | Iterable[str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
+from ray._private import ray_constants
 
 from azero.config import ClusterConfig
 from azero.errors import UserError
@@ -26,17 +27,37 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
+    with nullcontext() if address else _loopback():
         try:
-            ray.init(address=address, **quiet)
+            # "local": whatever cluster Ray remembers on this machine.
+            ray.init(address=address or "local", **({} if address else {"include_dashboard": False}), **quiet)
         except (ConnectionError, RuntimeError, ValueError) as e:
+            if not address:
+                raise
             raise UserError(
                 f"cluster.address={address}: no Ray cluster there ({str(e).splitlines()[0]}); "
                 "start one with `ray start --head`, or leave the address empty"
             ) from None
-    else:
-        ray.init(include_dashboard=False, **quiet)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have every server of a local Ray listen on 127.0.0.1 alone, as Ray has it on macOS, where it builds no clusters.
+
+    The variable is for processes that this one starts, those that join its Ray too; Ray here has read it already.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        if before[0] is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before[0]

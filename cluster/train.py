@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayActorError
 from rich.console import Console
 
 from actors.rollout import RolloutActor
@@ -26,14 +24,18 @@ from azero.evaluation import table
 from azero.models import resolve_model_path
 from azero.types import EvalItem
 from cluster.fleet import Fleet
+from cluster.learning import LearnerHost, LearnerLost
 from cluster.loop import TrainingLoop
+from cluster.placement import Rooms, alive_nodes, require_room, visible_gpus
 from cluster.progress import Progress
 from cluster.records import Recorder
 from cluster.resources import ResourcePlan, plan, require, share_threads
-from cluster.rundir import RunDirectory, provenance, read_jsonl
+from cluster.rundir import RunDirectory, provenance, read_jsonl, warn
 from cluster.runtime import cluster_address, ray_session
 from cluster.sinks import open_sinks, require_packages
+from cluster.trace import Trace
 from learner.learner import Learner
+from learner.mirror import Mirror, newest_anywhere
 
 INTERRUPTED = 130  # exit status of a run that was stopped and can be resumed
 PROBES = 16  # sequences
@@ -60,6 +62,8 @@ def prepare(config: Config) -> Prepared:
     if Protocol.chat in (config.task.protocol, config.eval.protocol):
         require_chat_template(model_path)
     items = domain.evaluation_set(config.eval.data)
+    if config.run.mirror:
+        Mirror(config.run.mirror)
     local = not cluster_address(config.cluster)
     share_threads(config, local)
     needs = plan(config, model_path)
@@ -88,13 +92,6 @@ def require_chat_template(model_path: str) -> None:
     raise UserError(f"task.protocol or eval.protocol=chat: the tokenizer of {model_path} has no chat template; use raw")
 
 
-def visible_gpus() -> int:
-    """GPUs of this machine as Ray would count them."""
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager
-
-    return int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
-
-
 def probe_texts(domain: Domain) -> list[str]:
     """Worked seed problems and proposer prompts: what the proof of sync is scored on."""
     seeds = list(domain.seed_problems())
@@ -111,14 +108,17 @@ def train(config: Config, resume: bool, console: Console) -> int:
     """Run to the end; 0 when done, INTERRUPTED when stopped with a checkpoint. Raises UserError and RunFailed."""
     ready = prepare(config)
     run = RunDirectory(Path(config.run.dir))
+    if resume and config.run.mirror:
+        run.path.mkdir(parents=True, exist_ok=True)  # on a new machine the copies are all there is
     with run.open(to_yaml(config), provenance(), resume=resume), ray_session(config.cluster):
-        require(ready.needs, ray.cluster_resources(), "the cluster")
-        checkpoint = run.latest_checkpoint() if resume else None
+        if incomplete := require_room(config, alive_nodes(), "the cluster"):
+            console.print(incomplete)
+        checkpoint = _newest_checkpoint(config, run, warn) if resume else None
         with stop_signals() as should_stop:
             try:
                 done = _train(ready, run, checkpoint, should_stop, console)
-            except (RayActorError, GetTimeoutError) as e:
-                raise RunFailed(f"the learner died or did not answer ({_first_line(e)}); see {run.logs}") from None
+            except LearnerLost as e:
+                raise RunFailed(f"{e}; see {run.logs}") from None
         before, after = _first_and_last(read_jsonl(run.path / "evals.jsonl"))
         if after is not None:
             console.print(table(before, after))
@@ -129,40 +129,61 @@ def train(config: Config, resume: bool, console: Console) -> int:
         return INTERRUPTED
 
 
+def _newest_checkpoint(config: Config, run: RunDirectory, report: Callable[[str], None]) -> Path | None:
+    mirror = Mirror(config.run.mirror) if config.run.mirror else None
+    return newest_anywhere(lambda: run.latest_checkpoint(report), mirror, run.checkpoints, report)
+
+
 def _train(
     ready: Prepared, run: RunDirectory, checkpoint: Path | None, should_stop: Callable[[], bool], console: Console
 ) -> bool:
     config, domain = ready.config, ready.domain
     logs = (run.path / "logs").absolute()
-    learner = Learner.options(  # type: ignore[attr-defined]
-        name=f"learner-{os.getpid()}",
-        num_cpus=config.learner.cpus_per_worker,
-        num_gpus=config.learner.gpus_per_worker,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
-    ).remote(
-        config,
-        ready.model_path,
-        str(checkpoint) if checkpoint else None,
-        probe_texts(domain),
-        str(logs / "learner.log"),
-    )
+
+    rooms = Rooms(config)
+
+    def spawn_learner(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
+        return [
+            Learner.options(  # type: ignore[attr-defined]
+                num_cpus=config.learner.cpus_per_worker,
+                num_gpus=config.learner.gpus_per_worker,
+                scheduling_strategy=rooms.worker(rank),
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
+            ).remote(
+                rank,
+                config,
+                ready.model_path,
+                str(checkpoint) if checkpoint else None,
+                list(kept),
+                probe_texts(domain),
+                str(logs / ("learner.log" if rank == 0 else f"learner-{rank}.log")),
+            )
+            for rank in range(config.learner.workers)
+        ]
 
     def spawn(index: int) -> Any:
         threads = str(config.rollout.threads)
         return RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=config.rollout.cpus_per_actor,
             num_gpus=config.rollout.gpus_per_actor,
+            scheduling_strategy=rooms.actor(index),
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
         ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"))
 
-    with console.status("starting the learner and the rollout actors"):
-        fleet = Fleet(spawn, config.rollout.actors, config.rollout.timeout_s)
-        snapshot, state = ray.get(learner.start.remote(), timeout=config.cluster.start_timeout_s)
-        fleet.wait_ready(config.cluster.start_timeout_s)
-    run.truncate_after(snapshot.version if checkpoint else -1)
-    if state:
-        ready.buffer.load(state["buffer"])
     progress = Progress(config.run.steps, config.cluster.progress)
+    start_timeout_s = config.cluster.start_timeout_s
+    learner = LearnerHost(
+        spawn_learner,
+        lambda: _newest_checkpoint(config, run, progress.warning),
+        config.learner.timeout_s,
+        start_timeout_s,
+    )
+    trace = Trace(run.path / "trace.json" if config.run.trace else None)
+    with console.status("starting the learner and the rollout actors"):
+        fleet = Fleet(spawn, config.rollout.actors, config.rollout.timeout_s, start_timeout_s, progress.warning, trace)
+        started = learner.start(checkpoint)
+        fleet.wait_ready()
+    run.truncate_after(started.snapshot.version if checkpoint else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     progress.start()
     try:
@@ -170,12 +191,13 @@ def _train(
             config,
             fleet=fleet,
             learner=learner,
-            snapshot=snapshot,
+            started=started,
             buffer=ready.buffer,
             source=ready.source,
             items=ready.items,
             recorder=recorder,
             should_stop=should_stop,
+            trace=trace,
         ).run()
     finally:
         recorder.close()
@@ -198,10 +220,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _first_line(e: Exception) -> str:
-    return str(e).strip().splitlines()[0]
 
 
 def _first_and_last(evals: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -10,7 +10,6 @@ from helpers import problem
 
 from azero.config import Ladder, Learnability
 from azero.rewards import (
-    CollapseAlarm,
     NoveltyWindow,
     correlation,
     improvement,
@@ -194,12 +193,3 @@ def test_novelty_window_state() -> None:
     assert same.state() == window.state()
     assert [same.novelty(_problem(n, "t")) for n in "abcx"] == [window.novelty(_problem(n, "t")) for n in "abcx"]
     assert smaller.state() == {"recent": [["a", "t"], ["c", "t"]]}
-
-
-def test_collapse_alarm() -> None:
-    alarm = CollapseAlarm(threshold=0.2, steps=2)
-    assert [alarm.update(x) for x in (0.1, 0.2, 0.1, 0.1, 0.1, 0.3)] == [False, False, False, True, True, False]
-    alarm.update(0.1)
-    restored = CollapseAlarm(threshold=0.2, steps=2)
-    restored.load(json.loads(json.dumps(alarm.state())))
-    assert restored.update(0.1)

@@ -35,7 +35,6 @@ CASES = [
     ("train local rollout.engine=hf rollout.tensor_parallel=2", ["tensor_parallel", "vllm"]),
     ("train local rollout.tensor_parallel=2", ["tensor_parallel", "gpus_per_actor"]),
     ("train local rollout.max_model_len=8", ["max_model_len"]),
-    ("train local learner.workers=2", ["learner.workers"]),
     ("train local cluster.progress=loud", ["cluster.progress", "plain"]),
     ("train local task.domain=poetry", ["poetry", "arithmetic"]),
     ("train local task.domain=no_such_module:Poetry", ["no_such_module", "PYTHONPATH"]),

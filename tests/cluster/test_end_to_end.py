@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from chaos import timeless
 from ray import cloudpickle
 
 from actors.rollout import RolloutActor
 from cluster.cli import main
 from cluster.rundir import read_jsonl
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SMALL = [
     "rollout.problems_per_step=6",
     "rollout.solutions_per_problem=4",
@@ -97,13 +98,9 @@ def test_two_actors_synchronous_runs_repeat_and_resume_to_the_last_bit(tmp_path:
     whole = run(tmp_path / "whole", *two, "run.steps=6", "run.eval_every=3", "run.checkpoint_every=3")
     run(tmp_path / "parts", *two, "run.steps=3", "run.eval_every=3", "run.checkpoint_every=3")
     parts = run(tmp_path / "parts", *two, "run.steps=6", "run.eval_every=3", "run.checkpoint_every=3", resume=True)
-    assert [_timeless(m) for m in parts] == [_timeless(m) for m in whole]
+    assert [timeless(m) for m in parts] == [timeless(m) for m in whole]
     texts = [[r["solver"] for r in read_jsonl(tmp_path / d / "samples.jsonl")] for d in ("whole", "parts")]
     assert texts[0] == texts[1]
-
-
-def _timeless(metrics: dict) -> dict:
-    return {k: v for k, v in metrics.items() if not k.startswith(("time", "throughput", "memory", "sync/seconds"))}
 
 
 @pytest.mark.parametrize("source", ["frozen", "random", "fixed"])

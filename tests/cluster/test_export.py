@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 
 from azero.errors import UserError
 from cluster.export import export_run, resolve_model
+from learner.manifest import write_manifest
 
 
 @pytest.fixture
@@ -14,6 +17,8 @@ def run(tmp_path):
         (model / "config.json").write_text(name)
         (model / "model.safetensors").write_bytes(b"weights")
         (model.parent / "optimizer.safetensors").write_bytes(b"moments")
+        (model.parent / "state.json").write_text("{}")
+        write_manifest(model.parent)
     (folder / "checkpoints" / "latest").write_text("step_000004")
     (folder / "config.yaml").write_text("")
     return folder
@@ -40,7 +45,7 @@ def test_resolve_model_refuses(run, tmp_path, monkeypatch):
         resolve_model("/no/where")
     with pytest.raises(UserError, match="runs/b: no such folder; runs in runs: a"):
         resolve_model("runs/b")
-    (run / "checkpoints" / "latest").unlink()
+    shutil.rmtree(run / "checkpoints")
     with pytest.raises(UserError, match="holds no whole checkpoint yet"):
         resolve_model(str(run))
 

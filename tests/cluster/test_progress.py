@@ -12,6 +12,7 @@ METRICS = {
     "proposer/valid_rate": 0.9,
     "problems/unique_rate": 1.0,
     "staleness/max": 1.0,
+    "actors/serving": 2,
     "time/step": 2.0,
     "time/wait_rollouts": 1.25,
     "time/wait_learner": 0.5,
@@ -33,7 +34,7 @@ def test_one_plain_line_a_step():
     assert evaluation == "eval at step 0: 55.0% [48.1, 61.7], mean@4 50.0% of 200 (test): easy 90%, hard 20%"
     assert step == (
         "step 3/10  eta 0:00:14  eval 55.0%  solver 61.2%  reward +0.310  proposer -0.125  valid 90.0%  unique 100.0%  "
-        "stale 1  learner_waited 1.2s  actors_waited 0.5s  samples/s 131  sync_gap 1.5e-06"
+        "stale 1  actors 2  learner_waited 1.2s  actors_waited 0.5s  samples/s 131  sync_gap 1.5e-06"
     )
 
 

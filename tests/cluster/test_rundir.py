@@ -9,6 +9,7 @@ import pytest
 from azero.errors import UserError
 from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
 from cluster.rundir import RunDirectory, episode_record, provenance, read_jsonl
+from learner.manifest import write_manifest
 
 
 def open_run(path, resume=False, config="run: {}\n", origin=None):
@@ -115,16 +116,18 @@ def test_read_jsonl(tmp_path):
         read_jsonl(tmp_path / "f")
 
 
-def test_latest_checkpoint(tmp_path):
+def test_latest_checkpoint(tmp_path, capsys):
     run = RunDirectory(tmp_path)
     assert run.latest_checkpoint() is None
-    (run.checkpoints / "step_000002").mkdir(parents=True)
-    assert run.latest_checkpoint() is None
-    (run.checkpoints / "latest").write_text("step_000002\n")
+    for name in ("step_000002", "step_000004"):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "state.json").write_text("{}")
+        write_manifest(run.checkpoints / name)
+    (run.checkpoints / "latest").write_text("step_000004\n")
+    assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000004"
+    (run.checkpoints / "step_000004" / "state.json").write_text("{ }")
     assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000002"
-    (run.checkpoints / "latest").write_text("step_000004")
-    with pytest.raises(UserError, match="names 'step_000004', which is not there"):
-        run.latest_checkpoint()
+    assert "step_000004: damaged (state.json is not as it was written)" in capsys.readouterr().err
 
 
 def test_provenance_is_json_and_names_the_packages():

@@ -1,0 +1,292 @@
+"""The pool of rollout actors on real Ray processes, whose engine is a sleep: what is tested is who does what when."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import ray
+from lost import lost_reference
+
+from azero.errors import RunFailed, UserError
+from azero.types import Assignment, ProbeSet, WeightSnapshot
+from cluster import fleet as module
+from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
+
+SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0, probes=ProbeSet(sequences=(), logprobs=()))
+
+
+@ray.remote(num_cpus=0)
+class Sleeper:
+    """Plays an assignment by sleeping; the id of one may be the name of what goes wrong."""
+
+    def __init__(self, index: int, seconds: float, start_s: float = 0.0) -> None:
+        self.index, self.seconds = index, seconds
+        time.sleep(start_s)
+
+    def hello(self) -> int:
+        return os.getpid()
+
+    def ready(self) -> None: ...
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def evaluate(self, items: object, snapshot: WeightSnapshot) -> str:
+        return "evaluated"
+
+    def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> tuple[int, str]:
+        if assignment.id.startswith("fatal"):
+            os._exit(1)
+        if assignment.id.startswith("broken"):
+            raise ValueError("the engine is broken")
+        if assignment.id.startswith("silent"):
+            raise AssertionError  # as vLLM has many, without a word
+        if assignment.id.startswith("refused"):
+            raise UserError("rollout.max_model_len=8: too short")
+        if assignment.id.startswith("lost"):
+            ray.get(snapshot.handle)
+        time.sleep(self.seconds)
+        return self.index, assignment.id
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def work(id: str) -> PlayWork:
+    return PlayWork(assignment=Assignment(id=id, batch=0, slots=()))
+
+
+def make(size: int, said: list[str], seconds: float = 0.2, timeout_s: float = 30.0) -> Fleet:
+    fleet = Fleet(lambda i: Sleeper.remote(i, seconds), size, timeout_s, 60.0, said.append)  # type: ignore[attr-defined]
+    fleet.wait_ready()
+    drive(fleet, lambda: fleet.states()[ActorState.STALE] == size)
+    return fleet
+
+
+def drive(fleet: Fleet, until: Callable[[], bool], limit_s: float = 60.0) -> list[tuple[int, str]]:
+    """Results collected until the condition holds."""
+    results = []
+    deadline = time.monotonic() + limit_s
+    while not until():
+        assert time.monotonic() < deadline, fleet.states()
+        fleet.dispatch(SNAPSHOT)
+        for ref in ray.wait(fleet.refs, timeout=0.1)[0] if fleet.refs else ():
+            outcome = fleet.collect(ref)
+            if outcome is not None:
+                results.append(outcome[1])
+        fleet.check()
+    return results
+
+
+def finished(fleet: Fleet) -> Callable[[], bool]:
+    return lambda: not fleet._open
+
+
+def pid_of(fleet: Fleet, index: int) -> int:
+    return int(ray.get(fleet._members[index].handle.pid.remote()))
+
+
+def test_work_is_shared_and_each_piece_is_done_once() -> None:
+    said: list[str] = []
+    fleet = make(2, said)
+    for i in range(6):
+        fleet.submit(work(f"0/{i}"))
+    results = drive(fleet, finished(fleet))
+    assert sorted(id for _, id in results) == [f"0/{i}" for i in range(6)]
+    assert {index for index, _ in results} == {0, 1} and not said
+    assert fleet.states()[ActorState.SERVING] == 2 and fleet.restarts == fleet.redispatched == 0
+
+
+def test_a_killed_actor_is_started_again_and_its_work_done_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.2)
+    said: list[str] = []
+    fleet = make(2, said, seconds=1.0)
+    victim = pid_of(fleet, 0)
+    for i in range(4):
+        fleet.submit(work(f"0/{i}"))
+    fleet.dispatch(SNAPSHOT)
+    os.kill(victim, signal.SIGKILL)
+    results = drive(fleet, finished(fleet))
+    assert sorted(id for _, id in results) == [f"0/{i}" for i in range(4)]
+    assert fleet.restarts == fleet.redispatched == 1 and "rollout actor 0 died" in said[0]
+    drive(fleet, lambda: sum(fleet.states()[s] for s in module.UP) == 2)
+    assert pid_of(fleet, 0) != victim
+
+
+def test_a_stopped_actor_is_named_in_time_and_taken_back_when_it_answers() -> None:
+    said: list[str] = []
+    fleet = make(2, said, timeout_s=3.0)
+    victim = pid_of(fleet, 0)
+    fleet.submit(work("0/0"))
+    fleet.submit(work("0/1"))
+    fleet.dispatch(SNAPSHOT)
+    os.kill(victim, signal.SIGSTOP)
+    began = time.monotonic()
+    results = drive(fleet, finished(fleet))
+    took = time.monotonic() - began
+    assert sorted(id for _, id in results) == ["0/0", "0/1"] and {i for i, _ in results} == {1} and 3 < took < 5
+    assert "waited 3 s for rollout actor 0 on assignment 0/0" in said[0]
+    assert fleet.states()[ActorState.SUSPECT] == 1 and fleet.redispatched == 1
+    os.kill(victim, signal.SIGCONT)
+    assert drive(fleet, lambda: fleet.states()[ActorState.SERVING] == 2) == []  # its late result counts for nothing
+    assert said[1] == "rollout actor 0 answers again" and pid_of(fleet, 0) == victim
+
+
+def test_an_actor_that_stays_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.2)
+    said: list[str] = []
+    fleet = make(2, said, timeout_s=1.0)
+    victim = pid_of(fleet, 0)
+    fleet.submit(work("0/0"))
+    fleet.dispatch(SNAPSHOT)
+    os.kill(victim, signal.SIGSTOP)
+    drive(fleet, finished(fleet))
+    drive(fleet, lambda: fleet.restarts == 1)
+    assert "was silent for 2 s" in said[1]
+    drive(fleet, lambda: fleet.states()[ActorState.STALE] == 1)
+
+
+def test_a_sole_actor_that_hangs_is_replaced_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.2)
+    said: list[str] = []
+    fleet = make(1, said, timeout_s=2.0)
+    victim = pid_of(fleet, 0)
+    fleet.submit(work("0/0"))
+    fleet.dispatch(SNAPSHOT)
+    os.kill(victim, signal.SIGSTOP)
+    assert drive(fleet, finished(fleet)) == [(0, "0/0")] and fleet.restarts == 1
+
+
+def test_an_engine_that_fails_ends_its_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    said: list[str] = []
+    fleet = make(2, said)
+    fleet.submit(work("broken"))
+    with pytest.raises(RunFailed, match="died 5 times on assignment broken; the last died: the engine is broken"):
+        drive(fleet, finished(fleet))
+    assert all("the engine is broken" in line for line in said)
+
+
+def test_actors_that_die_again_and_again_are_retired(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    said: list[str] = []
+    fleet = make(1, said)
+    for i in range(4):
+        fleet.submit(work(f"fatal/{i}"))
+    with pytest.raises(RunFailed, match="all 1 rollout actors are retired"):
+        drive(fleet, finished(fleet))
+    assert fleet.states()[ActorState.RETIRED] == 1 and "retired, after 4 deaths" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("silent", "AssertionError"), ("refused", "rollout.max_model_len=8: too short")]
+)
+def test_whatever_an_actor_raises_after_its_start_is_a_death(
+    monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    """Bad input too: a node that joins late may lack what the others have."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    fleet = make(2, [])
+    fleet.submit(work(fault))
+    with pytest.raises(RunFailed, match=f"died 5 times on assignment {fault}; the last died: {said}"):
+        drive(fleet, finished(fleet))
+
+
+def test_an_actor_whose_weights_are_gone_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    fleet = make(1, said)
+    fleet.submit(work("lost"))
+    fleet.dispatch(replace(SNAPSHOT, handle=lost_reference()))
+    with pytest.raises(WeightsLost, match="the published weights are gone"):
+        drive(fleet, finished(fleet))
+    assert fleet.states()[ActorState.STALE] == 1 and fleet.restarts == 0 and not said
+    fleet.abandon()
+    fleet.submit(work("0/0"))
+    assert drive(fleet, finished(fleet)) == [(0, "0/0")]
+
+
+def test_the_retired_get_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    monkeypatch.setattr(module, "RETIREMENT_S", 1.0)
+    said: list[str] = []
+    fleet = make(2, said)
+    fleet._members[0].deaths = 3
+    os.kill(pid_of(fleet, 0), signal.SIGKILL)
+    fleet.submit(work("0/0"))
+    fleet.submit(work("0/1"))
+    drive(fleet, lambda: fleet.states()[ActorState.RETIRED] == 1)
+    drive(fleet, lambda: fleet.states()[ActorState.RETIRED] == 0 and fleet.states()[ActorState.STALE] == 1)
+    fleet.submit(work("0/2"))
+    fleet.submit(work("0/3"))
+    drive(fleet, finished(fleet))
+    assert any("rollout actor 0 serves again, after" in line for line in said)
+
+
+def test_a_process_that_never_answers_is_replaced_and_one_that_waits_for_room_is_not() -> None:
+    said: list[str] = []
+    fleet = Fleet(lambda i: Sleeper.remote(i, 0.1, 1000.0), 1, 30.0, 3.0, said.append)  # type: ignore[attr-defined]
+    drive(fleet, lambda: fleet.restarts == 1)
+    assert "did not start in 3 s" in said[0]
+    said.clear()
+    large = Sleeper.options(num_cpus=64)  # type: ignore[attr-defined]
+    fleet = Fleet(lambda i: large.remote(i, 0.1), 1, 30.0, 1.0, said.append)
+    began = time.monotonic()
+    drive(fleet, lambda: time.monotonic() - began > 5)
+    assert fleet.restarts == 0 and not said and fleet.states()[ActorState.STARTING] == 1
+
+
+def test_before_a_stop_only_evaluations_are_given_out() -> None:
+    fleet = make(1, [])
+    fleet.submit(work("0/0"))
+    fleet.dispatch(SNAPSHOT, evaluations_only=True)
+    assert not fleet.refs
+    fleet.submit(EvalWork(items=(), snapshot=SNAPSHOT))
+    fleet.dispatch(SNAPSHOT, evaluations_only=True)
+    assert fleet.evaluating
+    drive(fleet, lambda: not fleet.evaluating)
+
+
+def test_abandoned_work_counts_for_nothing_even_under_the_same_name() -> None:
+    said: list[str] = []
+    fleet = make(1, said, seconds=1.0)
+    fleet.submit(work("0/0"))
+    fleet.dispatch(SNAPSHOT)
+    fleet.abandon()
+    fleet.submit(work("0/0"))
+    began = time.monotonic()
+    assert drive(fleet, finished(fleet)) == [(0, "0/0")]
+    assert time.monotonic() - began > 1.5  # the first one's result was not taken for the second's
+
+
+def test_with_half_of_the_actors_dead_the_rest_go_on_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 1000.0)  # the dead stay dead
+    said: list[str] = []
+    fleet = make(4, said, seconds=0.5)
+
+    def rate(pieces: int) -> float:
+        for i in range(pieces):
+            fleet.submit(work(f"{pieces}/{i}"))
+        began = time.monotonic()
+        drive(fleet, finished(fleet))
+        return pieces / (time.monotonic() - began)
+
+    whole = rate(24)
+    for index in (0, 1):
+        fleet._members[index].deaths = 1
+        os.kill(pid_of(fleet, index), signal.SIGKILL)
+    drive(fleet, lambda: fleet.states()[ActorState.SERVING] >= 2 and not fleet._queue)
+    half = rate(25)
+    print(f"4 actors {whole:.2f} pieces/s, 2 actors {half:.2f}, ratio {half / whole:.2f}")
+    assert 0.4 < half / whole < 0.6

@@ -1,0 +1,263 @@
+"""The learner's host on real Ray processes, whose learner only counts: what happens when it is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from lost import lost_reference
+
+from azero.errors import RunFailed, UserError
+from azero.types import ProbeSet, WeightSnapshot
+from cluster import learning as module
+from cluster.learning import LearnerHost, LearnerLost
+
+
+@ray.remote(num_cpus=0)
+class Counting:
+    """Its weights are its version. An episode may be the name of what goes wrong, at the last worker."""
+
+    def __init__(self, checkpoint: Path | None, kept: Sequence[Any], is_last: bool = True) -> None:
+        self.checkpoint, self.kept, self.is_last = checkpoint, list(kept), is_last
+
+    def listen(self) -> str:
+        return "first:1"
+
+    def ping(self) -> None: ...
+
+    def _snapshot(self) -> WeightSnapshot:
+        probes = ProbeSet(sequences=(), logprobs=())
+        return WeightSnapshot(version=self.version, manifest=(), dtype="float32", bytes=0, probes=probes)
+
+    @ray.method(num_returns=2)
+    def start(self, address: str) -> tuple[Any, np.ndarray]:
+        self.version, state = 0, {}
+        if self.kept:
+            self.version, state = ray.get(self.kept[0])
+        elif self.checkpoint:
+            self.version, state = int(self.checkpoint.name.removeprefix("step_")), {"from": "disk"}
+        return (self._snapshot(), state), np.full(1_000_000, self.version)
+
+    @ray.method(num_returns=2)
+    def update(self, episodes: list[str]) -> tuple[Any, np.ndarray]:
+        if self.is_last:
+            if "die" in episodes:
+                os._exit(1)
+            if "fail" in episodes:
+                raise MemoryError("too long a batch")
+            if "hang" in episodes:
+                os.kill(os.getpid(), signal.SIGSTOP)
+        elif episodes:
+            time.sleep(1000)  # as in a collective that the other never joins
+        self.version += 1
+        return (None, self._snapshot()), np.full(1_000_000, self.version)
+
+    @ray.method(num_returns=2)
+    def keep(self, state: dict[str, Any]) -> tuple[int, Any]:
+        if "fail" in state:
+            raise MemoryError
+        return self.version, (self.version, state)
+
+    def save(self, folder: str, state: dict[str, Any]) -> tuple[str, str]:
+        return "", ""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Disk:
+    def __init__(self) -> None:
+        self.newest: Path | None = None
+
+    def __call__(self) -> Path | None:
+        return self.newest
+
+
+def make(disk: Disk, timeout_s: float = 30.0, workers: int = 1) -> LearnerHost:
+    def spawn(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
+        return [Counting.remote(checkpoint, kept, i == workers - 1) for i in range(workers)]  # type: ignore[attr-defined]
+
+    host = LearnerHost(spawn, disk, timeout_s, 60.0)
+    assert host.start(None).snapshot.version == 0
+    return host
+
+
+def update(host: LearnerHost, *episodes: str) -> WeightSnapshot:
+    host.begin(episodes)  # type: ignore[arg-type]
+    while True:
+        done = ray.wait(host.refs, timeout=0.1)[0]
+        if done and (outcome := host.collect(done[0])):
+            return outcome[1]
+        host.check(7)
+
+
+def test_without_any_state_it_begins_anew() -> None:
+    host = make(Disk())
+    update(host)
+    with pytest.raises(LearnerLost, match="the learner died"):
+        update(host, "die")
+    started = host.revive("it died")
+    assert started.snapshot.version == 0 and started.driver_state == {} and host.restarts == 1
+
+
+@pytest.mark.parametrize(("on_disk", "version", "state"), [(2, 3, {"a": 1}), (4, 4, {"from": "disk"})])
+def test_it_goes_on_from_the_newer_of_checkpoint_and_kept_state(on_disk: int, version: int, state: object) -> None:
+    disk = Disk()
+    host = make(disk)
+    for _ in range(3):
+        update(host)
+    host.keep(3, {"a": 1})
+    before = update(host)
+    disk.newest = Path(f"step_{on_disk:06d}")
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    started = host.revive("it died")
+    assert (started.snapshot.version, started.driver_state) == (version, state)
+    again = update(host) if version == 3 else started.snapshot
+    # the same number, and yet other weights: actors must tell them apart
+    assert again.version == before.version == 4 and again.lineage == 1 != before.lineage
+
+
+def test_a_kept_state_that_is_gone_gives_way_to_the_checkpoint() -> None:
+    """As after the death of the learner's node, which held both."""
+    disk = Disk()
+    host = make(disk)
+    for _ in range(3):
+        update(host)
+    disk.newest = Path("step_000002")
+    assert host.keep(3, {}) == "" and host._kept is not None
+    host._kept = replace(host._kept, ref=lost_reference())
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    assert host.revive("it died").snapshot.version == 2
+
+
+def test_damaged_checkpoints_do_not_hide_a_kept_state() -> None:
+    def damaged() -> None:
+        raise UserError("none of its 3 checkpoints is whole")
+
+    host = make(damaged)  # type: ignore[arg-type]
+    update(host)
+    host.keep(1, {"a": 1})
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    assert host.revive("it died").driver_state == {"a": 1}
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    host._kept = None
+    with pytest.raises(UserError, match="none of its 3"):
+        host.revive("it died")
+
+
+def test_a_run_whose_checkpoints_are_out_of_sight_does_not_begin_anew() -> None:
+    host = make(Disk())
+    update(host)
+    assert host.save(Path("elsewhere"), {}) == ("", "")
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    with pytest.raises(RunFailed, match="its checkpoints cannot be seen from here"):
+        host.revive("it died")
+
+
+def test_a_copy_that_cannot_be_kept_is_told_and_costs_nothing() -> None:
+    host = make(Disk())
+    update(host)
+    assert host.keep(1, {"fail": True}) == "MemoryError"
+    assert update(host).version == 2 and host.restarts == 0
+
+
+def test_an_idle_learner_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_EVERY_S", 0.2)
+    host = make(Disk())
+    update(host)
+    for _ in range(10):
+        host.check(1)
+        time.sleep(0.1)
+    os.kill(ray.get(host._workers[0].pid.remote()), signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(LearnerLost, match="the learner died"):
+        while time.monotonic() - began < 20:
+            host.check(1)
+            time.sleep(0.1)
+
+
+def test_published_weights_outlive_the_learner() -> None:
+    host = make(Disk())
+    snapshot = update(host)
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    assert ray.get(snapshot.handle)[0] == 1
+
+
+def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
+    host = make(Disk(), timeout_s=2.0)
+    began = time.monotonic()
+    with pytest.raises(LearnerLost, match=r"the driver waited 2 s for the learner on batch 7 \(learner.timeout_s=2\)"):
+        update(host, "hang")
+    assert time.monotonic() - began < 4
+    assert host.revive("it hung").snapshot.version == 0 and update(host).version == 1
+
+
+def test_a_failed_update_is_a_lost_learner() -> None:
+    host = make(Disk())
+    update(host)
+    with pytest.raises(LearnerLost, match=r"failed on its update \(MemoryError: too long a batch\)"):
+        update(host, "fail")
+
+
+def test_a_learner_that_is_lost_again_and_again_fails_the_run() -> None:
+    host = make(Disk())
+    update(host)
+    for _ in range(3):
+        with pytest.raises(LearnerLost):
+            update(host, "die")
+        host.revive("it died")
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    with pytest.raises(RunFailed, match="the learner was lost 4 times at version 1: it died"):
+        host.revive("it died")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("die", "the learner died"), ("fail", "failed on its update, worker 2 .MemoryError"), ("hang", "waited 4 s")],
+)
+def test_one_lost_worker_is_a_lost_learner(fault: str, said: str) -> None:
+    """Even where the others wait for it for ever: they are ended, and all of them start again."""
+    host = make(Disk(), timeout_s=4.0, workers=3)
+    before = update(host)
+    host.keep(1, {"a": 1})
+    with pytest.raises(LearnerLost, match=said):
+        update(host, fault)
+    started = host.revive("it did")
+    assert (started.snapshot.version, started.driver_state) == (1, {"a": 1})
+    after = update(host)
+    assert after.version == before.version + 1 and ray.get(after.handle)[0] == 2
+
+
+def test_progress_forgives_deaths() -> None:
+    disk = Disk()
+    host = make(disk)
+    for step in range(1, 6):
+        disk.newest = Path(f"step_{update(host).version:06d}")
+        with pytest.raises(LearnerLost):
+            update(host, "die")
+        assert host.revive("it died").snapshot.version == step
