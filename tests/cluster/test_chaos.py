@@ -1,0 +1,168 @@
+"""The long suite of `make chaos`: what test_faults.py does once, many times over, with the figures printed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from chaos import Victim, check_whole, timeless
+from ray.cluster_utils import Cluster
+
+from cluster.rundir import read_jsonl
+from learner.manifest import damage
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(7200)]
+HF = ["rollout.engine=hf", "rollout.threads=1", "learner.threads=1", "cluster.progress=plain"]
+TWO = ["rollout.actors=2", "rollout.cpus_per_actor=0.5"]
+
+
+def final_accuracy(folder: Path) -> float:
+    return float(read_jsonl(folder / "evals.jsonl")[-1]["accuracy"])
+
+
+def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local config as it ships, on three Ray nodes: a head with the learner and two with an actor each."""
+    arm = ["rollout.actors=2", "cluster.progress=plain", "run.checkpoint_every=20", "rollout.timeout_s=120"]
+    arm += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
+    undisturbed = []
+    for seed in range(3):
+        victim = Victim.start(tmp_path / f"whole-{seed}", [*arm, f"run.seed={seed}", "rollout.cpus_per_actor=0.5"])
+        assert victim.finish(1800) == 0, victim.said()
+        undisturbed.append(final_accuracy(victim.folder))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    rng = random.Random(0)
+    kinds = ["actor"] * 9 + ["learner"] * 6 + ["node"] * 5
+    rng.shuffle(kinds)
+    node_s = []
+    victim = Victim.start(tmp_path / "killed", arm, root=os.getpid())
+    try:
+        for kind, moment in zip(kinds, sorted(rng.sample(range(2, 78), 20)), strict=True):
+            victim.wait_for_step(moment, 900)
+            time.sleep(rng.uniform(0, 3))  # also into starts, evaluations and what is made again
+            if kind != "node":
+                victim.kill_one(rng, kind)
+                continue
+            began, back = time.monotonic(), len(victim.recoveries("serves again"))
+            cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1))
+            victim.wait_until(lambda n=back: len(victim.recoveries("serves again")) > n, "its return", 300)
+            node_s.append(time.monotonic() - began)
+        assert victim.finish(1800) == 0, victim.said()
+    finally:
+        cluster.shutdown()
+    check_whole(victim.folder, 80, 32)
+    for who, seconds in (
+        ("rollout actor", victim.recoveries("serves again")),
+        ("learner", victim.recoveries("the learner goes on")),
+        ("node", node_s),
+    ):
+        print(f"{who}: back {len(seconds)} times, median {statistics.median(seconds):.1f} s, worst {max(seconds):.1f}")
+    mean, last = statistics.mean(undisturbed), final_accuracy(victim.folder)
+    print(f"accuracy {last:.3f} after 20 kills, undisturbed {mean:.3f} {undisturbed}")
+    assert last >= mean - 0.03
+    assert "Traceback" not in victim.said()
+
+
+def test_the_driver_is_killed_at_ten_moments_and_nothing_shows(tmp_path: Path) -> None:
+    overrides = [*HF, "rollout.max_staleness=0", "rollout.problems_per_step=6", "rollout.solutions_per_problem=4"]
+    overrides += ["run.steps=60", "run.eval_every=10", "run.checkpoint_every=3", "eval.samples=0"]
+    whole = Victim.start(tmp_path / "whole", overrides)
+    assert whole.finish() == 0, whole.said()
+    rng = random.Random(0)
+    victim = Victim.start(tmp_path / "killed", overrides)
+    for i in range(10):
+        victim.wait_for_step(victim.step + 1, 120)
+        time.sleep(rng.uniform(0, 1))
+        assert victim.process.poll() is None, "it ended before it was killed ten times"
+        if i % 2:
+            victim.kill_all()  # as when its machine dies
+        else:
+            victim.process.kill()
+            victim.process.wait()
+        victim = Victim.start(tmp_path / "killed", overrides, resume=True)
+    assert victim.finish() == 0, victim.said()
+    check_whole(tmp_path / "killed", 60, 6)
+    runs = [[timeless(m) for m in read_jsonl(tmp_path / d / "metrics.jsonl")] for d in ("whole", "killed")]
+    assert runs[0] == runs[1]
+    evals = [read_jsonl(tmp_path / d / "evals.jsonl") for d in ("whole", "killed")]
+    assert evals[0] == evals[1]
+
+
+def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
+    """The run directory lies on a small file system of its own, which is filled and cleared while the run goes on."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", small], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        overrides = [*HF, "run.steps=60", "run.checkpoint_every=4", "run.eval_every=0"]
+        victim = Victim.start(small / "run", overrides, log=tmp_path / "log")
+        victim.wait_until(lambda: (small / "run" / "checkpoints" / "latest").exists(), "a checkpoint")
+        filler = small / "filler"
+        with open(filler, "wb") as file:
+            try:
+                while True:
+                    file.write(b"0" * 65536)
+                    file.flush()
+            except OSError as e:
+                assert e.errno == errno.ENOSPC
+        victim.wait_to_say("no checkpoint (", 120)
+        full_at, checkpoints = victim.step, small / "run" / "checkpoints"
+        assert damage(checkpoints / (checkpoints / "latest").read_text()) == ""
+        filler.unlink()
+        victim.wait_for_step(full_at + 8, 120)
+        assert victim.finish() == 0, victim.said()
+        check_whole(small / "run", 60, 32)
+        assert (small / "run" / "checkpoints" / "latest").read_text() == "step_000060"
+    finally:
+        subprocess.run(["umount", "-l", small], check=False)
+
+
+def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -> None:
+    """The local config. Memory is each process's own, and for the raylet what it shares: the object store."""
+    overrides = ["cluster.progress=plain", "run.steps=1000", "run.eval_every=0"]
+    victim = Victim.start(tmp_path / "run", overrides)
+    usage: dict[int, dict[str, tuple[float, int]]] = {}
+    for step in (100, 998):
+        victim.wait_for_step(step, 7200)
+        processes = {"driver": psutil.Process(victim.process.pid)}
+        processes |= {"actor": victim.actors()[0], "learner": victim.learners()[0]}
+        processes |= {name: next(victim._named(f"/{name} ")) for name in ("raylet", "gcs_server")}
+        usage[step] = {name: (p.memory_full_info().uss / 2**20, p.num_fds()) for name, p in processes.items()}
+        store = Path(f"/proc/{processes['raylet'].pid}/status").read_text().split("RssShmem:")[1].split()[0]
+        usage[step]["object store"] = int(store) / 1024, 0
+    assert victim.finish(600) == 0, victim.said()
+    for name in usage[100]:
+        (before, fds_before), (after, fds_after) = usage[100][name], usage[998][name]
+        print(f"{name}: {before:.0f} MiB at step 100, {after:.0f} at 998; descriptors {fds_before}, {fds_after}")
+    for name in usage[100]:
+        (before, fds_before), (after, fds_after) = usage[100][name], usage[998][name]
+        assert after < 1.05 * before + 2 and fds_after <= 1.05 * fds_before + 1, name
+
+
+def test_every_hang_ends_within_its_deadline(tmp_path: Path) -> None:
+    """SIGSTOP of the learner, of a sole actor, and of one of two."""
+    for name, actors, kind in (("learner", [], "learner"), ("sole", [], "actor"), ("one", TWO, "actor")):
+        overrides = [*HF, *actors, "run.steps=16", "rollout.timeout_s=10", "learner.timeout_s=10", "run.eval_every=0"]
+        victim = Victim.start(tmp_path / name, overrides)
+        victim.wait_for_step(4)
+        found = victim.learners() if kind == "learner" else victim.actors()
+        os.kill(found[0].pid, signal.SIGSTOP)
+        began = time.monotonic()
+        victim.wait_to_say("the driver waited", 20)
+        print(f"{name}: named after {time.monotonic() - began:.1f} s")
+        assert victim.finish(300) == 0, victim.said()
+        check_whole(victim.folder, 16, 32)
