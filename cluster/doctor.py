@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import azero
+from azero.errors import UserError
 from cluster import machine
 
 GIB = 2**30
@@ -47,8 +48,11 @@ class Check:
     action: str = ""  # what to do, where not ok
 
 
-def doctor(network: bool = False) -> list[Check]:
-    """All checks in the order to show them. Only `network` reaches beyond the machine and RAY_ADDRESS."""
+def doctor(network: bool = False, config: str = "") -> list[Check]:
+    """All checks in the order to show them. Only `network` reaches beyond the machine and RAY_ADDRESS.
+
+    With the name of a config also whether there is room for it. Raises UserError where that cannot be read.
+    """
     return [
         _python(),
         *_packages(),
@@ -58,12 +62,13 @@ def doctor(network: bool = False) -> list[Check]:
         _embedded_model(),
         _ray(os.environ.get("RAY_ADDRESS", "")),
         _hub(network),
+        *_run(config),
     ]
 
 
-def main(network: bool = False) -> int:
-    """Print the checks; 0 where a run is possible, else 1."""
-    checks = doctor(network)
+def main(network: bool = False, config: str = "") -> int:
+    """Print the checks; 0 where a run is possible, else 1. Raises UserError."""
+    checks = doctor(network, config)
     Console().print(render(checks))
     return 0 if healthy(checks) else 1
 
@@ -216,3 +221,22 @@ def _hub(network: bool) -> Check:
         action = "use model.path=embedded or a folder, and eval.data=test or a file; or set HTTPS_PROXY"
         return Check(name=name, status=Status.WARN, detail=f"{endpoint}: not reachable ({e})", action=action)
     return Check(name=name, status=Status.OK, detail=f"{endpoint}: reachable")
+
+
+def _run(name: str) -> Iterator[Check]:
+    if not name:
+        return
+    from azero.config import load_config
+    from cluster.placement import nodes_of, require_room
+
+    config = load_config(name)
+    try:
+        nodes, where = nodes_of(config.cluster)
+        incomplete = require_room(config, nodes, where)
+    except UserError as e:
+        what, _, action = str(e).partition("; ")
+        yield Check(name=f"room for {name}", status=Status.MISSING, detail=what, action=action)
+        return
+    detail = incomplete or f"{where} can hold all of it now"
+    action = "a run begins without them; add nodes" if incomplete else ""
+    yield Check(name=f"room for {name}", status=Status.WARN if incomplete else Status.OK, detail=detail, action=action)

@@ -25,6 +25,7 @@ class ResourcePlan:
     parameters: int | None  # None where the model is not on this disk
     learner_bytes: int | None
     actor_bytes: int | None
+    store_bytes: int | None
 
     def lines(self) -> list[tuple[str, str]]:
         """(what, how much) for a person."""
@@ -43,6 +44,7 @@ class ResourcePlan:
                 _gib(self.learner_bytes) + " weights, gradients, moments, reference; activations beside it",
             ),
             ("memory, each actor", _gib(self.actor_bytes) + " weights and KV cache"),
+            ("memory, Ray's object store", _gib(self.store_bytes) + " published versions, copy of the learner's state"),
         ]
 
 
@@ -51,12 +53,11 @@ def plan(config: Config, model_path: str) -> ResourcePlan:
     rollout, learner = config.rollout, config.learner
     parameters = count_parameters(Path(model_path))
     width = 4 if config.model.dtype is Dtype.float32 else 2
-    learner_bytes = actor_bytes = None
+    learner_bytes = actor_bytes = store_bytes = None
     if parameters is not None:
-        copies = 5 + (
-            1 if config.algorithm.kl_beta > 0 else 0
-        )  # weights, 2 gradients (a role each), 2 moments, reference
+        copies = 5 + (config.algorithm.kl_beta > 0)  # weights, 2 gradients (a role each), 2 moments, reference
         learner_bytes = parameters * 4 * copies // learner.workers
+        store_bytes = parameters * ((2 + rollout.max_staleness) * width + (12 if learner.keep_every else 0))
         actor_bytes = parameters * width // rollout.tensor_parallel + int(rollout.kv_cache_gib * GIB)
     batch = rollout.problems_per_step * rollout.solutions_per_problem
     return ResourcePlan(
@@ -68,6 +69,7 @@ def plan(config: Config, model_path: str) -> ResourcePlan:
         parameters=parameters,
         learner_bytes=learner_bytes,
         actor_bytes=actor_bytes,
+        store_bytes=store_bytes,
     )
 
 

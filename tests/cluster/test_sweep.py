@@ -82,7 +82,7 @@ def test_every_arm_comes_with_the_first_seed_before_any_with_the_second(tmp_path
 
 
 def run_that_needs(cpus, gpus):
-    nothing = dict.fromkeys(("parameters", "learner_bytes", "actor_bytes"))
+    nothing = dict.fromkeys(("parameters", "learner_bytes", "actor_bytes", "store_bytes"))
     needs = ResourcePlan(cpus=cpus, gpus=gpus, actors=1, batch=1, completion_tokens=1, **nothing)
     return Run(arm="a", seed=0, overrides=[], config=None, needs=needs)
 
@@ -97,14 +97,14 @@ def test_a_run_starts_when_its_cpus_and_gpus_are_free(running, fits):
 
 @pytest.mark.slow
 def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
-    failing = ["reward.collapse_stops=true", "reward.collapse_unique_rate=1.1", "reward.collapse_steps=1"]
+    failing = ["guard.stops=true", "guard.min_unique_rate=1.1", "guard.steps=1"]
     path = write(tmp_path / "s.yaml", arms={"a": failing, "b": []}, columns=["throughput/samples_per_s"])
     assert main(["sweep", path, *TINY, "--json", str(tmp_path / "out.json")]) == 1
     printed = capsys.readouterr().out
-    assert "FAILED a-0" in printed and "collapse" in printed and "finished b-0" in printed
+    assert "FAILED a-0" in printed and "repeats itself" in printed and "finished b-0" in printed
     result = json.loads((tmp_path / "out.json").read_text())
     assert result == json.loads((tmp_path / "runs" / "sweep.json").read_text())
-    assert "collapse" in result["arms"]["a"]["failed"]["0"]
+    assert "repeats itself" in result["arms"]["a"]["failed"]["0"]
     assert result["arms"]["b"]["seeds"] == [0] and result["arms"]["b"]["columns"]["throughput/samples_per_s"][0] > 0
 
 

@@ -1,0 +1,57 @@
+"""Who needs what, and whether nodes have it."""
+
+from __future__ import annotations
+
+import pytest
+
+from azero.config import load_config
+from azero.errors import UserError
+from cluster.placement import demand, lacking, require_room
+
+HEAD, GPU8 = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
+TP = ["rollout.tensor_parallel=4", "rollout.gpus_per_actor=4", "rollout.cpus_per_actor=2", "rollout.actors=3"]
+TP += ["rollout.engine=vllm", "learner.workers=4", "learner.gpus_per_worker=1", "rollout.problems_per_step=16"]
+
+
+def test_a_bundle_lies_on_one_node() -> None:
+    assert lacking([{"CPU": 4}] * 4, [{"CPU": 6.0}, {"CPU": 6.0}]) == [{"CPU": 4}] * 2
+    assert lacking([{"CPU": 2}, {"CPU": 4}, {"GPU": 1.0}], [{"CPU": 6.0, "GPU": 1.0}]) == []
+    assert lacking([{"GPU": 0.5}] * 3, [{"GPU": 1.0}]) == [{"GPU": 0.5}]
+
+
+def test_disaggregated() -> None:
+    config = load_config("local", TP)
+    needed = demand(config)
+    assert needed.first == [{"CPU": 1.0, "GPU": 1.0}] * 4 + [{"CPU": 2.0, "GPU": 4.0}]
+    assert needed.later == [{"CPU": 2.0, "GPU": 4.0}] * 2
+    assert require_room(config, [HEAD, GPU8, GPU8], "the cluster") == ""
+    said = require_room(config, [HEAD, GPU8], "the cluster")
+    assert said == "2 of 3 rollout actors do not fit yet (2 x (2 CPU, 4 GPU)) and join when they do"
+    with pytest.raises(
+        UserError, match=r"cannot hold .* no node has 2 x \(1 CPU, 1 GPU\) left, of 8 CPU \| 8 CPU, 6 GPU"
+    ):
+        require_room(config, [HEAD, {"CPU": 8.0, "GPU": 6.0}], "the cluster")
+
+
+def test_colocated_pairs() -> None:
+    given = ["cluster.layout=colocated", "rollout.actors=2", "learner.workers=2", "rollout.gpus_per_actor=0.5"]
+    given += ["learner.gpus_per_worker=0.5", "rollout.max_staleness=0", "rollout.sleep=true"]
+    config = load_config("local", given)
+    assert demand(config).first == [{"CPU": 2.0, "GPU": 1.0}] * 2 and demand(config).later == []
+    assert require_room(config, [GPU8], "the cluster") == ""
+    with pytest.raises(UserError, match="no node has 2 CPU, 1 GPU left"):
+        require_room(config, [{"CPU": 8.0, "GPU": 1.0}], "the cluster")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["cluster.layout=colocated", "rollout.actors=2"], "must be equal"),
+        (["cluster.layout=colocated", "rollout.gpus_per_actor=1", "learner.gpus_per_worker=0.5"], "share one GPU"),
+        (["rollout.sleep=true"], "rollout.max_staleness=0"),
+        (["rollout.sleep=true", "rollout.max_staleness=0", "rollout.engine=hf"], "rollout.engine=vllm"),
+    ],
+)
+def test_what_does_not_go_together(given: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_config("local", given)
