@@ -1,4 +1,4 @@
-"""Where a run's metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow (`run.sinks`).
+"""Where a run's metrics go beside metrics.jsonl: TensorBoard, Prometheus, Weights & Biases, MLflow (`run.sinks`).
 
 Sinks are for looking at; the run directory stays the record. W&B and MLflow come with an extra and read their own
 environment variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE and so on; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. A
@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
-from azero.config import Config, known_keys, to_yaml
+from azero.config import Config, to_yaml
 from azero.errors import UserError
+from azero.overrides import known_keys
 from cluster.rundir import METRICS, RunDirectory, iterate_jsonl
 
 PROJECT = "azero"  # of W&B, and the experiment of MLflow
@@ -58,6 +59,34 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class Prometheus:
+    """Application metrics of Ray, which each node serves to Prometheus: azero_solver_accuracy{run="..."} and so on.
+
+    cluster/launch/grafana.json shows them. Nothing is kept here: what is not scraped in time is gone.
+    """
+
+    name = "prometheus"
+
+    def __init__(self, run: RunDirectory, config: Config) -> None:
+        self._tags = {"run": config.run.name}
+        self._gauges: dict[str, Any] = {}
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        from ray.util.metrics import Gauge
+
+        for key, value in {"step": float(step), **_numbers(metrics)}.items():
+            if key not in self._gauges:
+                self._gauges[key] = Gauge(prometheus_name(key), description=key, tag_keys=("run",))
+            self._gauges[key].set(value, tags=self._tags)
+
+    def close(self) -> None: ...
+
+
+def prometheus_name(key: str) -> str:
+    """Of a metric; Ray puts `ray_` before it."""
+    return "azero_" + re.sub(r"\W", "_", key, flags=re.ASCII)
 
 
 class WeightsAndBiases:
@@ -126,13 +155,13 @@ class MLflow:
 
 
 SINKS: dict[str, Callable[[RunDirectory, Config], Sink]] = {
-    sink.name: sink for sink in (TensorBoard, WeightsAndBiases, MLflow)
+    sink.name: sink for sink in (TensorBoard, Prometheus, WeightsAndBiases, MLflow)
 }
 
 
 def require_packages(names: Sequence[str]) -> None:
     """Raises UserError where a sink's package is not installed. `names`: run.sinks."""
-    for name in names:
+    for name in set(names) - {Prometheus.name}:  # which is Ray's own
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a folder wandb/ that lies about passes for a package without origin
             raise UserError(
@@ -166,7 +195,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _settings(config: Config) -> dict[str, Any]:
     """The configuration by dotted key; what is neither a number nor text as its text."""
     tree = OmegaConf.create(to_yaml(config))
-    values = {key: OmegaConf.select(tree, key) for key in known_keys()}
+    values = {key: OmegaConf.select(tree, key) for key in known_keys(Config)}
     return {key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()}
 
 

@@ -55,7 +55,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_alone_is_the_default(tmp_path: Path) -> None:
     record(tmp_path, config(), LINE, {"step": 2, "a/b": 1})
     assert scalars(tmp_path / "tensorboard") == {"a/b": [(1, 0.5), (2, 1.0)]}
-    assert {p.name for p in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard"}
+    assert {p.name for p in tmp_path.iterdir()} == {"metrics.jsonl", "samples.jsonl", "tensorboard"}
 
 
 def test_tensorboard_forgets_what_a_resume_cuts_off(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_no_sink_at_all(tmp_path: Path) -> None:
     made = config()
     made.run.sinks = []
     record(tmp_path, made, LINE)
-    assert {p.name for p in tmp_path.iterdir()} == {"metrics.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} == {"metrics.jsonl", "samples.jsonl"}
 
 
 @pytest.mark.parametrize("given", ["[tensorboard,comet]", "comet"])
