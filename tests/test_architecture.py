@@ -115,6 +115,39 @@ def test_types_and_config_load_nothing_heavy() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr[-2000:]
 
 
+# What a model writes is data, and no file that is read is code: see SECURITY.md.
+DANGEROUS_CALLS = ("eval", "exec", "compile", "system", "popen")
+DANGEROUS_MODULES = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
+DANGEROUS_ARGUMENTS = {("shell", True), ("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True)}
+
+
+def dangers(source: str) -> Iterator[tuple[int, str]]:
+    """(line, what) of every call that could turn data into code. A method such as model.eval() is none."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id in DANGEROUS_CALLS:
+            yield node.lineno, node.func.id
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func) in ("os.system", "os.popen", "torch.load"):
+            yield node.lineno, ast.unparse(node.func)
+        for k in node.keywords:
+            if isinstance(k.value, ast.Constant) and (k.arg, k.value.value) in DANGEROUS_ARGUMENTS:
+                yield node.lineno, f"{k.arg}={k.value.value}"
+
+
+def test_nothing_turns_data_into_code() -> None:
+    for source in ("eval('1')", "os.system('ls')", "torch.load(f)", "subprocess.run('ls', shell=True)"):
+        assert list(dangers(source)), source
+    assert not list(dangers("model.eval(); re.compile('a'); subprocess.run(['ls'])"))
+    wrong = []
+    for package in PACKAGES:
+        for path in files(package):
+            text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+            wrong += [f"{name}:{line} {what}" for line, what in dangers(text)]
+            wrong += [f"{name}:{line} imports {m}" for line, m in imports_of(path) if under(m, *DANGEROUS_MODULES)]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize(("path", "name"), [("actors/rollout.py", "RolloutActor"), ("learner/learner.py", "Learner")])
 def test_ray_classes_have_the_names_that_process_lists_show(path: str, name: str) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
