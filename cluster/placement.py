@@ -132,7 +132,7 @@ class Rooms:
         if not self._group.wait(config.cluster.start_timeout_s):
             raise RunFailed(
                 f"no room for the learner after {config.cluster.start_timeout_s:g} s (cluster.start_timeout_s): "
-                f"{len(bundles)} times {bundles[0]} are in use by others"
+                f"{len(bundles)} x ({_words([bundles[0]])}) are not there, or in use by others"
             )
 
     def worker(self, rank: int) -> Any:

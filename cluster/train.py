@@ -111,7 +111,7 @@ def train(config: Config, resume: bool, console: Console) -> int:
     if resume and config.run.mirror:
         run.path.mkdir(parents=True, exist_ok=True)  # on a new machine the copies are all there is
     with run.open(to_yaml(config), provenance(), resume=resume), ray_session(config.cluster):
-        if incomplete := require_room(config, alive_nodes(), "the cluster"):
+        if incomplete := _room(config):
             console.print(incomplete)
         checkpoint = _newest_checkpoint(config, run, warn) if resume else None
         with stop_signals() as should_stop:
@@ -127,6 +127,16 @@ def train(config: Config, resume: bool, console: Console) -> int:
             return 0
         console.print(f"stopped with a checkpoint; go on with: azero train {run.path}/config.yaml --resume")
         return INTERRUPTED
+
+
+def _room(config: Config) -> str:
+    """What has to join the cluster, in words, or nothing. Raises UserError where this machine is all there will be."""
+    try:
+        return require_room(config, alive_nodes(), "the cluster")
+    except UserError as e:
+        if not cluster_address(config.cluster):
+            raise
+        return f"{e}; waiting for nodes, up to {config.cluster.start_timeout_s:g} s (cluster.start_timeout_s)"
 
 
 def _newest_checkpoint(config: Config, run: RunDirectory, report: Callable[[str], None]) -> Path | None:

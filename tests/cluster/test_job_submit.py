@@ -1,4 +1,4 @@
-"""`ray job submit` against a real head node with the real job server on this machine."""
+"""`ray job submit` to a cluster of separate Ray processes, each with its own ports and folder, on this machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from cluster.rundir import read_jsonl
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -27,62 +29,100 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-@pytest.fixture
-def head() -> Iterator[tuple[str, dict[str, str]]]:
-    """A head node on loopback: (address of the job server, environment)."""
-    port, dashboard = free_port(), free_port()
-    # A socket's path may not be long, and pytest's temporary folders are.
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-    environment.pop("RAY_ADDRESS", None)
-    # Ray asks for a token where it finds one in the home folder, which any local run leaves; say it and give one.
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
-    with open(Path(folder) / "head.log", "wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            wait_for_port(dashboard, process)
-            yield f"http://127.0.0.1:{dashboard}", environment
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-            shutil.rmtree(folder, ignore_errors=True)
+@dataclass
+class Hosts:
+    """A head with its job server, and what joins it; all on loopback."""
 
+    port: int = field(default_factory=free_port)
+    dashboard: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"the job server did not come up: {process.args}")
+    def __post_init__(self) -> None:
+        self.environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environment.pop("RAY_ADDRESS", None)
+        # Ray asks for a token where it finds one in the home folder, which any local run leaves; say it and give one.
+        self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._start("--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}")
+        wait_until(lambda: self._answers(self.dashboard), "the job server")
 
+    def join(self) -> None:
+        self._start(f"--address=127.0.0.1:{self.port}")
 
-@pytest.mark.timeout(400)
-def test_a_submitted_job_trains_and_its_logs_and_status_are_there(
-    head: tuple[str, dict[str, str]], tmp_path: Path
-) -> None:
-    address, environment = head
-    run = tmp_path / "run"
+    def _start(self, *options: str) -> None:
+        """A node with one CPU."""
+        folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket's path may not be long, as pytest's folders are
+        command = [BIN / "ray", "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", *options]
+        with open(Path(folder) / "node.log", "wb") as log:
+            process = subprocess.Popen(
+                [*command, f"--temp-dir={folder}"], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.processes.append(process)
+        self.folders.append(folder)
 
-    def ray(*arguments: str, cwd: Path = ROOT) -> str:
-        command = [BIN / "ray", "job", *arguments]
+    def job(self, *arguments: str) -> str:
+        """`ray job ...`: what it printed."""
+        command = [BIN / "ray", "job", arguments[0], f"--address=http://127.0.0.1:{self.dashboard}", *arguments[1:]]
         for _ in range(30):  # the job server answers some seconds before its node's agent takes jobs
-            done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
             if "No available agent" not in done.stderr:
                 break
             time.sleep(1)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    small = ["run.steps=2", "rollout.problems_per_step=4", "rollout.solutions_per_problem=4", "eval.samples=0"]
-    output = ray(
-        "submit", f"--address={address}", "--submission-id=test", "--working-dir=.", "--",
-        "azero", "train", "configs/local.yaml", f"run.dir={run}", *small,
-    )  # fmt: skip
-    assert "succeeded" in output
-    assert "succeeded" in ray("status", f"--address={address}", "test")
-    assert "step 2/2" in ray("logs", f"--address={address}", "test")
-    assert [m["step"] for m in read_jsonl(run / "metrics.jsonl")] == [0, 1, 2]
+    @staticmethod
+    def _answers(port: int) -> bool:
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) == 0
+
+    def end(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            process.wait(timeout=60)
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 120.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} in {limit_s:g} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    made = Hosts()
+    yield made
+    made.end()
+
+
+def test_a_submitted_job_uses_every_host_stops_and_goes_on(hosts: Hosts, tmp_path: Path) -> None:
+    """The learner on the head, an actor on each of the others, of which the last comes late."""
+    run = tmp_path / "run"
+    small = ["rollout.engine=hf", "rollout.problems_per_step=8", "rollout.solutions_per_problem=4", "eval.samples=0"]
+    small += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1", "rollout.actors=3", f"run.dir={run}"]
+    patience = '--runtime-env-json={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}'
+    train = ["--working-dir=.", patience, "--", "azero", "train", "configs/local.yaml", *small]
+
+    def serving() -> int:
+        lines = read_jsonl(run / "metrics.jsonl")
+        return int(lines[-1].get("actors/serving", 0)) if lines else 0
+
+    hosts.join()
+    hosts.join()
+    hosts.job("submit", "--no-wait", "--submission-id=first", *train, "run.steps=5000")
+    wait_until(lambda: serving() == 2, "two actors")
+    hosts.join()
+    wait_until(lambda: serving() == 3, "third actor")
+    hosts.job("stop", "first")
+    wait_until(lambda: "stopped" in hosts.job("status", "first").lower(), "stop", 60)
+    assert "stopped with a checkpoint" in hosts.job("logs", "first")
+    done = read_jsonl(run / "metrics.jsonl")[-1]["step"]
+
+    output = hosts.job("submit", "--submission-id=second", *train, f"run.steps={done + 3}", "--resume")
+    assert "succeeded" in output and f"step {done + 3}/{done + 3}" in hosts.job("logs", "second")
+    assert [m["step"] for m in read_jsonl(run / "metrics.jsonl")] == list(range(done + 4))
