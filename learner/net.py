@@ -82,13 +82,15 @@ class PolicyNet(nn.Module):
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Log-probs of tokens 1.. of each sequence at temperature 1."""
-        found = []
-        with torch.no_grad(), self._autocast():  # around them all: the weights are cast once
-            for ids in sequences:
-                tensor = torch.tensor([list(ids)], device=self.device)
-                logits = self.model(input_ids=tensor).logits[0, :-1]
-                found.append(tuple(token_logprobs(logits, tensor[0, 1:], 1.0)[0].tolist()))
-        return found
+        lengths = torch.tensor([len(s) for s in sequences])
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(list(s)) for s in sequences], batch_first=True).to(self.device)
+        # Padding follows what counts, and attention looks back only.
+        inside = (torch.arange(ids.shape[1])[None] < lengths[:, None]).to(self.device)
+        with torch.no_grad(), self._autocast():
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][inside[:, 1:]]
+            logits = self.model.get_output_embeddings()(hidden)
+        logprobs = token_logprobs(logits, ids[:, 1:][inside[:, 1:]], 1.0)[0].cpu()
+        return [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.dtype is Dtype.float32:

@@ -61,6 +61,16 @@ def reference_gradient(p: PolicyOptimizer, rows: list[TrainRow]) -> torch.Tensor
     return gradient
 
 
+def test_probes_of_unequal_length_are_scored_as_if_alone(tiny_model: str) -> None:
+    p, sequences = policy(tiny_model), [(5, 6, 7, 8, 9, 10), (11, 12), (20, 21, 22)]
+    probes = p.probe(sequences)
+    assert probes.sequences == tuple(sequences)
+    for ids, found in zip(sequences, probes.logprobs, strict=True):
+        logits = p.model(input_ids=torch.tensor([ids])).logits[0, :-1].detach()
+        expected = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
     """Equal completions too: each goes through the model once, and counts with its own advantage and behaviour."""
     p, rows = policy(tiny_model), random_rows()
