@@ -184,9 +184,7 @@ class LearnerConfig:
     threads: int = 0  # torch threads a worker; 0: the machine's cores shared out
     tokens_per_microbatch: int = 16384  # padded tokens
     gradient_checkpointing: bool = False
-    keep_every: int = (
-        10  # steps between copies of its state in Ray's object store, to go on from after its death; 0: none
-    )
+    keep_every: int = 10  # steps between copies of its state in Ray's object store, for after its death; 0: none
     timeout_s: float = 600.0  # one update, checkpoint or copy of the state
 
 

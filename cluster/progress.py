@@ -84,9 +84,13 @@ class Progress:
             cells = [f"{short} {_cell(self._metrics, key, fmt)}" for _, short, key, fmt in FIELDS]
             self._print(f"step {self._done}/{self.steps}  eta {self._eta()}  {'  '.join(cells)}")
 
+    def last_accuracy(self, accuracy: float) -> None:
+        """What an evaluation gave earlier: shown until the next."""
+        self._metrics["eval/accuracy"] = accuracy
+
     def evaluation(self, result: Mapping[str, Any], step: int) -> None:
         """What `azero.evaluation.evaluate` returned."""
-        self._metrics["eval/accuracy"] = result["accuracy"]
+        self.last_accuracy(result["accuracy"])
         low, high = result["interval"]
         text = f"eval at step {step}: {result['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
         if result.get("mean_at_k") is not None:

@@ -24,7 +24,10 @@ class Recorder:
         self._began = time.monotonic() - self._seconds_before()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
-        self._evaluated = {int(e["step"]) for e in read_jsonl(run.path / "evals.jsonl")}
+        evaluations = read_jsonl(run.path / "evals.jsonl")
+        self._evaluated = {int(e["step"]) for e in evaluations}
+        if evaluations:  # of a run that goes on
+            progress.last_accuracy(evaluations[-1]["accuracy"])
         self._told = ""  # the last trouble with the disk
 
     def _seconds_before(self) -> float:

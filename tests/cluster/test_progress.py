@@ -38,6 +38,14 @@ def test_one_plain_line_a_step():
     )
 
 
+def test_a_run_that_goes_on_shows_its_last_evaluation():
+    out = io.StringIO()
+    with Progress(10, "plain", file=out) as progress:
+        progress.last_accuracy(0.75)
+        progress.step({"step": 6})
+    assert "eval 75.0%" in out.getvalue()
+
+
 def test_missing_metrics_are_dashes():
     out = io.StringIO()
     progress = Progress(10, "plain", file=out)
