@@ -5,8 +5,11 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --no-kill
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue
 # One run on the nodes of a SLURM job; submitted again, or requeued, it goes on from its last checkpoint.
@@ -51,7 +54,7 @@ export RAY_AUTH_TOKEN_PATH=$token_file
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-address=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}')
+address=$(srun --nodes=1 --ntasks=1 -w "$head" hostname -I | awk '{print $1}')
 
 srun --nodes=1 --ntasks=1 -w "$head" \
     ray start --head --node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1 --block &
