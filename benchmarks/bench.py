@@ -1,0 +1,208 @@
+"""`make bench`: the project's speed beside what a user would take instead, as ratios in one run on one machine.
+
+    python benchmarks/bench.py [ROW ...] [--pairs 5] [--real MODEL_FOLDER] [--json FILE]
+
+Each figure is the median over pairs: the project's measurement and its reference's, each in a process of its own, in
+turns. Rows (all by default): trl, rollout, learner, sync, overlap, growth, start. `trl` needs `pip install --no-deps
+trl==1.16.0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import GRPO
+from rich.console import Console
+from rich.table import Table
+
+from azero.models import resolve_model_path
+
+MEASURE = Path(__file__).with_name("measure.py")
+TURNS = ["rollout.max_staleness=0", "rollout.threads=2", "learner.threads=2"]
+BESIDE = ["rollout.max_staleness=1", "rollout.threads=1", "learner.threads=1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table. `ours` and `reference` are in `unit`; the ratio is of each pair, then the median."""
+
+    name: str
+    unit: str
+    ours: float
+    reference: float
+    ratio: float
+    spread: tuple[float, float]  # smallest and largest ratio of a pair
+    note: str = ""
+
+
+def measure(name: str, **arguments: Any) -> dict[str, float]:
+    """One measurement, in a process of its own."""
+    done = subprocess.run([sys.executable, MEASURE, name, json.dumps(arguments)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} {arguments}: {done.stderr[-3000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} {json.dumps(arguments)}: {json.dumps(found)}", file=sys.stderr, flush=True)
+    return found
+
+
+def row(name: str, unit: str, pairs: Sequence[Sequence[float]], note: str = "") -> Row:
+    ratios = [ours / reference for ours, reference in pairs]
+    return Row(
+        name=name, unit=unit, ours=statistics.median(p[0] for p in pairs), note=note,
+        reference=statistics.median(p[1] for p in pairs), ratio=statistics.median(ratios),
+        spread=(min(ratios), max(ratios)),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    pairs: int
+    models: dict[str, tuple[str, str]]  # name: (model, dtype)
+
+    def trl(self) -> list[Row]:
+        """End to end: solver samples a second of GRPO and of self-play, beside TRL's GRPO."""
+        rows, key = [], "throughput/samples_per_s"
+        for name, (model, dtype) in self.models.items():
+            small = name == "small"
+            ours = BESIDE if small else TURNS
+            size = {"model": model, "dtype": dtype, "steps": 12 if small else 7}
+            micro = {"micro_batch": 256 if small else 64}
+            grpo, play = [], []
+            for _ in range(self.pairs):
+                peer = measure("trl", **size, **micro)[key]
+                grpo.append((measure("train", **size, overrides=[*GRPO, *ours])[key], peer))
+                play.append((measure("train", **size, overrides=[*ours, "task.fill_from_buffer=true"])[key], peer))
+            rows.append(row(f"grpo, {name}", "samples/s", grpo, "TRL's GRPOTrainer"))
+            rows.append(row(f"self-play, {name}", "solver samples/s", play, "TRL's, which proposes nothing"))
+        return rows
+
+    def rollout(self) -> list[Row]:
+        rows = []
+        for name, (model, dtype) in self.models.items():
+            size, key = {"model": model, "dtype": dtype}, "tokens_per_s"
+            both = "rollout_azero", "rollout_bare"  # of which the second is given what the first played
+            pairs = [tuple(measure(which, **size)[key] for which in both) for _ in self._each()]
+            rows.append(row(f"rollout, {name}", "tokens/s", pairs, "bare LLM.generate"))
+        return rows
+
+    def learner(self) -> list[Row]:
+        rows, key = [], "tokens_per_s"
+        for name, (model, dtype) in self.models.items():
+            size = {"model": model, "dtype": dtype}
+            measure("rollout_azero", **size)  # whose samples are the data
+            found: dict[float, list[tuple[float, float]]] = {0.0: [], 0.1: []}
+            peak = []
+            for _ in self._each():
+                bare = measure("learner_bare", **size)
+                products = measure("matrix_products", dtype=dtype)["flop_per_s"]
+                for beta, pairs in found.items():
+                    ours = measure("learner_azero", **size, kl_beta=beta)
+                    pairs.append((ours[key], bare[key]))
+                    if not beta:
+                        peak.append((bare["flop_per_s"] * ours[key] / bare[key], products))
+            rows.append(row(f"update without KL, {name}", "tokens/s", found[0.0], "bare loop"))
+            rows.append(row(f"update with KL, {name}", "tokens/s", found[0.1], "bare loop without a reference model"))
+            giga = [(a / 1e9, b / 1e9) for a, b in peak]
+            rows.append(row(f"share of peak, {name}", "GFLOP/s", giga, "a 2048^3 product; FLOP of all its tokens"))
+        return rows
+
+    def sync(self) -> list[Row]:
+        rows = []
+        for name, (model, dtype) in self.models.items():
+            found = [measure("sync", model=model, dtype=dtype) for _ in self._each()]
+            load = statistics.median(f["load"] for f in found)
+            note = f"copy of {found[0]['bytes'] / 2**20:.0f} MiB; the engine's load and proof alone: {load:.3g} s"
+            rows.append(row(f"weight sync, {name}", "s", [(f["seconds"], f["copy"]) for f in found], note))
+        return rows
+
+    def overlap(self) -> list[Row]:
+        """Actor and learner on a core each: a step beside the longer of its two sides alone, and beside their sum."""
+        longer, total = [], []
+        size = {"model": "small", "dtype": "float32", "steps": 15, "pinned": True}
+        for _ in self._each():
+            both = measure("train", **size, overrides=[*GRPO, *BESIDE])["time/step"]
+            turns = measure("train", **size, overrides=[*GRPO, *BESIDE, "rollout.max_staleness=0"])
+            sides = turns["time/generate"], turns["time/learn"]
+            longer.append((both, max(sides)))
+            total.append((both, turns["time/step"]))
+        return [
+            row("asynchronous step", "s", longer, "the longer of rollout and learning, each alone"),
+            row("asynchronous step", "s", total, "synchronous step"),
+        ]
+
+    def growth(self) -> list[Row]:
+        """Exponents: how the time of a step grows with a size, 1 being linear."""
+
+        def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+            return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+        def of(name: str, sizes: Sequence[int], seconds: Callable[[int], float], linear: float) -> Row:
+            found = [exponent(sizes, [seconds(size) for size in sizes]) for _ in self._each()]
+            return row(f"step by {name}, {sizes[0]} to {sizes[-1]}", "exponent", [(x, linear) for x in found])
+
+        def train(**sizes: int) -> float:
+            common = {"model": "small", "dtype": "float32", "steps": 6}
+            return measure("train", **common | sizes, overrides=[*GRPO, *TURNS])["time/step"]
+
+        length = [(m["late"], m["early"]) for m in (measure("growth_with_steps", steps=1000) for _ in range(1))]
+        return [
+            of("samples", [256, 512, 1024, 2048, 4096], lambda n: train(problems=n // 16), 1.0),
+            of("completion tokens", [8, 16, 32, 64], lambda n: train(tokens=n), 1.0),
+            of("problems in the buffer", [1000, 10_000, 100_000],
+               lambda n: measure("growth_with_buffer", problems=n)["seconds"], 1.0),
+            row("step 1000", "s", length, "step 10"),
+        ]  # fmt: skip
+
+    def start(self) -> list[Row]:
+        found = [measure("start") for _ in self._each()]
+        return [
+            row("azero train local to its first step", "s", [(f["first_step"], 25.0) for f in found], "25 s"),
+            row("azero --help", "s", [(f["help"], 0.5) for f in found], "0.5 s"),
+        ]
+
+    def _each(self) -> range:
+        return range(self.pairs)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    made = Table(title="median of pairs", title_justify="left")
+    for name in ("what", "unit", "azero", "reference", "ratio", "of pairs", "reference is"):
+        made.add_column(name, justify="left" if name in ("what", "unit", "reference is") else "right")
+    for r in rows:
+        low, high = r.spread
+        made.add_row(
+            r.name, r.unit, f"{r.ours:.4g}", f"{r.reference:.4g}", f"{r.ratio:.2f}", f"{low:.2f} to {high:.2f}", r.note
+        )
+    return made
+
+
+def main() -> None:
+    names = [n for n in vars(Bench) if not n.startswith("_") and callable(getattr(Bench, n))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *names], default=[])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--real", default="", help="a model folder or .gguf file, measured in bf16 too")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+    given = parser.parse_args()
+    models = {"small": ("small", "float32")}
+    if given.real:
+        models[Path(given.real).stem] = (resolve_model_path(given.real), "bfloat16")
+    bench, rows = Bench(pairs=given.pairs, models=models), list[Row]()
+    for name in given.rows or names:
+        rows += getattr(bench, name)()
+        given.json.write_text(json.dumps({"machine": platform.platform(), "rows": [asdict(r) for r in rows]}, indent=2))
+    Console(width=180).print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
