@@ -54,13 +54,8 @@ def _bundle(**amounts: float) -> Bundle:
     return {name: amount for name, amount in amounts.items() if amount}
 
 
-def lacking(bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> list[Bundle]:
-    """The bundles that the nodes cannot hold all at once, by first fit, the largest first."""
-    return _place(bundles, [dict(node) for node in nodes])
-
-
-def _place(bundles: Sequence[Bundle], left: list[dict[str, float]]) -> list[Bundle]:
-    """The same, taking what it places out of `left`."""
+def lacking(bundles: Sequence[Bundle], left: list[dict[str, float]]) -> list[Bundle]:
+    """The bundles that nodes cannot hold all at once, by first fit, the largest first; `left` loses what is placed."""
     missing = []
     for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0))):
         home = next((n for n in left if all(n.get(k, 0) + 1e-9 >= v for k, v in bundle.items())), None)
@@ -75,13 +70,13 @@ def _place(bundles: Sequence[Bundle], left: list[dict[str, float]]) -> list[Bund
 def require_room(config: Config, nodes: Sequence[Mapping[str, float]], where: str) -> str:
     """What is not there yet and may join later, in words, or nothing. Raises UserError where a run cannot start."""
     needed, left = demand(config), [dict(node) for node in nodes]
-    if missing := _place(needed.first, left):
+    if missing := lacking(needed.first, left):
         raise UserError(
             f"{where} cannot hold learner and first rollout actor: no node has {_words(missing)} left, of "
             f"{' | '.join(_words([_known(n)]) for n in nodes) or 'no node at all'}; lower learner.workers or what a "
             "part takes (rollout.cpus_per_actor, learner.cpus_per_worker, ...), or use larger nodes or more"
         )
-    missing = _place(needed.later, left)
+    missing = lacking(needed.later, left)
     if not missing:
         return ""
     actors = config.rollout.actors

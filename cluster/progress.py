@@ -100,9 +100,6 @@ class Progress:
         if self._display:
             self._display.update(self._render())
 
-    def note(self, text: str) -> None:
-        self._print(text)
-
     def warning(self, text: str) -> None:
         """A line that stands out: the collapse alarm, a restarted actor."""
         self._print(f"warning: {text}", style="bold yellow")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -54,14 +54,7 @@ class Sleeper:
         return self.index, assignment.id
 
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 def work(id: str) -> PlayWork:
@@ -96,6 +89,15 @@ def finished(fleet: Fleet) -> Callable[[], bool]:
 
 def pid_of(fleet: Fleet, index: int) -> int:
     return int(ray.get(fleet._members[index].handle.pid.remote()))
+
+
+def stop_at_work(fleet: Fleet) -> int:
+    """Stop the first actor once it has work; its process."""
+    victim = pid_of(fleet, 0)
+    fleet.submit(work("0/0"))
+    fleet.dispatch(SNAPSHOT)
+    os.kill(victim, signal.SIGSTOP)
+    return victim
 
 
 def test_work_is_shared_and_each_piece_is_done_once() -> None:
@@ -148,10 +150,7 @@ def test_an_actor_that_stays_silent_is_replaced(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "PAUSE_S", 0.2)
     said: list[str] = []
     fleet = make(2, said, timeout_s=1.0)
-    victim = pid_of(fleet, 0)
-    fleet.submit(work("0/0"))
-    fleet.dispatch(SNAPSHOT)
-    os.kill(victim, signal.SIGSTOP)
+    stop_at_work(fleet)
     drive(fleet, finished(fleet))
     drive(fleet, lambda: fleet.restarts == 1)
     assert "was silent for 2 s" in said[1]
@@ -162,10 +161,7 @@ def test_a_sole_actor_that_hangs_is_replaced_at_its_deadline(monkeypatch: pytest
     monkeypatch.setattr(module, "PAUSE_S", 0.2)
     said: list[str] = []
     fleet = make(1, said, timeout_s=2.0)
-    victim = pid_of(fleet, 0)
-    fleet.submit(work("0/0"))
-    fleet.dispatch(SNAPSHOT)
-    os.kill(victim, signal.SIGSTOP)
+    stop_at_work(fleet)
     assert drive(fleet, finished(fleet)) == [(0, "0/0")] and fleet.restarts == 1
 
 

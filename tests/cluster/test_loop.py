@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from actors.simulated import SimulatedActor, Timing
 from azero.buffer import ProblemBuffer
@@ -24,14 +23,7 @@ from cluster.records import Recorder
 from cluster.rundir import RunDirectory, read_jsonl
 from learner.simulated import SimulatedLearner
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 class Run:
