@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from azero.errors import UserError
 from learner.manifest import damage, write_manifest
 from learner.mirror import Mirror, newest_anywhere
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a local S3 server. It is a process of its own: in a process that has loaded its web framework,
+    vLLM cannot start (it looks into every loaded module, also into proxies that are not bound yet)."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        assert server.stdout is not None
+        address = next((m[0] for line in server.stdout if (m := re.search(r"http://127\.0\.0\.1:\d+", line))), None)
+        assert address is not None, "the S3 server did not start"
+        threading.Thread(target=server.stdout.read, daemon=True).start()  # a full pipe would stop it
+        yield address
+        server.kill()
+
+
 @pytest.fixture(params=["folder", "s3"])
-def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "folder":
-        yield str(tmp_path / "mirror")
-        return
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
+        return str(tmp_path / "mirror")
     for key, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-                       "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():  # fmt: skip
+                       "AWS_ENDPOINT_URL": request.getfixturevalue("s3")}.items():  # fmt: skip
         monkeypatch.setenv(key, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    bucket = f"azero-{uuid.uuid4()}"  # the servers of a process share their buckets
+    bucket = f"azero-{uuid.uuid4()}"  # all tests share the server
     s3fs.S3FileSystem().mkdir(bucket)
-    yield f"s3://{bucket}/runs/one"
-    running.stop()
+    return f"s3://{bucket}/runs/one"
 
 
 def checkpoint(folder: Path, step: int) -> Path:
