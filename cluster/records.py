@@ -37,6 +37,10 @@ class Recorder:
     def has_evaluation(self, step: int) -> bool:
         return step in self._evaluated
 
+    def await_base_model(self) -> None:
+        """Its evaluation makes the line of step 0, before which no other is written."""
+        self._awaited.add(0)
+
     def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
         step = int(metrics["step"])
         share = self.text_share
@@ -52,19 +56,18 @@ class Recorder:
         self._tell(self.run.append_eval({"step": step, **result}))
         values = {"eval/accuracy": result["accuracy"]}
         values |= {f"eval/accuracy/{label}": part["accuracy"] for label, part in result["by_label"].items()}
-        if step in self._awaited:
-            self._awaited.discard(step)
+        if step == 0:
+            line = {"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values}
+            self._waiting.appendleft(line)
+        elif step in self._awaited:  # otherwise it was stopped before its evaluation, and has its line
             next(m for m in self._waiting if m["step"] == step).update(values)
-        elif step == 0:  # the base model's line; a step that was stopped before its evaluation has its line already
-            self._waiting.append(
-                {"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values}
-            )
+        self._awaited.discard(step)
         self.progress.evaluation(result, step)
         self.flush()
 
     def flush(self, all_lines: bool = False) -> None:
         """Write the lines that wait for nothing; with `all_lines` the others too."""
-        while self._waiting and (all_lines or self._waiting[0]["step"] not in self._awaited):
+        while self._waiting and (all_lines or not self._awaited & {0, self._waiting[0]["step"]}):
             metrics = self._waiting.popleft()
             self._awaited.discard(metrics["step"])
             self._tell(self.run.append_metrics(metrics))

@@ -188,7 +188,10 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, without a last line that a killed writer tore. Raises UserError for any other bad line."""
+    """The records of a file, without a last line that a killed writer tore or that one is just writing.
+
+    Raises UserError for any other bad line.
+    """
     if not Path(path).exists():
         return
     with open(path, "rb") as file:
@@ -196,8 +199,9 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError:
-                if line.endswith(b"\n"):
-                    raise UserError(f"{path}: line {number} is not JSON; remove that line") from None
+                if not line.endswith(b"\n"):
+                    return  # even if its writer goes on meanwhile: the next read would begin within this line
+                raise UserError(f"{path}: line {number} is not JSON; remove that line") from None
 
 
 def _end_of(path: Path, step: int) -> int:

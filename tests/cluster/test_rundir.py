@@ -107,6 +107,22 @@ def test_records_are_plain_json(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 0.5, "b": null, "c": [1, 2], "d": [1]}\n'
 
 
+def test_a_file_is_read_while_a_line_is_being_written(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    path.write_text('{"a": 1}\n{"a"')
+    loads = json.loads
+
+    def loads_and_writer_goes_on(line):
+        if line == b'{"a"':
+            with open(path, "a") as file:
+                file.write(": 2}\n")
+        return loads(line)
+
+    monkeypatch.setattr("cluster.rundir.json.loads", loads_and_writer_goes_on)
+    assert read_jsonl(path) == [{"a": 1}]
+    assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
+
+
 def test_read_jsonl(tmp_path):
     assert read_jsonl(tmp_path / "absent") == []
     (tmp_path / "f").write_text('{"a": 1}\n{"a": 2}')
