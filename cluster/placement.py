@@ -9,6 +9,7 @@ colocated       pairs: worker i and actor i share one bundle, and so its GPU, by
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,10 @@ class Rooms:
         if not bundles[0]:
             return
         self._group = placement_group(bundles, strategy="PACK")
-        if not self._group.wait(config.cluster.start_timeout_s):
+        deadline = time.monotonic() + config.cluster.start_timeout_s
+        while not self._group.wait(1):  # a second at a time: no signal is heard meanwhile
+            if time.monotonic() < deadline:
+                continue
             raise RunFailed(
                 f"no room for the learner after {config.cluster.start_timeout_s:g} s (cluster.start_timeout_s): "
                 f"{len(bundles)} x ({_words([bundles[0]])}) are not there, or in use by others"

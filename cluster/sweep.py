@@ -43,7 +43,7 @@ from cluster.comparison import arm_summary, comparison_table, difference
 from cluster.resources import ResourcePlan, plan, require
 from cluster.rundir import RunDirectory, read_jsonl
 from cluster.runtime import ray_session
-from cluster.train import INTERRUPTED, stop_signals
+from cluster.train import INTERRUPTED, StopSignals
 
 POLL_S = 0.5
 LIBC = ctypes.CDLL(None)  # loaded before any fork
@@ -159,15 +159,15 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
     failed: dict[str, str] = {}
     stopped = False
     if missing:
-        with _shared_ray() as (address, capacity), stop_signals() as should_stop:
+        with _shared_ray() as (address, capacity), StopSignals(only_ask=True) as stop:
             for run in missing:
                 require(run.needs, capacity, "the cluster")
-            for started in _run_all(sweep, missing, address, capacity, should_stop, console):
-                reason = _outcome(started, should_stop(), console)
+            for started in _run_all(sweep, missing, address, capacity, stop, console):
+                reason = _outcome(started, stop.asked, console)
                 if reason:
                     failed[started.run.name] = reason
                 _write(Path(sweep.dir) / "sweep.json", summary(sweep, runs, failed))
-            stopped = should_stop()
+            stopped = stop.asked
     result = summary(sweep, runs, failed)
     _write(Path(sweep.dir) / "sweep.json", result)
     if out is not None:
@@ -202,12 +202,12 @@ def _shared_ray() -> Iterator[tuple[str, Mapping[str, float]]]:
 
 
 def _run_all(
-    sweep: Sweep, runs: Sequence[Run], address: str, capacity: Mapping[str, float], should_stop: Any, console: Console
+    sweep: Sweep, runs: Sequence[Run], address: str, capacity: Mapping[str, float], stop: StopSignals, console: Console
 ) -> Iterator[Started]:
     """Start each run when there is room for it; yield it when it has ended."""
     waiting, running, asked = list(runs), list[Started](), False
     while waiting or running:
-        if should_stop() and not asked:
+        if stop.asked and not asked:
             asked = True  # once: a second signal would end a run in the middle of its checkpoint
             waiting.clear()
             for started in running:

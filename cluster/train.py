@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from learner.learner import Learner
 from learner.mirror import Mirror, newest_anywhere
 
 INTERRUPTED = 130  # exit status of a run that was stopped and can be resumed
-PROBES = 16  # sequences
+PROBES = 8  # sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +92,12 @@ def require_chat_template(model_path: str) -> None:
 
 
 def probe_texts(domain: Domain) -> list[str]:
-    """Worked seed problems and proposer prompts: what the proof of sync is scored on."""
+    """Worked seed problems of all tiers, two a text: what the proof of sync is scored on at every step, hence short."""
     seeds = list(domain.seed_problems())
-    lists = [
-        domain.proposer_prompt(tier, [p.text for p in seeds if p.tier is tier], None)
-        for tier in sorted({p.tier for p in seeds}, key=lambda t: t.level)
-    ]
-    n = min(len(seeds), PROBES - len(lists))
-    spread = [seeds[i * len(seeds) // n] for i in range(n)]  # over all tiers
-    return [*(f"{domain.solver_prompt(p.text, None)}{p.answer}\n" for p in spread), *lists]
+    n = min(len(seeds), 2 * PROBES)
+    spread = [seeds[i * len(seeds) // n] for i in range(n)]
+    worked = [f"{domain.solver_prompt(p.text, None)}{p.answer}\n" for p in spread]
+    return ["".join(worked[i : i + 2]) for i in range(0, n, 2)]
 
 
 def train(config: Config, resume: bool, console: Console) -> int:
@@ -114,11 +110,16 @@ def train(config: Config, resume: bool, console: Console) -> int:
         if incomplete := _room(config):
             console.print(incomplete)
         checkpoint = _newest_checkpoint(config, run, warn) if resume else None
-        with stop_signals() as should_stop:
+        with StopSignals(only_ask=False) as stop:
             try:
-                done = _train(ready, run, checkpoint, should_stop, console)
+                done = _train(ready, run, checkpoint, stop, console)
             except LearnerLost as e:
                 raise RunFailed(f"{e}; see {run.logs}") from None
+            except KeyboardInterrupt:
+                if stop.only_ask:  # it was the second Ctrl-C
+                    raise
+                console.print(f"stopped before its first step; go on with: azero train {run.path}/config.yaml --resume")
+                return INTERRUPTED
         before, after = _first_and_last(read_jsonl(run.path / "evals.jsonl"))
         if after is not None:
             console.print(table(before, after))
@@ -144,9 +145,7 @@ def _newest_checkpoint(config: Config, run: RunDirectory, report: Callable[[str]
     return newest_anywhere(lambda: run.latest_checkpoint(report), mirror, run.checkpoints, report)
 
 
-def _train(
-    ready: Prepared, run: RunDirectory, checkpoint: Path | None, should_stop: Callable[[], bool], console: Console
-) -> bool:
+def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: StopSignals, console: Console) -> bool:
     config, domain = ready.config, ready.domain
     logs = (run.path / "logs").absolute()
 
@@ -196,6 +195,7 @@ def _train(
     run.truncate_after(started.snapshot.version if checkpoint else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     progress.start()
+    stop.only_ask = True
     try:
         return TrainingLoop(
             config,
@@ -206,30 +206,33 @@ def _train(
             source=ready.source,
             items=ready.items,
             recorder=recorder,
-            should_stop=should_stop,
+            should_stop=lambda: stop.asked,
             trace=trace,
         ).run()
     finally:
         recorder.close()
 
 
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks for a clean stop; a second Ctrl-C ends the process at once."""
-    asked = False
+class StopSignals:
+    """Ctrl-C and SIGTERM. Where they `only_ask`, the first sets `asked` and a second Ctrl-C raises KeyboardInterrupt;
+    else, as while a run starts or waits for nodes, the first raises it.
+    """
 
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
+    def __init__(self, only_ask: bool) -> None:
+        self.asked, self.only_ask = False, only_ask
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> StopSignals:
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if not self.only_ask or (self.asked and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def _first_and_last(evals: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -61,6 +61,20 @@ def test_actors_join_and_leave_with_nodes(cluster: Cluster, tmp_path: Path, monk
     assert "Traceback" not in victim.said()
 
 
+def test_a_job_that_waits_for_its_nodes_can_be_stopped(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    victim = Victim.start(tmp_path / "run", [*SMALL, "learner.cpus_per_worker=8"])
+    victim.wait_to_say("waiting for nodes", 60)
+    time.sleep(2)
+    victim.process.terminate()
+    assert victim.finish(20) == 130
+    assert "stopped before its first step" in victim.said() and "Traceback" not in victim.said()
+    resumed = Victim.start(tmp_path / "run", [*SMALL, "run.steps=1"], resume=True)
+    assert resumed.finish() == 0, resumed.said()
+
+
 def test_a_local_ray_is_its_own_and_listens_on_loopback_alone() -> None:
     code = """
 import os, psutil
