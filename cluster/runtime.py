@@ -13,6 +13,11 @@ from ray._private import ray_constants
 from azero.config import ClusterConfig
 from azero.errors import UserError
 
+LOCAL = {
+    "include_dashboard": False,
+    "_system_config": {"task_events_report_interval_ms": 0},  # a list of all tasks, which nobody could look at
+}
+
 
 def cluster_address(config: ClusterConfig) -> str:
     """Where the cluster is; empty for a Ray of this process's own."""
@@ -30,7 +35,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     with nullcontext() if address else _loopback():
         try:
             # "local": whatever cluster Ray remembers on this machine.
-            ray.init(address=address or "local", **({} if address else {"include_dashboard": False}), **quiet)
+            ray.init(address=address or "local", **({} if address else LOCAL), **quiet)
         except (ConnectionError, RuntimeError, ValueError) as e:
             if not address:
                 raise

@@ -21,6 +21,7 @@ from learner.manifest import damage
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(7200)]
 HF = ["rollout.engine=hf", "rollout.threads=1", "learner.threads=1", "cluster.progress=plain"]
+ANYONE = "(?:serves again|the learner goes on)"
 TWO = ["rollout.actors=2", "rollout.cpus_per_actor=0.5"]
 
 
@@ -29,7 +30,7 @@ def final_accuracy(folder: Path) -> float:
 
 
 def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The local config as it ships, on three Ray nodes: a head with the learner and two with an actor each."""
+    """The local config as it ships, on three Ray nodes, each with room for the learner or an actor."""
     arm = ["rollout.actors=2", "cluster.progress=plain", "run.checkpoint_every=20", "rollout.timeout_s=120"]
     arm += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
     undisturbed = []
@@ -52,10 +53,10 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.Monk
             if kind != "node":
                 victim.kill_one(rng, kind)
                 continue
-            began, back = time.monotonic(), len(victim.recoveries("serves again"))
+            began, back = time.monotonic(), len(victim.recoveries(ANYONE))
             cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
-            victim.wait_until(lambda n=back: len(victim.recoveries("serves again")) > n, "its return", 300)
+            victim.wait_until(lambda n=back: len(victim.recoveries(ANYONE)) > n, "the return of who was there", 300)
             node_s.append(time.monotonic() - began)
         assert victim.finish(1800) == 0, victim.said()
     finally:

@@ -1,0 +1,53 @@
+"""What worker processes do with their log and their memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from azero import process
+from azero.process import HeapTrimmer
+
+
+def test_a_log_that_grows_too_long_goes_on_in_a_new_one(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "actor-0.log"
+    script = """
+import sys
+from azero import process
+process.MAX_LOG_BYTES = 1000
+process.redirect_output(sys.argv[1])
+for i in range(100):
+    print(f"line {i} " + 20 * "-", flush=True)
+    process.keep_log_short(sys.argv[1])
+"""
+    subprocess.run([sys.executable, "-c", script, log], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    said = log.with_name("actor-0.log.old").read_text() + log.read_text()
+    assert said.splitlines()[-1].startswith("line 99 ") and len(said) < 2100
+
+
+def test_free_memory_inside_the_heap_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "TRIM_EVERY_S", 0.0)
+    trim = HeapTrimmer()
+    blocks = [torch.ones(25_000) for _ in range(2000)]  # 100 kB each: too small for pages of their own
+    end = torch.ones(25_000)  # what lies behind them keeps them in the heap
+    del blocks
+    before = psutil.Process().memory_info().rss
+    trim()
+    assert before - psutil.Process().memory_info().rss > 100e6 and end.sum() == 25_000
+
+
+def test_trimming_waits_between_two_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    trim, times = HeapTrimmer(), []
+    monkeypatch.setattr(trim, "_trim", times.append)
+    for _ in range(100):
+        trim()
+    assert times == []
+    monkeypatch.setattr(process, "TRIM_EVERY_S", 0.0)
+    trim()
+    assert times == [0]
