@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from azero.engine import Engine
@@ -29,18 +29,21 @@ class SyncProof:
         self.tolerance = tolerance
         self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine
 
-    def load_and_prove(self, engine: Engine, snapshot: WeightSnapshot, weights: Mapping[str, Any]) -> SyncReport:
-        """Raises SyncError; the report's seconds are those of loading and scoring."""
+    def load_and_prove(
+        self, engine: Engine, snapshot: WeightSnapshot, weights: Mapping[str, Any], probes_of: Callable[[], ProbeSet]
+    ) -> SyncReport:
+        """Raises SyncError, and what `probes_of` raises. The report's seconds are those of loading and scoring."""
         began = time.monotonic()
         try:
             engine.load(snapshot.version, weights)
-            scores = engine.score(snapshot.probes.sequences)
-            gaps = _differences(scores, snapshot.probes.logprobs)
-            self._check(snapshot, scores, gaps)
+            probes = probes_of()
+            scores = engine.score(probes.sequences)
+            gaps = _differences(scores, probes.logprobs)
+            self._check(snapshot, probes, scores, gaps)
         except BaseException:  # an interrupted load too
             engine.version = -1  # so that nobody takes it for loaded
             raise
-        self._last = (snapshot.probes, scores)
+        self._last = (probes, scores)
         return SyncReport(
             version=snapshot.version,
             seconds=time.monotonic() - began,
@@ -49,7 +52,7 @@ class SyncProof:
             gap_mean=sum(gaps) / len(gaps),
         )
 
-    def _check(self, snapshot: WeightSnapshot, scores: list[list[float]], gaps: list[float]) -> None:
+    def _check(self, snapshot: WeightSnapshot, probes: ProbeSet, scores: list[list[float]], gaps: list[float]) -> None:
         who = f"weights of version {snapshot.version}"
         if not gaps:
             raise SyncError(f"{who}: the snapshot has no probe tokens, so nothing is proven")
@@ -63,9 +66,9 @@ class SyncProof:
                 f"{gap:.3g} nats, over rollout.sync_tolerance={self.tolerance:g}: the engine does not hold the "
                 "learner's weights"
             )
-        if self._last is None or self._last[0].sequences != snapshot.probes.sequences:
+        if self._last is None or self._last[0].sequences != probes.sequences:
             return
-        moved = max(_differences(snapshot.probes.logprobs, self._last[0].logprobs))
+        moved = max(_differences(probes.logprobs, self._last[0].logprobs))
         if moved > MOVED[snapshot.dtype] and scores == self._last[1]:
             raise SyncError(
                 f"{who}: the learner's probe log-probs moved by up to {moved:.3g} nats, "

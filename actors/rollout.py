@@ -21,7 +21,7 @@ from azero.engine import Engine
 from azero.errors import SyncError
 from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
-from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output
+from azero.process import HeapTrimmer, deadline_stacks, keep_log_short, peak_memory_gib, redirect_output
 from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
 from azero.weights import unflatten
 
@@ -73,6 +73,7 @@ class RolloutActor:
         self.domain = get_domain(config.task.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
+        self.trim_heap = HeapTrimmer()
         self._engine: Engine | None = None
         self._lineage = 0  # of the weights in the engine
 
@@ -132,6 +133,7 @@ class RolloutActor:
             yield
             if self.config.rollout.sleep:
                 self.engine.sleep()
+        self.trim_heap()
         keep_log_short(self.log)
 
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
@@ -140,6 +142,6 @@ class RolloutActor:
         weights = unflatten(ray.get(snapshot.handle), snapshot.manifest, snapshot.dtype)
         self._lineage = snapshot.lineage
         try:
-            return self.proof.load_and_prove(self.engine, snapshot, weights)
+            return self.proof.load_and_prove(self.engine, snapshot, weights, lambda: ray.get(snapshot.probes))
         except SyncError as e:
             raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None

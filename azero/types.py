@@ -180,10 +180,10 @@ class WeightSnapshot:
     version: int
     lineage: int = 0  # deaths of the learner so far: after each, versions of the same number may differ
     handle: Any = None
+    probes: Any = None  # resolves to the version's ProbeSet, which the learner makes while engines load
     manifest: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16
     bytes: int
-    probes: ProbeSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

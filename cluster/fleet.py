@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from azero.errors import RunFailed, SyncError, first_line
 from azero.types import Assignment, EvalItem, WeightSnapshot
@@ -35,7 +35,7 @@ RETIREMENT_S = 600.0  # then it is tried again: what was wrong may have been its
 
 
 class WeightsLost(Exception):
-    """The bytes of a published version are gone, with the node that held them."""
+    """A published version is gone: its bytes, with the node that held them, or its probes, with the learner."""
 
 
 class ActorState(StrEnum):
@@ -274,11 +274,11 @@ class Fleet:
             raise cause
         if not self._was_up and isinstance(error, RayTaskError):
             raise error  # nothing can start: bad input, or a bug
-        if isinstance(error, RayTaskError) and isinstance(cause, ObjectLostError):  # the actor is well
+        if isinstance(error, RayTaskError) and isinstance(cause, RayError):  # the actor is well: what it got is not
             work, member.ref, member.work, member.since = member.work, None, None, time.monotonic()
             member.state = ActorState.STALE
             self._again(work)
-            raise WeightsLost(f"the published weights are gone ({first_line(cause)})")
+            raise WeightsLost(f"the published version is gone ({first_line(cause)})")
         self._end(member, f"died: {first_line(cause)}")
 
     def _end(self, member: _Member, why: str) -> None:

@@ -43,6 +43,7 @@ class _Call:
     what: str
     results: list[Any]  # references, a worker each
     handle: Any
+    probes: Any  # reference, where it publishes a version
     waiting: list[Any]  # those of the results that are not taken
     since: float  # monotonic seconds
     value: Any = None  # the first worker's result
@@ -121,7 +122,7 @@ class LearnerHost:
 
     def begin(self, episodes: Sequence[Episode]) -> None:
         shared = ray.put(list(episodes)) if len(self._workers) > 1 else list(episodes)
-        self._update = self._call("update", "its update", shared)
+        self._update = self._call("update", "its update", shared, publishes=True)
 
     def collect(self, ref: Any) -> tuple[Update, WeightSnapshot] | None:
         """One of `refs` is ready: the update's outcome where it was the last. Raises LearnerLost."""
@@ -134,7 +135,7 @@ class LearnerHost:
         update, snapshot = call.value
         if snapshot.version > self._furthest:
             self._furthest, self._deaths = snapshot.version, 0
-        return update, replace(snapshot, handle=call.handle, lineage=self.restarts)
+        return update, self._published(call, snapshot)
 
     def check(self, version: int) -> None:
         """Of an update its deadline, of an idle learner whether it lives. Raises LearnerLost."""
@@ -172,8 +173,8 @@ class LearnerHost:
         self._kept = None  # to make room
         call = self._call("keep", "a copy of its state", driver_state)
         try:
-            self._all(call, self._timeout_s, tolerant=len(self._workers) == 1)
-        except RayTaskError as e:  # such as a full object store, which leaves a single worker as it was
+            self._all(call, self._timeout_s, tolerant=True)
+        except RayTaskError as e:  # such as a full object store, which leaves all workers as they were
             return first_line(e.cause)
         self._kept = _Kept(version=version, ref=call.handle)
         return ""
@@ -189,36 +190,52 @@ class LearnerHost:
         self._workers = self._spawn(checkpoint, kept)
         what, limit = "its start (cluster.start_timeout_s)", self._start_timeout_s
         address = self._get(self._workers[0].listen.remote(), limit, what) if len(self._workers) > 1 else ""
-        call = self._call("start", what, address)
+        call = self._call("start", what, address, publishes=True)
         snapshot, driver_state = self._all(call, limit)
         self._furthest, self._pinged = max(self._furthest, snapshot.version), time.monotonic()
         return Started(
-            snapshot=replace(snapshot, handle=call.handle, lineage=self.restarts),
+            snapshot=self._published(call, snapshot),
             driver_state=driver_state,
             is_on_disk=checkpoint is not None,
         )
 
-    def _call(self, method: str, what: str, *arguments: Any) -> _Call:
+    def _published(self, call: _Call, snapshot: WeightSnapshot) -> WeightSnapshot:
+        return replace(snapshot, handle=call.handle, probes=call.probes, lineage=self.restarts)
+
+    def _call(self, method: str, what: str, *arguments: Any, publishes: bool = False) -> _Call:
         returned = [getattr(w, method).remote(*arguments) for w in self._workers]
         results = [r[0] if isinstance(r, list) else r for r in returned]
         handle = returned[0][1] if isinstance(returned[0], list) else None
-        return _Call(what=what, results=results, handle=handle, waiting=list(results), since=time.monotonic())
+        probes = [w.probe.remote() for w in self._workers][0] if publishes else None  # what it then publishes
+        return _Call(
+            what=what, results=results, handle=handle, probes=probes, waiting=list(results), since=time.monotonic()
+        )
 
     def _take(self, call: _Call, ref: Any, tolerant: bool = False) -> None:
         """A worker's result, or its failure. Raises LearnerLost."""
         rank = call.results.index(ref)
-        value = self._get(ref, self._timeout_s, call.what + (f", worker {rank}" if rank else ""), tolerant)
         call.waiting.remove(ref)
+        value = self._get(ref, self._timeout_s, call.what + (f", worker {rank}" if rank else ""), tolerant)
         if rank == 0:
             call.value = value
 
     def _all(self, call: _Call, timeout_s: float, tolerant: bool = False) -> Any:
-        """The first worker's result, when all have ended. The first failure of any of them ends the learner."""
+        """The first worker's result, when all have ended. The first failure of any of them ends the learner; where
+        `tolerant`, one that the other workers did not notice is raised as RayTaskError instead.
+        """
+        tolerated: RayTaskError | None = None
         while call.waiting:
             done, _ = ray.wait(call.waiting, timeout=max(0.0, call.since + timeout_s - time.monotonic()))
             if not done:
                 raise self._lost(f"the driver waited {timeout_s:g} s for the learner on {call.what}")
-            self._take(call, done[0], tolerant)
+            try:
+                self._take(call, done[0], tolerant and tolerated is None)
+            except RayTaskError as e:
+                if not tolerant:
+                    raise
+                tolerated = e
+        if tolerated is not None:
+            raise tolerated
         return call.value
 
     def _get(self, ref: Any, timeout_s: float, what: str, tolerant: bool = False) -> Any:

@@ -96,15 +96,14 @@ class TrainingLoop:
 
     def _run(self) -> bool:
         if self._evaluation_due() and not self.recorder.has_evaluation(self.version):
+            if self.version == 0:
+                self.recorder.await_base_model()
             self._evaluate()
         while not self._finished():
-            stopping = self.should_stop()
-            if stopping and not self.learner.is_busy and not self.fleet.evaluating:
+            if self.should_stop() and not self.learner.is_busy and not self.fleet.evaluating:
                 self._checkpoint(is_last=True)
                 return False
-            if not stopping:
-                self._admit()
-            self.fleet.dispatch(self.snapshot, evaluations_only=stopping)
+            self._play()
             self._learn()
             self._wait()
         self._checkpoint(is_last=True)
@@ -137,6 +136,13 @@ class TrainingLoop:
             self._checkpoint(is_last=True)
         except (LearnerLost, RunFailed) as e:
             self.recorder.warn(self.version, f"no checkpoint of this step: {e}")
+
+    def _play(self) -> None:
+        """Give idle actors what may be played on the newest version."""
+        stopping = self.should_stop()
+        if not stopping:
+            self._admit()
+        self.fleet.dispatch(self.snapshot, evaluations_only=stopping)
 
     def _admit(self) -> None:
         while (batch := self.book.admissible(self.version)) is not None:
@@ -220,6 +226,10 @@ class TrainingLoop:
         played = self._played.pop(self.version)
         self.snapshot = snapshot
         now = self._moved = time.monotonic()
+        evaluated = self._evaluation_due()
+        if evaluated:
+            self._evaluate()
+        self._play()  # before anything is written, which takes a while
         learned_s = update.metrics["time/learn"]
         self.trace.span(
             LEARNER, f"learn batch {update.version - 1}", self._update_began, self._update_began + learned_s
@@ -236,12 +246,9 @@ class TrainingLoop:
             **{f"actors/{state}": n for state, n in self.fleet.states().items()},
         }
         self._step_began = self._learner_free_since = now
-        evaluated = self._evaluation_due()
         self.recorder.step(metrics, update.episodes, awaits_evaluation=evaluated)
         for warning in update.warnings:
             self.recorder.warn(update.version, warning)
-        if evaluated:
-            self._evaluate()
         if update.failure:
             raise RunFailed(f"step {update.version}: {update.failure}")
 

@@ -71,6 +71,7 @@ class LearnerCore:
         self.version = 0
         self.driver_state: dict[str, Any] = {}
         self._skipped = 0  # updates in a row
+        self._published: np.ndarray | None = None
         if kept:
             self.policy.load_weights({k: torch.from_numpy(v) for k, v in kept.weights.items()})
             self.policy.load_optimizer_state({k: torch.from_numpy(v.copy()) for k, v in kept.moments.items()})
@@ -156,8 +157,13 @@ class LearnerCore:
         return found
 
     def weights(self) -> tuple[np.ndarray, tuple[TensorSpec, ...]]:
-        """(bytes, manifest) of the present version in the engines' dtype; of no bytes but at the first worker."""
-        return flatten(self.policy.weights(), getattr(torch, self.config.model.dtype.value))
+        """(bytes, manifest) of the present version in the engines' dtype; of no bytes but at the first worker.
+
+        The next call overwrites the bytes.
+        """
+        found = flatten(self.policy.weights(), getattr(torch, self.config.model.dtype.value), self._published)
+        self._published = found[0]
+        return found
 
     def keep(self, driver: dict[str, Any]) -> Kept:
         """All that a checkpoint holds, in memory; no tensors but at the first worker."""

@@ -12,7 +12,7 @@ import torch
 
 from azero.config import Config
 from azero.process import deadline_stacks, keep_log_short, redirect_output
-from azero.types import Episode, WeightSnapshot
+from azero.types import Episode, ProbeSet, WeightSnapshot
 from learner.checkpoints import Kept
 from learner.core import LearnerCore, Update
 from learner.mirror import Mirror
@@ -76,6 +76,11 @@ class Learner:
 
     def ping(self) -> None: ...
 
+    def probe(self) -> ProbeSet:
+        """Of the present version. A call of its own, so that engines load its weights meanwhile."""
+        with deadline_stacks(self.config.learner.timeout_s):
+            return self.core.policy.probe(self.core.probes)
+
     @ray.method(num_returns=2)
     def update(self, episodes: list[Episode]) -> tuple[tuple[Update, WeightSnapshot] | None, np.ndarray]:
         """((what was done, the new version), weights)."""
@@ -119,6 +124,5 @@ class Learner:
             manifest=manifest,
             dtype=self.core.config.model.dtype.value,
             bytes=weights.nbytes,
-            probes=self.core.policy.probe(self.core.probes),
         )
         return snapshot, weights

@@ -29,6 +29,9 @@ class SimulatedLearner:
 
     def ping(self) -> None: ...
 
+    def probe(self) -> ProbeSet:
+        return ProbeSet(sequences=(), logprobs=())
+
     @ray.method(num_returns=2)
     def update(self, episodes: Sequence[Episode]) -> tuple[tuple[Update, WeightSnapshot], np.ndarray]:
         began = time.monotonic()
@@ -44,7 +47,4 @@ class SimulatedLearner:
         return "", ""
 
     def _snapshot(self) -> WeightSnapshot:
-        probes = ProbeSet(sequences=(), logprobs=())
-        return WeightSnapshot(
-            version=self.version, manifest=(), dtype="uint8", bytes=self.weights.nbytes, probes=probes
-        )
+        return WeightSnapshot(version=self.version, manifest=(), dtype="uint8", bytes=self.weights.nbytes)

@@ -285,20 +285,21 @@ def test_the_proof_sees_a_tied_head_that_kept_its_old_weights(
 ) -> None:
     sequences = tuple(random_sequences(4, 24))
 
-    def snapshot(version: int) -> WeightSnapshot:
+    def prove(version: int, state: Any) -> float:
         probes = ProbeSet(sequences=sequences, logprobs=tuple(tuple(reference_logprobs(model, s)) for s in sequences))
-        return WeightSnapshot(version=version, handle=None, manifest=(), dtype="float32", bytes=1, probes=probes)
+        snapshot = WeightSnapshot(version=version, manifest=(), dtype="float32", bytes=1)
+        return proof.load_and_prove(vllm_engine, snapshot, state, lambda: probes).gap_max
 
     proof = SyncProof(CLOSE)
     state = moved(model)
-    assert proof.load_and_prove(vllm_engine, snapshot(1), state).gap_max <= CLOSE
+    assert prove(1, state) <= CLOSE
     state = moved(model)
     with monkeypatch.context() as patch:
         patch.setattr(vllm_worker, "refresh_head", lambda model: None)
         with pytest.raises(SyncError, match="version 2: the engine's probe log-probs differ"):
-            proof.load_and_prove(vllm_engine, snapshot(2), state)
+            prove(2, state)
     assert vllm_engine.version == -1
-    assert proof.load_and_prove(vllm_engine, snapshot(2), state).gap_max <= CLOSE
+    assert prove(2, state) <= CLOSE
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import ray
 from lost import lost_reference
 
 from azero.errors import RunFailed, UserError
-from azero.types import Assignment, ProbeSet, WeightSnapshot
+from azero.types import Assignment, WeightSnapshot
 from cluster import fleet as module
 from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 
-SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0, probes=ProbeSet(sequences=(), logprobs=()))
+SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
 
 
 @ray.remote(num_cpus=0)
@@ -49,7 +49,7 @@ class Sleeper:
         if assignment.id.startswith("refused"):
             raise UserError("rollout.max_model_len=8: too short")
         if assignment.id.startswith("lost"):
-            ray.get(snapshot.handle)
+            ray.get(snapshot.handle or snapshot.probes)
         time.sleep(self.seconds)
         return self.index, assignment.id
 
@@ -200,12 +200,18 @@ def test_whatever_an_actor_raises_after_its_start_is_a_death(
         drive(fleet, finished(fleet))
 
 
-def test_an_actor_whose_weights_are_gone_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["handle", "probes"])
+def test_an_actor_whose_weights_are_gone_is_well(what: str) -> None:
+    """So it is where the learner died before it had scored its probes."""
+    lost: object = lost_reference()
+    if what == "probes":
+        dead = Sleeper.remote(0, 0.0)  # type: ignore[attr-defined]
+        lost = dead.play.remote(work("fatal").assignment, SNAPSHOT)
     said: list[str] = []
     fleet = make(1, said)
     fleet.submit(work("lost"))
-    fleet.dispatch(replace(SNAPSHOT, handle=lost_reference()))
-    with pytest.raises(WeightsLost, match="the published weights are gone"):
+    fleet.dispatch(replace(SNAPSHOT, **{what: lost}))
+    with pytest.raises(WeightsLost, match="the published version is gone"):
         drive(fleet, finished(fleet))
     assert fleet.states()[ActorState.STALE] == 1 and fleet.restarts == 0 and not said
     fleet.abandon()

@@ -25,17 +25,20 @@ from cluster.learning import LearnerHost, LearnerLost
 class Counting:
     """Its weights are its version. An episode may be the name of what goes wrong, at the last worker."""
 
-    def __init__(self, checkpoint: Path | None, kept: Sequence[Any], is_last: bool = True) -> None:
-        self.checkpoint, self.kept, self.is_last = checkpoint, list(kept), is_last
+    def __init__(self, checkpoint: Path | None, kept: Sequence[Any], rank: int = 0, workers: int = 1) -> None:
+        self.checkpoint, self.kept = checkpoint, list(kept)
+        self.rank, self.is_last = rank, rank == workers - 1
 
     def listen(self) -> str:
         return "first:1"
 
     def ping(self) -> None: ...
 
+    def probe(self) -> ProbeSet:
+        return ProbeSet(sequences=((self.version, self.rank),), logprobs=())
+
     def _snapshot(self) -> WeightSnapshot:
-        probes = ProbeSet(sequences=(), logprobs=())
-        return WeightSnapshot(version=self.version, manifest=(), dtype="float32", bytes=0, probes=probes)
+        return WeightSnapshot(version=self.version, manifest=(), dtype="float32", bytes=0)
 
     @ray.method(num_returns=2)
     def start(self, address: str) -> tuple[Any, np.ndarray]:
@@ -62,7 +65,7 @@ class Counting:
 
     @ray.method(num_returns=2)
     def keep(self, state: dict[str, Any]) -> tuple[int, Any]:
-        if "fail" in state:
+        if self.rank in state.get("fail", ()):
             raise MemoryError
         return self.version, (self.version, state)
 
@@ -86,7 +89,7 @@ class Disk:
 
 def make(disk: Disk, timeout_s: float = 30.0, workers: int = 1) -> LearnerHost:
     def spawn(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
-        return [Counting.remote(checkpoint, kept, i == workers - 1) for i in range(workers)]  # type: ignore[attr-defined]
+        return [Counting.remote(checkpoint, kept, i, workers) for i in range(workers)]  # type: ignore[attr-defined]
 
     host = LearnerHost(spawn, disk, timeout_s, 60.0)
     assert host.start(None).snapshot.version == 0
@@ -170,11 +173,21 @@ def test_a_run_whose_checkpoints_are_out_of_sight_does_not_begin_anew() -> None:
         host.revive("it died")
 
 
-def test_a_copy_that_cannot_be_kept_is_told_and_costs_nothing() -> None:
-    host = make(Disk())
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_copy_that_cannot_be_kept_is_told_and_costs_nothing(workers: int) -> None:
+    """As where the object store is full: the other workers do not notice."""
+    host = make(Disk(), workers=workers)
     update(host)
-    assert host.keep(1, {"fail": True}) == "MemoryError"
+    assert host.keep(1, {"fail": [0]}) == "MemoryError"
     assert update(host).version == 2 and host.restarts == 0
+    assert host.keep(2, {}) == ""
+
+
+def test_a_copy_that_fails_at_more_than_one_worker_is_a_loss() -> None:
+    host = make(Disk(), workers=3)
+    update(host)
+    with pytest.raises(LearnerLost, match=r"the learner failed on a copy of its state.*MemoryError"):
+        host.keep(1, {"fail": [0, 2]})
 
 
 def test_an_idle_learner_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,12 +205,13 @@ def test_an_idle_learner_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.1)
 
 
-def test_published_weights_outlive_the_learner() -> None:
-    host = make(Disk())
+def test_a_published_version_outlives_the_learner() -> None:
+    host = make(Disk(), workers=2)
     snapshot = update(host)
+    assert ray.get(snapshot.probes).sequences == ((1, 0),)
     with pytest.raises(LearnerLost):
         update(host, "die")
-    assert ray.get(snapshot.handle)[0] == 1
+    assert ray.get(snapshot.handle)[0] == 1 and ray.get(snapshot.probes).sequences == ((1, 0),)
 
 
 def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
