@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import GRPO
+from measure import BATCH, COMMON, GRPO, shape
 from rich.console import Console
 from rich.table import Table
 
@@ -68,6 +68,7 @@ def row(name: str, unit: str, pairs: Sequence[Sequence[float]], note: str = "") 
 class Bench:
     pairs: int
     models: dict[str, tuple[str, str]]  # name: (model, dtype)
+    configs: dict[str, dict[str, Any]]  # the same models' own configs: what `configured` takes
 
     def trl(self) -> list[Row]:
         """End to end: solver samples a second of GRPO and of self-play, beside TRL's GRPO."""
@@ -77,36 +78,52 @@ class Bench:
             ours = BESIDE if small else TURNS
             size = {"model": model, "dtype": dtype, "steps": 12 if small else 7}
             micro = {"micro_batch": 256 if small else 64}
-            grpo, play = [], []
-            for _ in range(self.pairs):
-                peer = measure("trl", **size, **micro)[key]
-                grpo.append((measure("train", **size, overrides=[*GRPO, *ours])[key], peer))
-                play.append((measure("train", **size, overrides=[*ours, "task.fill_from_buffer=true"])[key], peer))
+            grpo, play, update = [], [], []
+            for _ in self._each():
+                trl = measure("trl", **size, **micro)
+                azero = measure("train", **size, overrides=[*GRPO, *ours])
+                grpo.append((azero[key], trl[key]))
+                turns = measure("train", **size, overrides=[*GRPO, *TURNS]) if small else azero
+                update.append((1 / turns["time/learn"], 1 / (trl["time/step"] - trl["time/generate"])))
+                mine = measure("train", **size, overrides=[*ours, "task.fill_from_buffer=true"])
+                play.append((mine[key], trl[key]))
             rows.append(row(f"grpo, {name}", "samples/s", grpo, "TRL's GRPOTrainer"))
+            # Both do the model's FLOP for the same samples, so that this is the ratio of their shares of peak, too.
+            rows.append(row(f"update in grpo, {name}", "updates/s", update, "TRL's step without its generation"))
             rows.append(row(f"self-play, {name}", "solver samples/s", play, "TRL's, which proposes nothing"))
+            rows.append(row(f"bound of grpo, {name}", "samples/s", self._bound(model, dtype, grpo), "TRL's"))
         return rows
+
+    def _bound(self, model: str, dtype: str, pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Samples a second of bare generation and a bare update that take turns, beside TRL's."""
+        given = {"config": "base", "overrides": [*COMMON, *shape(model, dtype, steps=1), *GRPO]}
+        found = []
+        for _, peer in pairs:
+            measure("rollout_azero", **given)  # whose samples are the data
+            seconds = measure("rollout_bare", **given)["seconds"] + measure("learner_bare", **given)["seconds"]
+            found.append((BATCH[0] * BATCH[1] / seconds, peer))
+        return found
 
     def rollout(self) -> list[Row]:
         rows = []
-        for name, (model, dtype) in self.models.items():
-            size, key = {"model": model, "dtype": dtype}, "tokens_per_s"
+        for name, given in self.configs.items():
             both = "rollout_azero", "rollout_bare"  # of which the second is given what the first played
-            pairs = [tuple(measure(which, **size)[key] for which in both) for _ in self._each()]
-            rows.append(row(f"rollout, {name}", "tokens/s", pairs, "bare LLM.generate"))
+            pairs = [tuple(measure(which, **given)["tokens_per_s"] for which in both) for _ in self._each()]
+            rows.append(row(f"rollout, {name}", "tokens/s", pairs, "bare LLM.generate, all prompts at once"))
         return rows
 
     def learner(self) -> list[Row]:
         rows, key = [], "tokens_per_s"
-        for name, (model, dtype) in self.models.items():
-            size = {"model": model, "dtype": dtype}
-            measure("rollout_azero", **size)  # whose samples are the data
+        for name, given in self.configs.items():
+            measure("rollout_azero", **given)  # whose samples are the data
+            dtype = "bfloat16" if name in self.models else "float32"
             found: dict[float, list[tuple[float, float]]] = {0.0: [], 0.1: []}
             peak = []
             for _ in self._each():
-                bare = measure("learner_bare", **size)
+                bare = measure("learner_bare", **given)
                 products = measure("matrix_products", dtype=dtype)["flop_per_s"]
                 for beta, pairs in found.items():
-                    ours = measure("learner_azero", **size, kl_beta=beta)
+                    ours = measure("learner_azero", **given, kl_beta=beta)
                     pairs.append((ours[key], bare[key]))
                     if not beta:
                         peak.append((bare["flop_per_s"] * ours[key] / bare[key], products))
@@ -191,13 +208,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *names], default=[])
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--real", default="", help="a model folder or .gguf file, measured in bf16 too")
+    parser.add_argument("--real", default="", help="a folder or .gguf file of SmolLM2-135M, measured in bf16 too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"))
     given = parser.parse_args()
     models = {"small": ("small", "float32")}
+    configs: dict[str, dict[str, Any]] = {"embedded": {"config": "local", "overrides": []}}
     if given.real:
-        models[Path(given.real).stem] = (resolve_model_path(given.real), "bfloat16")
-    bench, rows = Bench(pairs=given.pairs, models=models), list[Row]()
+        name, folder = Path(given.real).stem, resolve_model_path(given.real)
+        models[name] = folder, "bfloat16"
+        configs[name] = {"config": "smollm2_135m", "overrides": [f"model.path={folder}"]}
+    bench, rows = Bench(pairs=given.pairs, models=models, configs=configs), list[Row]()
     for name in given.rows or names:
         rows += getattr(bench, name)()
         given.json.write_text(json.dumps({"machine": platform.platform(), "rows": [asdict(r) for r in rows]}, indent=2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import random
 import statistics
 import subprocess
@@ -24,11 +25,12 @@ from azero.config import load_config
 from cluster.rundir import read_jsonl
 
 WARM_UP = 3  # steps, or calls
+LR = 1e-6  # the weights hardly move, so that every step is like the last
 CACHE = Path(tempfile.gettempdir()) / "azero-bench"
 GENERATED = 16  # tokens of a completion, at most
 BATCH = 16, 16  # problems, solutions
 COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.progress=plain", "run.sinks=[]"]
-COMMON += ["learner.keep_every=0", "task.exclude_evaluation=false", "rollout.max_num_seqs=512", "optim.lr=1e-6"]
+COMMON += ["learner.keep_every=0", "task.exclude_evaluation=false", "rollout.max_num_seqs=512", f"optim.lr={LR}"]
 
 
 def small_model() -> str:
@@ -139,41 +141,78 @@ def growth_with_buffer(problems: int) -> dict[str, float]:
     return {"seconds": statistics.median(times)}
 
 
-def rollout_azero(model: str, dtype: str) -> dict[str, float]:
-    """Completion tokens a second of an actor that plays a step's episodes, which `rollout_bare` gets to make too."""
-    folder = CACHE / f"rollout-{Path(model).name}"
-    subprocess.run(["rm", "-rf", folder], check=True)
-    folder.parent.mkdir(exist_ok=True)
-    turns = ["rollout.max_staleness=0", "rollout.threads=2", "learner.threads=2", "task.fill_from_buffer=true"]
-    lines = azero_run(folder, [*shape(model, dtype, steps=10), *turns])
-    rates = [m["throughput/tokens_per_s"] * m["time/step"] / m["time/generate"] for m in lines[WARM_UP:]]
-    return {"tokens_per_s": statistics.median(rates)}
+def configured(config: str, overrides: Sequence[str]) -> Any:
+    """A shipped config with both cores for each side."""
+    return load_config(config, ["rollout.threads=2", "learner.threads=2", "rollout.actors=1", *overrides])
 
 
-def played(model: str) -> list[list[tuple[str, list[int]]]]:
-    """By step: prompts, and the number of tokens of each of their completions, as `rollout_azero` left them."""
-    steps: dict[int, list[tuple[str, list[int]]]] = {}
-    for r in read_jsonl(CACHE / f"rollout-{Path(model).name}" / "samples.jsonl"):
-        if r["proposal"]:
-            steps.setdefault(r["step"], []).append((r["proposal"]["prompt"], [r["proposal"]["tokens"]]))
-        if r["solver"]:
-            steps.setdefault(r["step"], []).append((r["solver"]["prompt"], r["solver"]["tokens"]))
-    return list(steps.values())[WARM_UP:]
+def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> dict[str, float]:
+    """Completion tokens a second of a rollout actor of its own process that plays batches of the start model, from the
+    call to the answer. Leaves what it played to `rollout_bare` and the learner's measurements.
+    """
+    import ray
+
+    from actors.rollout import RolloutActor
+    from azero.buffer import ProblemBuffer
+    from azero.curriculum import SlotSource
+    from azero.domains import get_domain
+    from azero.models import resolve_model_path
+    from azero.types import Assignment, WeightSnapshot
+    from cluster.runtime import ray_session
+    from cluster.train import probe_texts
+    from learner.core import LearnerCore
+
+    c, domain = configured(config, overrides), get_domain("arithmetic")
+    path, folder = resolve_model_path(c.model.path), CACHE / f"played-{config}"
+    folder.mkdir(parents=True, exist_ok=True)
+    learner = LearnerCore(c, path, None, probe_texts(domain))
+    weights, manifest = learner.weights()
+    probes = learner.policy.probe(learner.probes)
+    buffer = ProblemBuffer(c.task.buffer_size, domain.seed_problems())
+    source = SlotSource(domain, c.task, c.rollout.problems_per_step, c.rollout.max_tries, c.run.seed)
+    rates, steps = [], []
+    with ray_session(c.cluster):
+        snapshot = WeightSnapshot(
+            version=0, manifest=manifest, dtype=c.model.dtype.value, bytes=weights.nbytes, handle=ray.put(weights),
+            probes=ray.put(probes),
+        )  # fmt: skip
+        del learner, weights
+        threads = {"env_vars": {"OMP_NUM_THREADS": "2"}}
+        actor = RolloutActor.options(runtime_env=threads).remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
+        for batch in range(batches):
+            assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
+            began = time.perf_counter()
+            episodes = ray.get(actor.play.remote(assignment, snapshot)).episodes
+            seconds = time.perf_counter() - began
+            asked = [[e.proposal] for e in episodes if e.proposal] + [e.group.samples for e in episodes if e.group]
+            completions = [[s.completion for s in samples] for samples in asked]
+            steps.append([(cs[0].prompt_ids, [len(c.token_ids) for c in cs]) for cs in completions])
+            rates.append(sum(sum(lengths) for _, lengths in steps[-1]) / seconds)
+            for e in episodes:
+                if e.group:
+                    buffer.add(e.group.problem)
+    (folder / "steps.json").write_text(json.dumps(steps[WARM_UP:]))
+    (folder / "rows.pickle").write_bytes(pickle.dumps([s for e in episodes if e.group for s in e.group.samples]))
+    return {"tokens_per_s": statistics.median(rates[WARM_UP:])}
 
 
-def rollout_bare(model: str, dtype: str) -> dict[str, float]:
-    """Completion tokens a second of `LLM.generate`, given a step's prompts and lengths all at once."""
+def rollout_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
+    """Completion tokens a second of `LLM.generate`, given a batch's prompts and lengths all at once."""
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "2"}
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams, TokensPrompt
 
+    from azero.models import resolve_model_path
+
+    c = configured(config, overrides)
     llm = LLM(
-        model=model_path(model), dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=512,
-        kv_cache_memory_bytes=2**28, enable_prefix_caching=True, disable_log_stats=True,
+        model=resolve_model_path(c.model.path), dtype=c.model.dtype.value, enforce_eager=True,
+        max_model_len=c.rollout.max_model_len, max_num_seqs=c.rollout.max_num_seqs,
+        kv_cache_memory_bytes=int(c.rollout.kv_cache_gib * 2**30), enable_prefix_caching=True, disable_log_stats=True,
     )  # fmt: skip
-    rates = []
-    for i, step in enumerate([*played(model)[:2], *played(model)]):  # the first calls warm it up
-        prompts = [p for p, lengths in step for _ in lengths]
+    rates, times, steps = [], [], json.loads((CACHE / f"played-{config}" / "steps.json").read_text())
+    for i, step in enumerate([*steps[:2], *steps]):  # the first calls warm it up
+        prompts = [TokensPrompt(prompt_token_ids=ids) for ids, lengths in step for _ in lengths]
         params = [
             SamplingParams(temperature=1.0, max_tokens=n, min_tokens=n, ignore_eos=True, logprobs=0)
             for _, lengths in step
@@ -184,61 +223,54 @@ def rollout_bare(model: str, dtype: str) -> dict[str, float]:
         outputs = llm.generate(prompts, params, use_tqdm=False)
         if i >= 2:
             made = sum(len(o.outputs[0].token_ids) for o in outputs)
-            rates.append(made / (time.perf_counter() - began))
-    return {"tokens_per_s": statistics.median(rates)}
+            times.append(time.perf_counter() - began)
+            rates.append(made / times[-1])
+    return {"tokens_per_s": statistics.median(rates), "seconds": statistics.median(times)}
 
 
-def rows_of(model: str) -> list[Any]:
-    """Rows of one step that `rollout_azero` played, with advantages of both signs."""
+def rows_of(config: str) -> list[Any]:
+    """Rows of the last batch that `rollout_azero` played, with advantages of both signs."""
     from azero.batch import TrainRow
-    from azero.models import load_tokenizer
-    from azero.types import TIERS, Completion, Role, Sample, Verdict
 
-    tokenizer, rng, rows = load_tokenizer(model_path(model)), random.Random(0), []
-    records = read_jsonl(CACHE / f"rollout-{Path(model).name}" / "samples.jsonl")
-    for r in (r for r in records if r["step"] == records[-1]["step"] and r["solver"]):
-        prompt = tuple(tokenizer(r["solver"]["prompt"])["input_ids"])
-        for text in r["solver"]["completions"]:
-            ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) or (5,)
-            completion = Completion(
-                prompt_ids=prompt, token_ids=ids, logprobs=(-2.0,) * len(ids), text=text, version=0,
-                finish_reason="stop",
-            )  # fmt: skip
-            sample = Sample(role=Role.SOLVER, tier=TIERS[2], completion=completion, verdict=Verdict.WRONG, reward=0.0)
-            rows.append(TrainRow(sample=sample, advantage=rng.choice((-1.0, 1.0))))
-    return rows
+    rng, samples = random.Random(0), pickle.loads((CACHE / f"played-{config}" / "rows.pickle").read_bytes())
+    return [TrainRow(sample=sample, advantage=rng.choice((-1.0, 1.0))) for sample in samples]
 
 
-def learner_azero(model: str, dtype: str, kl_beta: float) -> dict[str, float]:
+def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict[str, float]:
     """Completion tokens a second of full updates."""
     import torch
 
     from azero.batch import completion_tokens
+    from azero.models import resolve_model_path
     from azero.types import Role
     from learner.policy import PolicyOptimizer
 
-    config = load_config("base", [*shape(model, dtype, steps=1), f"algorithm.kl_beta={kl_beta}"])
+    c = configured(config, overrides)
+    c.algorithm.kl_beta, c.optim.lr = kl_beta, LR
     torch.set_num_threads(2)
+    path = resolve_model_path(c.model.path)
     policy = PolicyOptimizer(
-        model_config=config.model, path=config.model.path, reference_path=config.model.path,
-        algorithm=config.algorithm, optim=config.optim, learner=config.learner, temperature=1.0,
+        model_config=c.model, path=path, reference_path=path,
+        algorithm=c.algorithm, optim=c.optim, learner=c.learner, temperature=1.0,
     )  # fmt: skip
-    rows = rows_of(model)
+    rows = rows_of(config)
     return _rate(lambda: policy.update(rows), completion_tokens(rows, Role.SOLVER))
 
 
-def learner_bare(model: str, dtype: str) -> dict[str, float]:
+def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
     """The same of forward, backward and optimizer step; rows of one length make a batch, so that nothing is padded."""
     import torch
 
     from azero.batch import completion_tokens
-    from azero.models import load_model
+    from azero.config import Dtype
+    from azero.models import load_model, resolve_model_path
     from azero.types import Role
 
     torch.set_num_threads(2)
-    net = load_model(model_path(model)).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
-    rows = rows_of(model)
+    c = configured(config, overrides)
+    net = load_model(resolve_model_path(c.model.path)).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LR, fused=True)
+    rows = rows_of(config)
     by_shape: dict[tuple[int, int], list[list[int]]] = {}
     for r in rows:
         c = r.sample.completion
@@ -247,7 +279,7 @@ def learner_bare(model: str, dtype: str) -> dict[str, float]:
 
     def step() -> None:
         for prompt, ids in batches:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=c.model.dtype is Dtype.bfloat16):
                 logits = net(ids).logits[:, prompt - 1 : -1]
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, prompt:].flatten())
             loss.backward()
