@@ -197,11 +197,14 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except ValueError:
                 if not line.endswith(b"\n"):
                     return  # even if its writer goes on meanwhile: the next read would begin within this line
                 raise UserError(f"{path}: line {number} is not JSON; remove that line") from None
+            yield record
+            if not line.endswith(b"\n"):
+                return
 
 
 def _end_of(path: Path, step: int) -> int:
@@ -210,7 +213,7 @@ def _end_of(path: Path, step: int) -> int:
     with open(path, "rb") as file:
         for line in file:
             try:
-                if json.loads(line)["step"] > step:
+                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
                     break
             except ValueError:
                 break

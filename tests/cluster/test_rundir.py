@@ -8,7 +8,7 @@ import pytest
 
 from azero.errors import UserError
 from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
-from cluster.rundir import RunDirectory, episode_record, provenance, read_jsonl
+from cluster.rundir import RunDirectory, episode_record, iterate_jsonl, provenance, read_jsonl
 from learner.manifest import write_manifest
 
 
@@ -109,6 +109,11 @@ def test_records_are_plain_json(tmp_path):
 
 def test_a_file_is_read_while_a_line_is_being_written(tmp_path, monkeypatch):
     path = tmp_path / "f"
+    path.write_text('{"a": 1}')
+    records = iterate_jsonl(path)
+    assert next(records) == {"a": 1}
+    path.write_text('{"a": 1}\n')
+    assert list(records) == []
     path.write_text('{"a": 1}\n{"a"')
     loads = json.loads
 
