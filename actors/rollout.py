@@ -12,16 +12,17 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
 from azero.config import Config, Protocol, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
-from azero.errors import SyncError
+from azero.errors import SyncError, VersionGone, first_line
 from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
-from azero.process import HeapTrimmer, deadline_stacks, keep_log_short, peak_memory_gib, redirect_output
+from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output, trim_heap
 from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
 from azero.weights import unflatten
 
@@ -73,7 +74,6 @@ class RolloutActor:
         self.domain = get_domain(config.task.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
-        self.trim_heap = HeapTrimmer()
         self._engine: Engine | None = None
         self._lineage = 0  # of the weights in the engine
 
@@ -133,15 +133,26 @@ class RolloutActor:
             yield
             if self.config.rollout.sleep:
                 self.engine.sleep()
-        self.trim_heap()
+        trim_heap()
         keep_log_short(self.log)
 
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
         if (self._lineage, self.engine.version) == (snapshot.lineage, snapshot.version):
             return None
-        weights = unflatten(ray.get(snapshot.handle), snapshot.manifest, snapshot.dtype)
+        limit = min(
+            self.config.learner.timeout_s, self.config.rollout.timeout_s / 2
+        )  # before this actor is late itself
+        weights = unflatten(fetched(snapshot.handle, limit), snapshot.manifest, snapshot.dtype)
         self._lineage = snapshot.lineage
         try:
-            return self.proof.load_and_prove(self.engine, snapshot, weights, lambda: ray.get(snapshot.probes))
+            return self.proof.load_and_prove(self.engine, snapshot, weights, lambda: fetched(snapshot.probes, limit))
         except SyncError as e:
             raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None
+
+
+def fetched(ref: Any, timeout_s: float) -> Any:
+    """What the learner published. Raises VersionGone, so that nobody takes the learner's failure for the actor's."""
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except RayError as e:
+        raise VersionGone(first_line(getattr(e, "cause", None) or e)) from None

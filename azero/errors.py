@@ -9,6 +9,10 @@ class RunFailed(Exception):
     """A run that cannot go on: one line that says what happened, where and since when. Exit status 1."""
 
 
+class VersionGone(Exception):
+    """A published version cannot be had: its bytes went with a node, or its probes with the learner."""
+
+
 class SyncError(RunFailed):
     """An engine does not hold the weights that it was given."""
 

@@ -12,6 +12,7 @@ import pytest
 import ray
 from lost import lost_reference
 
+from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
 from azero.types import Assignment, WeightSnapshot
 from cluster import fleet as module
@@ -49,7 +50,7 @@ class Sleeper:
         if assignment.id.startswith("refused"):
             raise UserError("rollout.max_model_len=8: too short")
         if assignment.id.startswith("lost"):
-            ray.get(snapshot.handle or snapshot.probes)
+            fetched(snapshot.handle or snapshot.probes, 1.0)
         time.sleep(self.seconds)
         return self.index, assignment.id
 
@@ -200,23 +201,25 @@ def test_whatever_an_actor_raises_after_its_start_is_a_death(
         drive(fleet, finished(fleet))
 
 
-@pytest.mark.parametrize("what", ["handle", "probes"])
-def test_an_actor_whose_weights_are_gone_is_well(what: str) -> None:
-    """So it is where the learner died before it had scored its probes."""
-    lost: object = lost_reference()
-    if what == "probes":
-        dead = Sleeper.remote(0, 0.0)  # type: ignore[attr-defined]
-        lost = dead.play.remote(work("fatal").assignment, SNAPSHOT)
+@pytest.mark.parametrize("what", ["lost", "fatal", "broken", "slow"])
+def test_actors_whose_version_is_gone_are_well(what: str) -> None:
+    """Its bytes are lost, or the learner died, failed or hangs on its probes: told once, whoever else waits for it."""
+    gone = {"handle": lost_reference()} if what == "lost" else {}
+    if what != "lost":
+        learner = Sleeper.remote(0, 30.0)  # type: ignore[attr-defined]
+        gone = {"probes": learner.play.remote(work(what).assignment, SNAPSHOT)}
     said: list[str] = []
-    fleet = make(1, said)
-    fleet.submit(work("lost"))
-    fleet.dispatch(replace(SNAPSHOT, **{what: lost}))
+    fleet = make(2, said)
+    for i in range(2):
+        fleet.submit(work(f"lost {i}"))
+    fleet.dispatch(replace(SNAPSHOT, **gone))
     with pytest.raises(WeightsLost, match="the published version is gone"):
         drive(fleet, finished(fleet))
-    assert fleet.states()[ActorState.STALE] == 1 and fleet.restarts == 0 and not said
     fleet.abandon()
     fleet.submit(work("0/0"))
-    assert drive(fleet, finished(fleet)) == [(0, "0/0")]
+    drive(fleet, finished(fleet))
+    drive(fleet, lambda: not fleet.refs)
+    assert fleet.states()[ActorState.DEAD] == 0 and fleet.restarts == 0 and not said
 
 
 def test_the_retired_get_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
