@@ -273,8 +273,8 @@ def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
     rows = rows_of(config)
     by_shape: dict[tuple[int, int], list[list[int]]] = {}
     for r in rows:
-        c = r.sample.completion
-        by_shape.setdefault((len(c.prompt_ids), len(c.token_ids)), []).append([*c.prompt_ids, *c.token_ids])
+        prompt_ids, ids = r.sample.completion.prompt_ids, r.sample.completion.token_ids
+        by_shape.setdefault((len(prompt_ids), len(ids)), []).append([*prompt_ids, *ids])
     batches = [(prompt, torch.tensor(ids)) for (prompt, _), ids in by_shape.items()]
 
     def step() -> None:
