@@ -11,7 +11,7 @@ import ray
 import torch
 
 from azero.config import Config
-from azero.process import deadline_stacks, keep_log_short, redirect_output
+from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap
 from azero.types import Episode, ProbeSet, WeightSnapshot
 from learner.checkpoints import Kept
 from learner.core import LearnerCore, Update
@@ -103,6 +103,7 @@ class Learner:
                     Mirror(run.mirror).put(checkpoint, run.keep_checkpoints)
             except Exception as e:  # each store has errors of its own
                 return "", f"{type(e).__name__}: {e}"
+        trim_heap()  # not every step: the next one needs most of it again, and new pages take time
         return "", ""
 
     @ray.method(num_returns=2)

@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 import torch
 
-from azero import process
-from azero.process import HeapTrimmer
+from azero.process import trim_heap
 
 
 def test_a_log_that_grows_too_long_goes_on_in_a_new_one(tmp_path: Path) -> None:
@@ -31,23 +29,10 @@ for i in range(100):
     assert said.splitlines()[-1].startswith("line 99 ") and len(said) < 2100
 
 
-def test_free_memory_inside_the_heap_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "TRIM_EVERY_S", 0.0)
-    trim = HeapTrimmer()
+def test_free_memory_inside_the_heap_goes_back_to_the_system() -> None:
     blocks = [torch.ones(25_000) for _ in range(2000)]  # 100 kB each: too small for pages of their own
     end = torch.ones(25_000)  # what lies behind them keeps them in the heap
     del blocks
     before = psutil.Process().memory_info().rss
-    trim()
+    trim_heap()
     assert before - psutil.Process().memory_info().rss > 100e6 and end.sum() == 25_000
-
-
-def test_trimming_waits_between_two_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    trim, times = HeapTrimmer(), []
-    monkeypatch.setattr(trim, "_trim", times.append)
-    for _ in range(100):
-        trim()
-    assert times == []
-    monkeypatch.setattr(process, "TRIM_EVERY_S", 0.0)
-    trim()
-    assert times == [0]

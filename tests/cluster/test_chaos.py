@@ -137,20 +137,25 @@ def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -
     overrides = ["cluster.progress=plain", "run.steps=1000", "run.eval_every=0"]
     victim = Victim.start(tmp_path / "run", overrides)
     usage: dict[int, dict[str, tuple[float, int]]] = {}
-    for step in (100, 998):
+    for step in (100, 985):
         victim.wait_for_step(step, 7200)
         processes = {"driver": psutil.Process(victim.process.pid)}
         processes |= {"actor": victim.actors()[0], "learner": victim.learners()[0]}
         processes |= {name: next(victim._named(f"/{name} ")) for name in ("raylet", "gcs_server")}
-        usage[step] = {name: (p.memory_full_info().uss / 2**20, p.num_fds()) for name, p in processes.items()}
-        store = Path(f"/proc/{processes['raylet'].pid}/status").read_text().split("RssShmem:")[1].split()[0]
-        usage[step]["object store"] = int(store) / 1024, 0
+        status = Path(f"/proc/{processes['raylet'].pid}/status")
+        seen: dict[str, list[tuple[float, int]]] = {name: [] for name in [*processes, "object store"]}
+        for _ in range(20):  # over ten steps: what a step needs comes and goes
+            for name, p in processes.items():
+                seen[name].append((p.memory_full_info().uss / 2**20, p.num_fds()))
+            seen["object store"].append((int(status.read_text().split("RssShmem:")[1].split()[0]) / 1024, 0))
+            time.sleep(0.5)
+        usage[step] = {n: (statistics.median(m for m, _ in s), max(f for _, f in s)) for n, s in seen.items()}
     assert victim.finish(600) == 0, victim.said()
     for name in usage[100]:
-        (before, fds_before), (after, fds_after) = usage[100][name], usage[998][name]
-        print(f"{name}: {before:.0f} MiB at step 100, {after:.0f} at 998; descriptors {fds_before}, {fds_after}")
+        (before, fds_before), (after, fds_after) = usage[100][name], usage[985][name]
+        print(f"{name}: {before:.0f} MiB at step 100, {after:.0f} at 985; descriptors {fds_before}, {fds_after}")
     for name in usage[100]:
-        (before, fds_before), (after, fds_after) = usage[100][name], usage[998][name]
+        (before, fds_before), (after, fds_after) = usage[100][name], usage[985][name]
         assert after < 1.05 * before + 2 and fds_after <= 1.05 * fds_before + 1, name
 
 
