@@ -36,7 +36,9 @@ class SyncProof:
         began = time.monotonic()
         try:
             engine.load(snapshot.version, weights)
+            loaded = time.monotonic()
             probes = probes_of()
+            waited = time.monotonic() - loaded  # for the learner
             scores = engine.score(probes.sequences)
             gaps = _differences(scores, probes.logprobs)
             self._check(snapshot, probes, scores, gaps)
@@ -46,7 +48,7 @@ class SyncProof:
         self._last = (probes, scores)
         return SyncReport(
             version=snapshot.version,
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - began - waited,
             bytes=snapshot.bytes,
             gap_max=max(gaps),
             gap_mean=sum(gaps) / len(gaps),

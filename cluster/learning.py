@@ -245,7 +245,10 @@ class LearnerHost:
         except GetTimeoutError:
             raise self._lost(f"the driver waited {timeout_s:g} s for the learner on {what}") from None
         except RayTaskError as e:
-            if tolerant or self._furthest < 0 or isinstance(e.cause, UserError | RunFailed):
+            # Of several workers one alone can fail unnoticed only after its work, when Ray stores what it returned:
+            # a failure of the work itself leaves the others waiting for it.
+            alone = len(self._workers) == 1 or isinstance(e.cause, RayError)
+            if (tolerant and alone) or self._furthest < 0 or isinstance(e.cause, UserError | RunFailed):
                 raise
             raise self._lost(
                 f"the learner failed on {what} ({type(e.cause).__name__}: {first_line(e.cause)})"

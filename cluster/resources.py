@@ -41,7 +41,8 @@ class ResourcePlan:
             ("tokens", f"at most {self.completion_tokens:,} completion tokens a step, proposals counted once"),
             (
                 "memory, learner",
-                _gib(self.learner_bytes) + " weights, gradients, moments, reference; activations beside it",
+                _gib(self.learner_bytes)
+                + " weights, gradients, moments, reference, published bytes; activations beside",
             ),
             ("memory, each actor", _gib(self.actor_bytes) + " weights and KV cache"),
             ("memory, Ray's object store", _gib(self.store_bytes) + " published versions, copy of the learner's state"),
@@ -56,7 +57,7 @@ def plan(config: Config, model_path: str) -> ResourcePlan:
     learner_bytes = actor_bytes = store_bytes = None
     if parameters is not None:
         copies = 5 + (config.algorithm.kl_beta > 0)  # weights, 2 gradients (a role each), 2 moments, reference
-        learner_bytes = parameters * 4 * copies // learner.workers
+        learner_bytes = parameters * 4 * copies // learner.workers + parameters * width  # and what it publishes
         store_bytes = parameters * ((2 + rollout.max_staleness) * width + (12 if learner.keep_every else 0))
         actor_bytes = parameters * width // rollout.tensor_parallel + int(rollout.kv_cache_gib * GIB)
     batch = rollout.problems_per_step * rollout.solutions_per_problem

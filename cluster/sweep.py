@@ -256,7 +256,8 @@ def _outcome(started: Started, stopping: bool, console: Console) -> str:
     run, minutes = started.run, (time.monotonic() - started.since) / 60
     status = started.process.returncode
     if status == INTERRUPTED or (stopping and status == -signal.SIGTERM):  # the second: before it had begun
-        console.print(f"stopped {run.name}{' with a checkpoint' if status == INTERRUPTED else ''}")
+        saved = RunDirectory(run.path).has_checkpoint()
+        console.print(f"stopped {run.name} {'with a checkpoint' if saved else 'before it trained'}")
         return ""
     evals = read_jsonl(run.path / "evals.jsonl")
     if status == 0 and run.is_finished():

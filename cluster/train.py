@@ -192,10 +192,10 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
         fleet = Fleet(spawn, config.rollout.actors, config.rollout.timeout_s, start_timeout_s, progress.warning, trace)
         started = learner.start(checkpoint)
         fleet.wait_ready()
+    stop.only_ask = True  # what is cut off now is made again by the loop alone
     run.truncate_after(started.snapshot.version if checkpoint else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     progress.start()
-    stop.only_ask = True
     try:
         return TrainingLoop(
             config,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 from lost import lost_reference
+from ray.exceptions import ObjectStoreFullError
 
 from azero.errors import RunFailed, UserError
 from azero.types import ProbeSet, WeightSnapshot
@@ -67,6 +68,8 @@ class Counting:
     def keep(self, state: dict[str, Any]) -> tuple[int, Any]:
         if self.rank in state.get("fail", ()):
             raise MemoryError
+        if self.rank in state.get("full", ()):
+            raise ObjectStoreFullError  # as where Ray cannot store what this returns
         return self.version, (self.version, state)
 
     def save(self, folder: str, state: dict[str, Any]) -> tuple[str, str]:
@@ -178,16 +181,24 @@ def test_a_copy_that_cannot_be_kept_is_told_and_costs_nothing(workers: int) -> N
     """As where the object store is full: the other workers do not notice."""
     host = make(Disk(), workers=workers)
     update(host)
-    assert host.keep(1, {"fail": [0]}) == "MemoryError"
+    assert "full" in (told := host.keep(1, {"full": [0]})), told
     assert update(host).version == 2 and host.restarts == 0
     assert host.keep(2, {}) == ""
 
 
-def test_a_copy_that_fails_at_more_than_one_worker_is_a_loss() -> None:
+def test_a_copy_that_fails_at_the_only_worker_is_told() -> None:
+    host = make(Disk())
+    update(host)
+    assert host.keep(1, {"fail": [0]}) == "MemoryError" and host.restarts == 0
+
+
+@pytest.mark.parametrize("failing", [{"fail": [0]}, {"full": [0, 2]}])
+def test_a_copy_that_fails_where_others_wait_for_it_is_a_loss(failing: dict[str, Any]) -> None:
+    """Halfway through gathering the state one of several workers is missed by the others, and so are two of three."""
     host = make(Disk(), workers=3)
     update(host)
-    with pytest.raises(LearnerLost, match=r"the learner failed on a copy of its state.*MemoryError"):
-        host.keep(1, {"fail": [0, 2]})
+    with pytest.raises(LearnerLost, match=r"the learner failed on a copy of its state.*(MemoryError|Full)"):
+        host.keep(1, failing)
 
 
 def test_an_idle_learner_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
