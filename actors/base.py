@@ -64,16 +64,18 @@ class ModelEngine(Engine):
 
     def checked(self, weights: Mapping[str, Any]) -> dict[str, Tensor]:
         """The weights as tensors. Raises SyncError unless names and shapes are exactly those of the model."""
-        missing, unknown = self.expected.keys() - weights.keys(), weights.keys() - self.expected.keys()
+        tensors = {n: w if isinstance(w, Tensor) else torch.from_numpy(w) for n, w in weights.items()}
+        self.check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        return tensors
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises SyncError unless names and shapes are exactly those of the model."""
+        missing, unknown = self.expected.keys() - shapes.keys(), shapes.keys() - self.expected.keys()
         if missing or unknown:
             raise SyncError(f"weights do not fit {self.path}: {_some('missing', missing)}, {_some('unknown', unknown)}")
-        tensors = {n: w if isinstance(w, Tensor) else torch.from_numpy(w) for n, w in weights.items()}
-        for name, tensor in tensors.items():
-            if tuple(tensor.shape) != self.expected[name]:
-                raise SyncError(
-                    f"weights do not fit {self.path}: {name} has shape {tuple(tensor.shape)}, not {self.expected[name]}"
-                )
-        return tensors
+        for name, shape in shapes.items():
+            if shape != self.expected[name]:
+                raise SyncError(f"weights do not fit {self.path}: {name} has shape {shape}, not {self.expected[name]}")
 
 
 def weight_shapes(config: Any) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from azero.config import EngineName, ModelConfig, RolloutConfig
+from azero.config import EngineName, ModelConfig, RolloutConfig, Transfer
 from azero.engine import Engine
 from azero.errors import UserError
 from azero.models import resolve_model_path
@@ -42,6 +42,7 @@ def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> 
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
         sleep=rollout.sleep,
+        transfer="" if rollout.transfer is Transfer.store else rollout.transfer.value,
         seed=seed,
     )
     engine.warm_up()

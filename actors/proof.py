@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from azero.engine import Engine
 from azero.errors import SyncError
@@ -30,12 +29,12 @@ class SyncProof:
         self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine
 
     def load_and_prove(
-        self, engine: Engine, snapshot: WeightSnapshot, weights: Mapping[str, Any], probes_of: Callable[[], ProbeSet]
+        self, engine: Engine, snapshot: WeightSnapshot, load: Callable[[], None], probes_of: Callable[[], ProbeSet]
     ) -> SyncReport:
-        """Raises SyncError, and what `probes_of` raises. The report's seconds are those of loading and scoring."""
+        """Raises SyncError, and what `load` and `probes_of` raise. The report's seconds are of loading and scoring."""
         began = time.monotonic()
         try:
-            engine.load(snapshot.version, weights)
+            load()
             loaded = time.monotonic()
             probes = probes_of()
             waited = time.monotonic() - loaded  # for the learner

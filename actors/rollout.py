@@ -6,9 +6,9 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
+from actors.transfer import SENDING, together_with
 from azero.config import Config, Protocol, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
@@ -139,19 +140,48 @@ class RolloutActor:
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
         if (self._lineage, self.engine.version) == (snapshot.lineage, snapshot.version):
             return None
-        limit = min(
-            self.config.learner.timeout_s, self.config.rollout.timeout_s / 2
-        )  # before this actor is late itself
-        weights = unflatten(fetched(snapshot.handle, limit), snapshot.manifest, snapshot.dtype)
+        load = self._received(snapshot) or self._fetched(snapshot)
         self._lineage = snapshot.lineage
         try:
-            return self.proof.load_and_prove(self.engine, snapshot, weights, lambda: fetched(snapshot.probes, limit))
+            return self.proof.load_and_prove(self.engine, snapshot, load, lambda: self._get(snapshot.probes))
         except SyncError as e:
             raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None
 
+    def _fetched(self, snapshot: WeightSnapshot) -> Callable[[], None]:
+        """How to load what now lies in this node's object store. Raises VersionGone."""
+        weights = unflatten(self._get(snapshot.handle), snapshot.manifest, snapshot.dtype)
+        return lambda: self.engine.load(snapshot.version, weights)
+
+    def _received(self, snapshot: WeightSnapshot) -> Callable[[], None] | None:
+        """How to load what the learner then sends (actors/transfer.py); None where it sends nothing, or not this."""
+        sender, engine, limit = snapshot.sender, cast(Any, self.engine), self.config.rollout.timeout_s
+
+        def ask(method: str, *arguments: Any) -> Any:
+            return getattr(sender, method).options(concurrency_group=SENDING).remote(self.index, *arguments)
+
+        def load() -> None:
+            with together_with(ask("send"), limit):
+                engine.receive(snapshot.version, snapshot.manifest, snapshot.dtype)
+
+        if sender is None:
+            return None
+        try:
+            meeting = self._get(ask("prepare", ray.get_runtime_context().get_actor_id(), snapshot.version))
+        except VersionGone:
+            return None
+        if meeting:
+            with together_with(ask("open", *meeting, engine.workers), limit):
+                engine.join(*meeting)
+        return load
+
+    def _get(self, ref: Any) -> Any:
+        """What the learner published or does. Raises VersionGone."""
+        patience = self.config.rollout.timeout_s / 2  # before this actor is late itself
+        return fetched(ref, min(self.config.learner.timeout_s, patience))
+
 
 def fetched(ref: Any, timeout_s: float) -> Any:
-    """What the learner published. Raises VersionGone, so that nobody takes the learner's failure for the actor's."""
+    """What the learner published or does. Raises VersionGone, so that nobody takes its failure for the actor's."""
     try:
         return ray.get(ref, timeout=timeout_s)
     except RayError as e:

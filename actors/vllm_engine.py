@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 
 from actors.base import ModelEngine, score_length
+from actors.transfer import announced, joining
 from azero.errors import UserError
-from azero.types import Completion, Sampling
+from azero.types import Completion, Sampling, TensorSpec
 
 COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first, and refuses one over the second
 ENVIRONMENT = {
@@ -38,11 +39,15 @@ class VllmEngine(ModelEngine):
         gpu_memory_utilization: float,
         tensor_parallel: int = 1,
         sleep: bool = False,
+        transfer: str = "",
         seed: int = 0,
     ) -> None:
-        """`kv_cache_gib` counts on CPU, `gpu_memory_utilization` on GPU. Raises UserError where vLLM refuses them."""
+        """`kv_cache_gib` counts on CPU, `gpu_memory_utilization` on GPU. `transfer`: vLLM's backend for `receive`.
+
+        Raises UserError where vLLM refuses them.
+        """
         super().__init__(path)
-        self.max_model_len = max_model_len
+        self.max_model_len, self.workers = max_model_len, tensor_parallel
         self._in_flight: dict[str, tuple[Hashable, int]] = {}  # request id -> tag, copies of each completion
         self._submitted = 0
         set_num_threads = torch.set_num_threads
@@ -59,6 +64,7 @@ class VllmEngine(ModelEngine):
                     tensor_parallel_size=tensor_parallel,
                     distributed_executor_backend="mp" if tensor_parallel > 1 else None,
                     enable_sleep_mode=sleep,
+                    weight_transfer_config={"backend": transfer} if transfer else None,
                 )
         except ValueError as e:
             memory = f"kv_cache_gib={kv_cache_gib:g} (CPU), gpu_memory_utilization={gpu_memory_utilization:g} (GPU)"
@@ -138,6 +144,24 @@ class VllmEngine(ModelEngine):
         tensors = self.checked(weights)
         self.version = -1
         self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
+        self._reset_prefix_cache()
+        self.version = version
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the learner, whose `Sender.open` waits there, for `receive`."""
+        self.idle_for("join")
+        self._llm.collective_rpc("shutdown_weight_transfer_engine")  # of a learner that was lost
+        self._llm.collective_rpc("init_weight_transfer_engine", args=(joining(host, port, self.workers),))
+
+    def receive(self, version: int, manifest: Sequence[TensorSpec], dtype: str) -> None:
+        """`load` of what `Sender.send` sends meanwhile. Raises SyncError where names or shapes do not fit."""
+        self.idle_for("receive")
+        self.version = -1
+        self.check_shapes({s.name: s.shape for s in manifest})
+        self._llm.collective_rpc("start_weight_update")
+        self._llm.collective_rpc("update_weights", args=(announced(manifest, dtype),))
+        self._llm.collective_rpc("finish_weight_update")
+        self._llm.collective_rpc("refresh_head")
         self._reset_prefix_cache()
         self.version = version
 

@@ -18,6 +18,10 @@ class WeightLoader:
     def replace_weights(self, weights: Sequence[tuple[str, Tensor]]) -> None:
         """Copy all weights (HF names, tied head left out) into the model; the caller resets the prefix cache."""
         self.model_runner.reload_weights(weights_iterator=iter(weights))
+        self.refresh_head()
+
+    def refresh_head(self) -> None:
+        """After any change of the weights."""
         refresh_head(self.model_runner.get_model())
 
     def reseed_sampling(self, seed: int) -> None:

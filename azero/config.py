@@ -73,6 +73,11 @@ class Layout(Enum):
     colocated = "colocated"
 
 
+class Transfer(Enum):
+    store = "store"
+    nccl = "nccl"
+
+
 @dataclass
 class RunConfig:
     name: str = "run"
@@ -110,6 +115,7 @@ class RolloutConfig:
     max_proposal_tokens: int = 24
     stop: list[str] = field(default_factory=lambda: ["\n"])
     max_staleness: int = 1  # versions; 0 is exactly synchronous
+    transfer: Transfer = Transfer.store  # of weights: by Ray's object store, or from GPU to GPU by vLLM's NCCL transfer
     sync_tolerance: float | None = None  # nats; null: 1e-4 for float32, 0.15 (of the mean) for bfloat16
     kv_cache_gib: float = 0.25  # vLLM on CPU
     gpu_memory_utilization: float = 0.85  # vLLM on GPU
@@ -349,6 +355,15 @@ def check(c: Config) -> None:
         raise UserError(
             "rollout.sleep=true: needs rollout.engine=vllm, rollout.gpus_per_actor above 0, and "
             "rollout.max_staleness=0, where both sides take turns"
+        )
+    if c.rollout.transfer is Transfer.nccl and (
+        c.rollout.engine is EngineName.hf
+        or not (c.rollout.gpus_per_actor and c.learner.gpus_per_worker)
+        or c.rollout.gpus_per_actor + c.learner.gpus_per_worker <= 1  # they may share one, which NCCL refuses
+    ):
+        raise UserError(
+            "rollout.transfer=nccl: needs rollout.engine=vllm, and GPUs of their own for actors and learner "
+            "(rollout.gpus_per_actor=1 and learner.gpus_per_worker=1); or use rollout.transfer=store"
         )
     if c.cluster.layout is Layout.colocated:
         if c.rollout.actors != c.learner.workers:

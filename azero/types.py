@@ -175,11 +175,15 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSnapshot:
-    """One published weight version. `handle` resolves to a flat byte buffer; `manifest` says what lies where."""
+    """One published weight version. `handle` resolves to a flat byte buffer; `manifest` says what lies where.
+
+    `sender`, where there is one, is the learner's process that also sends it to actors that ask.
+    """
 
     version: int
     lineage: int = 0  # deaths of the learner so far: after each, versions of the same number may differ
     handle: Any = None
+    sender: Any = None
     probes: Any = None  # resolves to the version's ProbeSet, which the learner makes while engines load
     manifest: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16

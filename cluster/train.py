@@ -7,14 +7,17 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.console import Console
 
 from actors.rollout import RolloutActor
+from actors.transfer import SENDING, Sender
 from azero.buffer import ProblemBuffer
-from azero.config import Config, Protocol, to_yaml
+from azero.config import Config, Protocol, Transfer, to_yaml
 from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.domains.base import Domain
@@ -150,15 +153,18 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
     logs = (run.path / "logs").absolute()
 
     rooms = Rooms(config)
+    sends = config.rollout.transfer is Transfer.nccl
+    versions = config.rollout.max_staleness + 2  # what actors play on, and one more for an evaluation
 
     def spawn_learner(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
         return [
-            Learner.options(  # type: ignore[attr-defined]
+            ray.remote(
                 num_cpus=config.learner.cpus_per_worker,
                 num_gpus=config.learner.gpus_per_worker,
                 scheduling_strategy=rooms.worker(rank),
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
-            ).remote(
+                **({"concurrency_groups": {SENDING: 2 * config.rollout.actors}} if sends else {}),
+            )(Learner).remote(
                 rank,
                 config,
                 ready.model_path,
@@ -166,6 +172,7 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
                 list(kept),
                 probe_texts(domain),
                 str(logs / ("learner.log" if rank == 0 else f"learner-{rank}.log")),
+                partial(Sender, keep=versions) if sends else None,
             )
             for rank in range(config.learner.workers)
         ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from learner.mirror import Mirror
 from learner.workers import Workers
 
 
-@ray.remote
-class Learner:
+class Learner:  # made an actor where it is placed, with the concurrency that it needs there
     """A worker of the learner: all of them are called with the same, and the first one's answers count.
 
     What it publishes and keeps are return values: Ray then counts them as the driver's, and they outlive this process.
@@ -35,8 +35,12 @@ class Learner:
         kept: Sequence[Any],
         probe_texts: Sequence[str],
         log: str,
+        make_sender: Callable[[torch.device], Any] | None = None,
     ) -> None:
-        """Goes on from the first of `kept`, a reference to what `keep` returned, or from the checkpoint, or begins."""
+        """Goes on from the first of `kept`, a reference to what `keep` returned, or from the checkpoint, or begins.
+
+        `make_sender`: of what sends weights to actors that ask (actors/transfer.py: Sender), beside Ray's object store.
+        """
         redirect_output(log)
         self.log = log
         self.config = config
@@ -44,6 +48,8 @@ class Learner:
         self._arguments = (config, model_path, Path(checkpoint) if checkpoint else None, probe_texts)
         self._kept = list(kept)
         self._core: LearnerCore | None = None
+        self._make_sender = make_sender if rank == 0 else None
+        self._sender: Any = None
 
     def __repr__(self) -> str:
         """What Ray's dashboard calls it."""
@@ -71,10 +77,22 @@ class Learner:
             self._bring_checkpoint()
             kept: Kept | None = ray.get(self._kept.pop(0)) if self._kept else None
             self._core = LearnerCore(*self._arguments, kept, self.workers, device)
+            self._sender = self._make_sender(device) if self._make_sender else None
             snapshot, weights = self._publish()
         return (snapshot, self.core.driver_state), weights
 
     def ping(self) -> None: ...
+
+    # Of the sender: an actor calls them, and they run beside an update.
+    def prepare(self, actor: int, process: str, version: int) -> tuple[str, int] | None:
+        port = self._sender.prepare(actor, process, version)
+        return (ray.util.get_node_ip_address(), port) if port else None
+
+    def open(self, actor: int, host: str, port: int, workers: int) -> None:
+        self._sender.open(actor, host, port, workers)
+
+    def send(self, actor: int) -> None:
+        self._sender.send(actor)
 
     def probe(self) -> ProbeSet:
         """Of the present version. A call of its own, so that engines load its weights meanwhile."""
@@ -126,4 +144,7 @@ class Learner:
             dtype=self.core.config.model.dtype.value,
             bytes=weights.nbytes,
         )
+        if self._sender:
+            self._sender.hold(snapshot.version, weights, manifest, snapshot.dtype)
+            snapshot = replace(snapshot, sender=ray.get_runtime_context().current_actor)
         return snapshot, weights

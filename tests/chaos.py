@@ -18,6 +18,8 @@ import psutil
 
 from cluster.rundir import read_jsonl
 
+TAIL = 8192  # bytes; a line of metrics takes about 2,000
+
 
 @dataclass
 class Victim:
@@ -42,9 +44,14 @@ class Victim:
 
     @property
     def step(self) -> int:
-        """The last one in metrics.jsonl; -1 before the first."""
-        lines = read_jsonl(self.folder / "metrics.jsonl")
-        return int(lines[-1]["step"]) if lines else -1
+        """The last one in metrics.jsonl; -1 before the first. Asked often beside what is measured: reads the end."""
+        try:
+            with open(self.folder / "metrics.jsonl", "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+                found = re.findall(rb'^\{"step": (\d+).*\}$', file.read().rpartition(b"\n")[0], re.MULTILINE)
+        except FileNotFoundError:
+            return -1
+        return int(found[-1]) if found else -1
 
     def wait_for_step(self, step: int, limit_s: float = 240.0) -> None:
         self.wait_until(lambda: self.step >= step, f"step {step}", limit_s)

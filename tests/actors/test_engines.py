@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,8 @@ def test_the_proof_sees_a_tied_head_that_kept_its_old_weights(
     def prove(version: int, state: Any) -> float:
         probes = ProbeSet(sequences=sequences, logprobs=tuple(tuple(reference_logprobs(model, s)) for s in sequences))
         snapshot = WeightSnapshot(version=version, manifest=(), dtype="float32", bytes=1)
-        return proof.load_and_prove(vllm_engine, snapshot, state, lambda: probes).gap_max
+        load = partial(vllm_engine.load, version, state)
+        return proof.load_and_prove(vllm_engine, snapshot, load, lambda: probes).gap_max
 
     proof = SyncProof(CLOSE)
     state = moved(model)

@@ -31,7 +31,7 @@ class Scripted:
 def prove(proof: SyncProof, engine: Any, version: int, learner: Any, scores: Any, dtype: str = "float32") -> Any:
     probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner)
     snapshot = WeightSnapshot(version=version, manifest=(), dtype=dtype, bytes=44)
-    return proof.load_and_prove(engine, snapshot, {"scores": scores}, lambda: probes)
+    return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}), lambda: probes)
 
 
 LEARNER = ((-1.0, -2.0), (-3.0,))
@@ -50,7 +50,9 @@ def test_the_report_leaves_out_the_waiting_for_the_learner() -> None:
         return ProbeSet(sequences=SEQUENCES, logprobs=LEARNER)
 
     snapshot = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=44)
-    assert SyncProof(0.5).load_and_prove(Scripted(), snapshot, {"scores": LEARNER}, late).seconds < 0.4
+    engine = Scripted()
+    report = SyncProof(0.5).load_and_prove(engine, snapshot, lambda: engine.load(0, {"scores": LEARNER}), late)
+    assert report.seconds < 0.4
 
 
 @pytest.mark.parametrize(

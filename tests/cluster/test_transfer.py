@@ -1,0 +1,113 @@
+"""`rollout.transfer: nccl`: weights from the learner straight to vLLM, on real Ray, with gloo in NCCL's place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from gloo import in_place_of_nccl
+
+from actors.rollout import RolloutActor
+from actors.transfer import SENDING, Sender
+from azero.buffer import ProblemBuffer
+from azero.config import Config, Transfer, load_config
+from azero.curriculum import SlotSource
+from azero.domains import get_domain
+from azero.errors import UserError, VersionGone
+from azero.models import resolve_model_path
+from azero.types import Assignment, Played, WeightSnapshot
+from azero.weights import flatten
+from cluster.train import probe_texts
+from learner.learner import Learner
+
+GPUS = ["rollout.gpus_per_actor=1", "learner.gpus_per_worker=1"]
+HALVES = ["rollout.gpus_per_actor=0.5", "learner.gpus_per_worker=0.5"]
+
+
+def test_only_the_newest_versions_are_held_and_as_they_were() -> None:
+    sender, state = Sender(torch.device("cpu"), keep=2), {"a": torch.zeros(3)}
+    for version in range(4):
+        weights, manifest = flatten(state, torch.float32)
+        sender.hold(version, weights, manifest, "float32")
+        weights += 1  # the learner's next version
+    assert sender.prepare(0, "process", 2) and sender.prepare(0, "process", 3) is None
+    assert sender.prepare(0, "another process", 3) and not any(t.any() for t in sender._versions[3].values())
+    with pytest.raises(VersionGone, match=r"holds versions \[2, 3\], not 1"):
+        sender.prepare(0, "process", 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[], ["rollout.gpus_per_actor=1"], [*GPUS, "rollout.engine=hf"], HALVES, [*HALVES, "cluster.layout=colocated"]],
+    ids=str,
+)
+def test_it_takes_vllm_and_gpus_of_their_own(given: list[str]) -> None:
+    assert load_config("local", ["rollout.transfer=nccl", *GPUS])
+    with pytest.raises(UserError, match=r"rollout\.transfer=nccl: needs rollout\.engine=vllm"):
+        load_config("local", ["rollout.transfer=nccl", *given])
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Any]:
+    """(config, a learner's maker, an actor)."""
+    config: Config = load_config("local", ["rollout.problems_per_step=4", "rollout.solutions_per_problem=2"])
+    config.rollout.transfer = Transfer.nccl  # after the check, which asks for GPUs
+    path = resolve_model_path(config.model.path)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    everywhere = {"worker_process_setup_hook": in_place_of_nccl, "env_vars": {"PYTHONPATH": paths}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=everywhere)
+
+    def learner() -> Any:
+        texts, log = probe_texts(get_domain("arithmetic")), str(tmp_path / "learner.log")
+        made = ray.remote(num_cpus=0, concurrency_groups={SENDING: 2})(Learner)
+        return made.remote(0, config, path, None, [], texts, log, partial(Sender, keep=2))
+
+    actor = RolloutActor.options(num_cpus=0)  # type: ignore[attr-defined]
+    yield config, learner, actor.remote(0, config, path, str(tmp_path / "actor.log"))
+    ray.shutdown()
+
+
+def published(learner: Any, returned: Any, lineage: int = 0) -> WeightSnapshot:
+    """As cluster/learning.py has it: a snapshot is the last of the first result, or its only part."""
+    outcome, handle = returned
+    parts = ray.get(outcome, timeout=120)
+    snapshot = next(p for p in parts if isinstance(p, WeightSnapshot))
+    return replace(snapshot, handle=handle, probes=learner.probe.remote(), lineage=lineage)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_actor_follows_a_learner_that_sends_and_then_the_next_one(workers: Any) -> None:
+    config, new_learner, actor = workers
+    domain = get_domain("arithmetic")
+    source = SlotSource(domain, config.task, 4, config.rollout.max_tries, seed=0)
+    buffer = ProblemBuffer(100, domain.seed_problems())
+
+    def play(batch: int, snapshot: WeightSnapshot) -> Played:
+        assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
+        return ray.get(actor.play.remote(assignment, snapshot), timeout=120)
+
+    learner = new_learner()
+    first = published(learner, learner.start.remote(""))
+    assert first.sender is not None
+    played = play(0, replace(first, handle=None))  # so that it can come by no other way
+    assert played.sync and played.sync.version == 0 and played.sync.gap_max < 1e-4
+    second = published(learner, learner.update.remote(played.episodes))
+    for snapshot in (second, first):  # over the same channel; then an older one, as an evaluation may want
+        assert (sync := play(1, replace(snapshot, handle=None)).sync)
+        assert sync.version == snapshot.version and sync.gap_max < 1e-4
+    third = published(learner, learner.update.remote(play(1, second).episodes))
+    assert (sync := play(2, first).sync) and sync.version == 0  # no longer held: from the object store
+    ray.get(third.probes)
+    ray.kill(learner)
+    assert (sync := play(2, third).sync) and sync.version == 2  # what it published outlives it
+    learner = new_learner()
+    again = published(learner, learner.start.remote(""), lineage=1)
+    assert (sync := play(0, replace(again, handle=None)).sync) and sync.gap_max < 1e-4
