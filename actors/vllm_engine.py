@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -189,6 +190,9 @@ class VllmEngine(ModelEngine):
     def _add(self, tag: Hashable, prompt_ids: Sequence[int], params: Any, copies: int = 1) -> None:
         key = str(self._submitted)
         self._llm.add_request(key, {"prompt_token_ids": list(prompt_ids)}, params)
+        states = self._llm.output_processor.request_states
+        for state in islice(reversed(states.values()), params.n):
+            state.logprobs_processor.tokenizer = None  # or it looks up, token by token, texts that nobody reads
         self._submitted += 1
         self._in_flight[key] = tag, copies
 

@@ -4,17 +4,20 @@
 
 Each figure is the median over pairs: the project's measurement and its reference's, each in a process of its own, in
 turns. Rows (all by default): trl, rollout, learner, sync, overlap, growth, start. `trl` needs `pip install --no-deps
-trl==1.16.0`.
+trl==1.16.0`. FILE keeps each measurement of this commit and machine, so that the command goes on where it was stopped;
+remove it to measure again.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import platform
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from azero.models import resolve_model_path
+from cluster.machine import cores, cpu, git_state
 
 MEASURE = Path(__file__).with_name("measure.py")
 TURNS = ["rollout.max_staleness=0", "rollout.threads=2", "learner.threads=2"]
@@ -45,14 +49,36 @@ class Row:
     note: str = ""
 
 
-def measure(name: str, **arguments: Any) -> dict[str, float]:
-    """One measurement, in a process of its own."""
-    done = subprocess.run([sys.executable, MEASURE, name, json.dumps(arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} {arguments}: {done.stderr[-3000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name} {json.dumps(arguments)}: {json.dumps(found)}", file=sys.stderr, flush=True)
-    return found
+class Measurements:
+    """What was measured, in a file, in order: the n-th call with the same arguments gets the n-th such measurement."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, list[Row]()
+        self.machine = {"git": git_state(), "cpu": cpu()[0], "cores": cores(), "platform": platform.platform()}
+        found = json.loads(path.read_text()) if path.exists() else {}
+        self.done: list[list[Any]] = found["measurements"] if found.get("machine") == self.machine else []
+        self._asked = Counter[str]()
+
+    def __call__(self, name: str, **arguments: Any) -> dict[str, float]:
+        """One measurement, in a process of its own."""
+        same = [found for *what, found in self.done if what == [name, arguments]]
+        key = json.dumps([name, arguments])
+        self._asked[key] += 1
+        if self._asked[key] <= len(same):
+            again: dict[str, float] = same[self._asked[key] - 1]
+            return again
+        done = subprocess.run([sys.executable, MEASURE, name, json.dumps(arguments)], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name} {arguments}: {done.stderr[-3000:]}")
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{key[1:-1]}: {json.dumps(found)}", file=sys.stderr, flush=True)
+        self.done.append([name, json.loads(json.dumps(arguments)), found])
+        self.save()
+        return found
+
+    def save(self) -> None:
+        written = {"machine": self.machine, "rows": [asdict(r) for r in self.rows], "measurements": self.done}
+        self.path.write_text(json.dumps(written, indent=1))
 
 
 def row(name: str, unit: str, pairs: Sequence[Sequence[float]], note: str = "") -> Row:
@@ -66,6 +92,7 @@ def row(name: str, unit: str, pairs: Sequence[Sequence[float]], note: str = "") 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
+    measure: Measurements
     pairs: int
     models: dict[str, tuple[str, str]]  # name: (model, dtype)
     configs: dict[str, dict[str, Any]]  # the same models' own configs: what `configured` takes
@@ -80,12 +107,12 @@ class Bench:
             micro = {"micro_batch": 256 if small else 64}
             grpo, play, update = [], [], []
             for _ in self._each():
-                trl = measure("trl", **size, **micro)
-                azero = measure("train", **size, overrides=[*GRPO, *ours])
+                trl = self.measure("trl", **size, **micro)
+                azero = self.measure("train", **size, overrides=[*GRPO, *ours])
                 grpo.append((azero[key], trl[key]))
-                turns = measure("train", **size, overrides=[*GRPO, *TURNS]) if small else azero
+                turns = self.measure("train", **size, overrides=[*GRPO, *TURNS]) if small else azero
                 update.append((1 / turns["time/learn"], 1 / (trl["time/step"] - trl["time/generate"])))
-                mine = measure("train", **size, overrides=[*ours, "task.fill_from_buffer=true"])
+                mine = self.measure("train", **size, overrides=[*ours, "task.fill_from_buffer=true"])
                 play.append((mine[key], trl[key]))
             rows.append(row(f"grpo, {name}", "samples/s", grpo, "TRL's GRPOTrainer"))
             # Both do the model's FLOP for the same samples, so that this is the ratio of their shares of peak, too.
@@ -99,31 +126,31 @@ class Bench:
         given = {"config": "base", "overrides": [*COMMON, *shape(model, dtype, steps=1), *GRPO]}
         found = []
         for _, peer in pairs:
-            measure("rollout_azero", **given)  # whose samples are the data
-            seconds = measure("rollout_bare", **given)["seconds"] + measure("learner_bare", **given)["seconds"]
-            found.append((BATCH[0] * BATCH[1] / seconds, peer))
+            self.measure("rollout_azero", **given)  # whose samples are the data
+            seconds = [self.measure(which, **given)["seconds"] for which in ("rollout_bare", "learner_bare")]
+            found.append((BATCH[0] * BATCH[1] / sum(seconds), peer))
         return found
 
     def rollout(self) -> list[Row]:
         rows = []
         for name, given in self.configs.items():
             both = "rollout_azero", "rollout_bare"  # of which the second is given what the first played
-            pairs = [tuple(measure(which, **given)["tokens_per_s"] for which in both) for _ in self._each()]
+            pairs = [tuple(self.measure(which, **given)["tokens_per_s"] for which in both) for _ in self._each()]
             rows.append(row(f"rollout, {name}", "tokens/s", pairs, "bare LLM.generate, all prompts at once"))
         return rows
 
     def learner(self) -> list[Row]:
         rows, key = [], "tokens_per_s"
         for name, given in self.configs.items():
-            measure("rollout_azero", **given)  # whose samples are the data
+            self.measure("rollout_azero", **given)  # whose samples are the data
             dtype = "bfloat16" if name in self.models else "float32"
             found: dict[float, list[tuple[float, float]]] = {0.0: [], 0.1: []}
             peak = []
             for _ in self._each():
-                bare = measure("learner_bare", **given)
-                products = measure("matrix_products", dtype=dtype)["flop_per_s"]
+                bare = self.measure("learner_bare", **given)
+                products = self.measure("matrix_products", dtype=dtype)["flop_per_s"]
                 for beta, pairs in found.items():
-                    ours = measure("learner_azero", **given, kl_beta=beta)
+                    ours = self.measure("learner_azero", **given, kl_beta=beta)
                     pairs.append((ours[key], bare[key]))
                     if not beta:
                         peak.append((bare["flop_per_s"] * ours[key] / bare[key], products))
@@ -136,7 +163,7 @@ class Bench:
     def sync(self) -> list[Row]:
         rows = []
         for name, (model, dtype) in self.models.items():
-            found = [measure("sync", model=model, dtype=dtype) for _ in self._each()]
+            found = [self.measure("sync", model=model, dtype=dtype) for _ in self._each()]
             load = statistics.median(f["load"] for f in found)
             note = f"copy of {found[0]['bytes'] / 2**20:.0f} MiB; the engine's load and proof alone: {load:.3g} s"
             rows.append(row(f"weight sync, {name}", "s", [(f["seconds"], f["copy"]) for f in found], note))
@@ -147,8 +174,8 @@ class Bench:
         longer, total = [], []
         size = {"model": "small", "dtype": "float32", "steps": 15, "pinned": True}
         for _ in self._each():
-            both = measure("train", **size, overrides=[*GRPO, *BESIDE])["time/step"]
-            turns = measure("train", **size, overrides=[*GRPO, *BESIDE, "rollout.max_staleness=0"])
+            both = self.measure("train", **size, overrides=[*GRPO, *BESIDE])["time/step"]
+            turns = self.measure("train", **size, overrides=[*GRPO, *BESIDE, "rollout.max_staleness=0"])
             sides = turns["time/generate"], turns["time/learn"]
             longer.append((both, max(sides)))
             total.append((both, turns["time/step"]))
@@ -169,19 +196,19 @@ class Bench:
 
         def train(**sizes: int) -> float:
             common = {"model": "small", "dtype": "float32", "steps": 6}
-            return measure("train", **common | sizes, overrides=[*GRPO, *TURNS])["time/step"]
+            return self.measure("train", **common | sizes, overrides=[*GRPO, *TURNS])["time/step"]
 
-        length = [(m["late"], m["early"]) for m in (measure("growth_with_steps", steps=1000) for _ in range(1))]
+        length = [(m["late"], m["early"]) for m in (self.measure("growth_with_steps", steps=1000) for _ in range(1))]
         return [
             of("samples", [256, 512, 1024, 2048, 4096], lambda n: train(problems=n // 16), 1.0),
             of("completion tokens", [8, 16, 32, 64], lambda n: train(tokens=n), 1.0),
             of("problems in the buffer", [1000, 10_000, 100_000],
-               lambda n: measure("growth_with_buffer", problems=n)["seconds"], 1.0),
+               lambda n: self.measure("growth_with_buffer", problems=n)["seconds"], 1.0),
             row("step 1000", "s", length, "step 10"),
         ]  # fmt: skip
 
     def start(self) -> list[Row]:
-        found = [measure("start") for _ in self._each()]
+        found = [self.measure("start") for _ in self._each()]
         return [
             row("azero train local to its first step", "s", [(f["first_step"], 25.0) for f in found], "25 s"),
             row("azero --help", "s", [(f["help"], 0.5) for f in found], "0.5 s"),
@@ -204,7 +231,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main() -> None:
-    names = [n for n in vars(Bench) if not n.startswith("_") and callable(getattr(Bench, n))]
+    names = [n for n, f in vars(Bench).items() if not n.startswith("_") and inspect.isfunction(f)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *names], default=[])
     parser.add_argument("--pairs", type=int, default=5)
@@ -217,11 +244,12 @@ def main() -> None:
         name, folder = Path(given.real).stem, resolve_model_path(given.real)
         models[name] = folder, "bfloat16"
         configs[name] = {"config": "smollm2_135m", "overrides": [f"model.path={folder}"]}
-    bench, rows = Bench(pairs=given.pairs, models=models, configs=configs), list[Row]()
+    measurements = Measurements(given.json)
+    bench = Bench(measure=measurements, pairs=given.pairs, models=models, configs=configs)
     for name in given.rows or names:
-        rows += getattr(bench, name)()
-        given.json.write_text(json.dumps({"machine": platform.platform(), "rows": [asdict(r) for r in rows]}, indent=2))
-    Console(width=180).print(table(rows))
+        measurements.rows += getattr(bench, name)()
+        measurements.save()
+    Console(width=180).print(table(measurements.rows))
 
 
 if __name__ == "__main__":
