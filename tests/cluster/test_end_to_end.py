@@ -39,7 +39,7 @@ def run(folder: Path, *overrides: str, resume: bool = False) -> list[dict]:
     return read_jsonl(folder / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("engine", ["vllm", "hf"])
+@pytest.mark.parametrize("engine", ["vllm", pytest.param("hf", marks=pytest.mark.long)])
 def test_synchronous_mode_is_a_plain_single_process_loop(engine: str, tmp_path: Path) -> None:
     overrides = [f"rollout.engine={engine}", "rollout.max_staleness=0", "run.steps=5"]
     metrics = run(tmp_path / "run", *overrides)
@@ -59,7 +59,7 @@ def test_synchronous_mode_is_a_plain_single_process_loop(engine: str, tmp_path: 
         assert (record["solver"] or {}).get("completions") == episode["completions"]
 
 
-@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+@pytest.mark.parametrize("max_staleness", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 3))])
 def test_no_sample_is_staler_than_allowed_and_every_sync_is_proven(max_staleness: int, tmp_path: Path) -> None:
     metrics = run(tmp_path / "run", f"rollout.max_staleness={max_staleness}", "run.steps=8", "run.eval_every=4")
     lines = [m for m in metrics if m["step"] > 0]
@@ -93,6 +93,7 @@ def _samples_are_whole(folder: Path, steps: int) -> None:
             assert record["problem"]["text"] not in record["references"]
 
 
+@pytest.mark.long
 def test_two_actors_synchronous_runs_repeat_and_resume_to_the_last_bit(tmp_path: Path) -> None:
     two = ["rollout.actors=2", "rollout.cpus_per_actor=0.5", "rollout.max_staleness=0", "rollout.engine=hf"]
     whole = run(tmp_path / "whole", *two, "run.steps=6", "run.eval_every=3", "run.checkpoint_every=3")
@@ -103,6 +104,7 @@ def test_two_actors_synchronous_runs_repeat_and_resume_to_the_last_bit(tmp_path:
     assert texts[0] == texts[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["frozen", "random", "fixed"])
 def test_other_sources_of_problems(source: str, tmp_path: Path) -> None:
     lines = run(tmp_path / "run", f"task.source={source}", "run.steps=2", "rollout.engine=hf")[1:]
@@ -142,6 +144,7 @@ def test_a_broken_tied_head_stops_the_run(
     assert "rollout actor 0" in error and "weight version 1" in error and error.count("\n") == 1
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "cluster.cli", "train", "local", *SMALL, f"run.dir={folder}", "run.steps=2000"]

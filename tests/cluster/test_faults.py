@@ -59,6 +59,7 @@ def test_a_run_outlives_its_actors_and_its_learner(tmp_path: Path) -> None:
     assert "Traceback" not in victim.said()
 
 
+@pytest.mark.long
 def test_a_synchronous_run_repeats_to_the_last_bit_whatever_dies(undisturbed: Path, tmp_path: Path) -> None:
     folder, rng = tmp_path / "run", random.Random(0)
     victim = Victim.start(folder, SYNC)
@@ -73,6 +74,7 @@ def test_a_synchronous_run_repeats_to_the_last_bit_whatever_dies(undisturbed: Pa
     assert same(folder, undisturbed)
 
 
+@pytest.mark.long
 def test_a_stopped_actor_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
     victim = Victim.start(tmp_path / "run", [*SMALL, *TWO, "run.steps=12", "rollout.timeout_s=8"])
     victim.wait_for_step(3)
@@ -85,6 +87,7 @@ def test_a_stopped_actor_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
     check_whole(tmp_path / "run", 12, 6)
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_is_damaged_is_passed_over(undisturbed: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(undisturbed, tmp_path / "run")
     weights = folder / "checkpoints" / "step_000008" / "model" / "model.safetensors"

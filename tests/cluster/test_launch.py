@@ -138,6 +138,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_slurm_runs_on_its_nodes_and_goes_on_when_its_time_was_up(slurm: dict[str, str], tmp_path: Path) -> None:

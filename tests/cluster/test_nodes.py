@@ -41,6 +41,7 @@ def wait(condition: Callable[[], bool], what: str, limit_s: float = 120.0) -> No
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_actors_join_and_leave_with_nodes(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     folder = tmp_path / "run"
@@ -61,6 +62,7 @@ def test_actors_join_and_leave_with_nodes(cluster: Cluster, tmp_path: Path, monk
     assert "Traceback" not in victim.said()
 
 
+@pytest.mark.long
 def test_a_job_that_waits_for_its_nodes_can_be_stopped(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

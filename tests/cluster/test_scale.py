@@ -55,6 +55,7 @@ def test_actors_play_nearly_all_the_time(tmp_path: Path) -> None:
     assert "for 5000 samples/s" in out.getvalue() and "the knee" in out.getvalue().lower()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_lengths_spread_and_slow_learners_show() -> None:
     options = ["actors=[2]", "batch=[64]", "decode_rate=[80]", "tokens=40", "steps=3", "weights_mib=[64]"]

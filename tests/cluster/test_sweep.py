@@ -95,6 +95,7 @@ def test_a_run_starts_when_its_cpus_and_gpus_are_free(running, fits):
     assert _fits(run_that_needs(2, 1), started, {"CPU": 4.0, "GPU": 2.0}) is fits
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
     failing = ["guard.stops=true", "guard.min_unique_rate=1.1", "guard.steps=1"]
@@ -108,6 +109,7 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
     assert result["arms"]["b"]["seeds"] == [0] and result["arms"]["b"]["columns"]["throughput/samples_per_s"][0] > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_with_checkpoints_and_nothing_counts_as_failed(tmp_path):
     path = write(tmp_path / "s.yaml")

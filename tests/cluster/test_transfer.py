@@ -82,6 +82,7 @@ def published(learner: Any, returned: Any, lineage: int = 0) -> WeightSnapshot:
     return replace(snapshot, handle=handle, probes=learner.probe.remote(), lineage=lineage)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_actor_follows_a_learner_that_sends_and_then_the_next_one(workers: Any) -> None:
