@@ -43,13 +43,17 @@ def load_tokenizer(path: str) -> Any:
 
 
 def load_model(path: str, dtype: torch.dtype | None = None) -> Any:
-    """The causal language model on the CPU, in fp32 by default. Raises UserError where it cannot be loaded."""
+    """The causal language model on the CPU, in fp32 by default. Raises UserError where it cannot be loaded.
+
+    A folder's weights have to be safetensors: a checkpoint has no others, and a pickle is not read.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return _load(AutoModelForCausalLM, path, dtype=dtype or torch.float32)
+    only = True if Path(path).is_dir() else None  # None: the Hub's safetensors where there are some
+    return _load(AutoModelForCausalLM, path, dtype=dtype or torch.float32, use_safetensors=only)
 
 
 def load_configs(path: str) -> tuple[Any, Any]:

@@ -31,6 +31,7 @@ from cluster.trace import NO_TRACE, Trace
 MAX_DEATHS_WITHOUT_RESULT = 3  # of one actor; a machine that kills every actor it starts is not worth a fourth try
 MAX_DEATHS_OVER_WORK = 5  # of any actors over one piece of work: the work itself kills
 PAUSE_S = 1.0  # before the second start in a row; doubles
+LOOK_EVERY_S = 5.0  # whether an actor that waits for room has got a process
 RETIREMENT_S = 600.0  # then it is tried again: what was wrong may have been its node
 
 
@@ -80,7 +81,9 @@ class _Member:
     ref: Any = None  # of the call that goes on: its start, or work
     work: Work | None = None  # None also where the result is wanted no more
     since: float = 0.0  # monotonic seconds; of the call, or of idleness, or of death
-    placed: bool = False  # has a process: what is not placed waits for room, and cannot be late
+    placed: bool = False  # has a process that answered `hello`
+    hosted: bool = False  # has a process: without one it waits for room, and cannot be late
+    looked: float = 0.0  # when for one; monotonic seconds
     deaths: int = 0  # without a result in between
     died_at: float | None = None  # monotonic seconds; None where it has given a result since
 
@@ -219,7 +222,9 @@ class Fleet:
             waited = now - member.since
             if member.state in pauses and waited > pauses[member.state](member):
                 self._start(member)
-            elif member.state is ActorState.STARTING and waited > self.start_timeout_s and _has_process(member):
+            elif member.state is ActorState.STARTING and not _is_hosted(member, now):
+                member.since = now  # the clock runs from when there is a process
+            elif member.state is ActorState.STARTING and waited > self.start_timeout_s:
                 self._end(member, f"did not start in {waited:.0f} s (cluster.start_timeout_s={self.start_timeout_s:g})")
             elif member.state in UP and member.ref is not None and waited > self.timeout_s:
                 self._suspect(member, waited)
@@ -249,7 +254,8 @@ class Fleet:
 
     def _start(self, member: _Member) -> None:
         member.handle = self.spawn(member.index)
-        member.state, member.placed, member.since = ActorState.STARTING, False, time.monotonic()
+        member.state, member.since = ActorState.STARTING, time.monotonic()
+        member.placed, member.hosted, member.looked = False, False, member.since
         member.ref, member.work = member.handle.hello.remote(), None
 
     def _suspect(self, member: _Member, waited: float) -> None:
@@ -309,10 +315,14 @@ def _pause_s(member: _Member) -> float:
     return PAUSE_S * (2**member.deaths - 2)
 
 
+def _is_hosted(member: _Member, now: float) -> bool:
+    """Whether it was given a process; looked for now and then."""
+    if not (member.placed or member.hosted) and now - member.looked > LOOK_EVERY_S:
+        member.hosted, member.looked = _has_process(member), now
+    return member.placed or member.hosted
+
+
 def _has_process(member: _Member) -> bool:
-    """Whether it was given one; an actor that waits for room is not late."""
-    if member.placed:
-        return True
     from ray._private.state import state
 
     return bool(state.actor_table(member.handle._actor_id.hex()).get("Address", {}).get("Port"))

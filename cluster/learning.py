@@ -23,6 +23,10 @@ class LearnerLost(Exception):
     """The learner died or did not answer in time. `LearnerHost.revive` brings it back."""
 
 
+class LearnerDied(LearnerLost):
+    """One of its processes is gone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     snapshot: WeightSnapshot
@@ -78,8 +82,14 @@ class LearnerHost:
         self.restarts = 0
 
     def start(self, checkpoint: Path | None) -> Started:
-        """Raises LearnerLost, and what building the learner raised."""
-        return self._start(checkpoint, ())
+        """Raises LearnerLost, RunFailed as `revive` does, and what building the learner raised.
+
+        A start that is late is not made again: it waits for room, and has waited long enough.
+        """
+        try:
+            return self._start(checkpoint, ())
+        except LearnerDied as e:
+            return self.revive(str(e))
 
     def revive(self, why: str) -> Started:
         """Start it again from the newest state. Raises RunFailed where that helped too often and led nowhere."""
@@ -103,12 +113,13 @@ class LearnerHost:
                 why, self._kept = str(e), None  # it may be the copy that is gone, with the node that held it
 
     def _usable_checkpoint(self) -> Path | None:
+        """Raises RunFailed where all are damaged and there is no copy in memory either."""
         try:
             return self._newest_checkpoint()
-        except UserError:  # all of them are damaged
+        except UserError as e:
             if self._kept:
                 return None
-            raise
+            raise RunFailed(str(e)) from None
 
     @property
     def is_busy(self) -> bool:
@@ -183,7 +194,7 @@ class LearnerHost:
         """End its processes; what they published stays."""
         for worker in self._workers:
             ray.kill(worker)
-        self._workers, self._update = [], None
+        self._workers, self._update, self._pings = [], None, []
 
     def _start(self, checkpoint: Path | None, kept: Sequence[Any]) -> Started:
         self._update = None
@@ -254,11 +265,11 @@ class LearnerHost:
                 f"the learner failed on {what} ({type(e.cause).__name__}: {first_line(e.cause)})"
             ) from None
         except RayError as e:
-            raise self._lost(f"the learner died ({first_line(e)})") from None
+            raise self._lost(f"the learner died ({first_line(e)})", LearnerDied) from None
 
-    def _lost(self, why: str) -> LearnerLost:
+    def _lost(self, why: str, kind: type[LearnerLost] = LearnerLost) -> LearnerLost:
         self.end()
-        return LearnerLost(why)
+        return kind(why)
 
 
 def _version(checkpoint: Path) -> int:

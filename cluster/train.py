@@ -37,7 +37,7 @@ from cluster.runtime import cluster_address, ray_session
 from cluster.sinks import open_sinks, require_packages
 from cluster.trace import Trace
 from learner.learner import Learner
-from learner.mirror import Mirror, newest_anywhere
+from learner.mirror import Mirror, newest_anywhere, require_unused
 
 INTERRUPTED = 130  # exit status of a run that was stopped and can be resumed
 PROBES = 8  # sequences
@@ -107,8 +107,10 @@ def train(config: Config, resume: bool, console: Console) -> int:
     """Run to the end; 0 when done, INTERRUPTED when stopped with a checkpoint. Raises UserError and RunFailed."""
     ready = prepare(config)
     run = RunDirectory(Path(config.run.dir))
-    if resume and config.run.mirror:
+    if config.run.mirror and resume:
         run.path.mkdir(parents=True, exist_ok=True)  # on a new machine the copies are all there is
+    elif config.run.mirror:
+        require_unused(Mirror(config.run.mirror), warn)
     with run.open(to_yaml(config), provenance(), resume=resume), ray_session(config.cluster):
         if incomplete := _room(config):
             console.print(incomplete)

@@ -28,8 +28,8 @@ def damage(checkpoint: Path) -> str:
                 return f"{name} is missing"
             if _fingerprint(checkpoint / name) != expected:
                 return f"{name} is not as it was written"
-        if "state.json" not in files:
-            return f"{MANIFEST} does not list state.json"
+        if "state.json" not in files or not any(n.startswith("model/") and n.endswith(".safetensors") for n in files):
+            return f"{MANIFEST} does not list state.json and the model's weights"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:

@@ -80,7 +80,8 @@ def newest_anywhere(
 ) -> Path | None:
     """`local()`, the newest whole checkpoint in `folder`, or a newer one of the mirror, brought there.
 
-    A mirror that does not answer is reported. Raises UserError where all that there is is damaged.
+    A mirror that does not answer is reported where there is one in `folder`. Raises UserError where there is none, so
+    that nobody begins anew whose checkpoints are only out of reach, and where all that there is is damaged.
     """
     if mirror is None:
         return local()
@@ -98,7 +99,27 @@ def newest_anywhere(
                 return folder / name
             report(f"checkpoint {name} of {mirror.address}: damaged ({wrong}); trying the one before")
     except Exception as e:  # each store has errors of its own
-        report(f"run.mirror={mirror.address}: does not answer ({type(e).__name__}: {first_line(e)})")
+        if here is None and damaged is None:
+            raise UserError(f"{_silence(mirror, e)}, and {folder} has no checkpoint; try again when it does") from None
+        report(_silence(mirror, e))
     if here is None and damaged is not None:
         raise damaged
     return here
+
+
+def require_unused(mirror: Mirror, report: Callable[[str], None]) -> None:
+    """Before a run that begins anew: its copies must not mix with another run's. Raises UserError."""
+    try:
+        names = mirror.names()
+    except Exception as e:  # each store has errors of its own
+        report(_silence(mirror, e))
+        return
+    if names:
+        raise UserError(
+            f"run.mirror={mirror.address}: holds the checkpoint {names[-1]} of another run; give another address, or "
+            "go on with that run by --resume"
+        )
+
+
+def _silence(mirror: Mirror, error: Exception) -> str:
+    return f"run.mirror={mirror.address}: does not answer ({type(error).__name__}: {first_line(error)})"

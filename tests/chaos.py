@@ -104,6 +104,20 @@ class Victim:
         """Seconds that the log gives: who is "serves again" or "the learner goes on"."""
         return [float(s) for s in re.findall(rf"{who}.*?, after ([\d.]+) s", self.said())]
 
+    def losses(self) -> int:
+        return len(re.findall(r"starting it again|retired, after|starting the learner again", self.said()))
+
+    def is_well(self) -> bool:
+        """Whether each actor and the learner, if it was lost, has come back since."""
+        last: dict[str, bool] = {}
+        for line in self.said().splitlines():
+            if found := re.search(r"rollout actor \d+|the learner", line):
+                if re.search(r"starting it again|retired, after|starting the learner again", line):
+                    last["the learner" if "the learner again" in line else found[0]] = False
+                elif re.search(r"serves again|the learner goes on", line):
+                    last[found[0]] = True
+        return all(last.values())
+
     def finish(self, limit_s: float = 400.0) -> int:
         return self.process.wait(timeout=limit_s)
 

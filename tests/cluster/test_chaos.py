@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -21,7 +22,6 @@ from learner.manifest import damage
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(7200)]
 HF = ["rollout.engine=hf", "rollout.threads=1", "learner.threads=1", "cluster.progress=plain"]
-ANYONE = "(?:serves again|the learner goes on)"
 TWO = ["rollout.actors=2", "rollout.cpus_per_actor=0.5"]
 
 
@@ -53,10 +53,13 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.Monk
             if kind != "node":
                 victim.kill_one(rng, kind)
                 continue
-            began, back = time.monotonic(), len(victim.recoveries(ANYONE))
+            victim.wait_until(victim.is_well, "the return of all that was lost before", 300)
+            began, lost = time.monotonic(), victim.losses()
             cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
-            victim.wait_until(lambda n=back: len(victim.recoveries(ANYONE)) > n, "the return of who was there", 300)
+            victim.wait_until(
+                lambda n=lost: victim.losses() > n and victim.is_well(), "the return of who was there", 300
+            )
             node_s.append(time.monotonic() - began)
         assert victim.finish(1800) == 0, victim.said()
     finally:
@@ -99,8 +102,22 @@ def test_the_driver_is_killed_at_ten_moments_and_nothing_shows(tmp_path: Path) -
     assert evals[0] == evals[1]
 
 
+def fill(file: Path, leave: int = 0) -> None:
+    """Take all of the file's disk but so many bytes."""
+    left = shutil.disk_usage(file.parent).free - leave
+    with open(file, "ab") as out:
+        try:
+            for _ in range(left // 4096 + (16 if not leave else 0)):
+                out.write(b"0" * 4096)
+                out.flush()
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+
+
 def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
-    """The run directory lies on a small file system of its own, which is filled and cleared while the run goes on."""
+    """The run directory lies on a small file system of its own. First records fit there and a checkpoint does not,
+    which so breaks off while it is written; then nothing fits; then there is room again.
+    """
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -111,17 +128,15 @@ def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     try:
         overrides = [*HF, "run.steps=60", "run.checkpoint_every=4", "run.eval_every=0"]
         victim = Victim.start(small / "run", overrides, log=tmp_path / "log")
-        victim.wait_until(lambda: (small / "run" / "checkpoints" / "latest").exists(), "a checkpoint")
-        filler = small / "filler"
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(b"0" * 65536)
-                    file.flush()
-            except OSError as e:
-                assert e.errno == errno.ENOSPC
+        filler, checkpoints = small / "filler", small / "run" / "checkpoints"
+        victim.wait_until((checkpoints / "latest").exists, "a checkpoint")
+        fill(filler, leave=5 * 2**20)  # a checkpoint takes 10
         victim.wait_to_say("no checkpoint (", 120)
-        full_at, checkpoints = victim.step, small / "run" / "checkpoints"
+        assert "wait in memory" not in victim.said() and not list(checkpoints.glob(".step_*.tmp"))
+        assert damage(checkpoints / (checkpoints / "latest").read_text()) == ""
+        fill(filler)
+        victim.wait_to_say("lines wait in memory", 120)
+        full_at = victim.step
         assert damage(checkpoints / (checkpoints / "latest").read_text()) == ""
         filler.unlink()
         victim.wait_for_step(full_at + 8, 120)
@@ -132,8 +147,16 @@ def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", small], check=False)
 
 
+def object_store(raylet: int) -> str:
+    """The raylet's descriptor of the memory file that all objects lie in, whose blocks are the pages that were used."""
+    folder = f"/proc/{raylet}/fd"
+    found = [f"{folder}/{fd}" for fd in os.listdir(folder) if "plasma" in os.readlink(f"{folder}/{fd}")]
+    assert len(found) == 1, [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    return found[0]
+
+
 def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -> None:
-    """The local config. Memory is each process's own, and for the raylet what it shares: the object store."""
+    """The local config. Memory is each process's own (its PSS without what it shares); the object store's is apart."""
     overrides = ["cluster.progress=plain", "run.steps=1000", "run.eval_every=0"]
     victim = Victim.start(tmp_path / "run", overrides)
     usage: dict[int, dict[str, tuple[float, int]]] = {}
@@ -142,12 +165,12 @@ def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -
         processes = {"driver": psutil.Process(victim.process.pid)}
         processes |= {"actor": victim.actors()[0], "learner": victim.learners()[0]}
         processes |= {name: next(victim._named(f"/{name} ")) for name in ("raylet", "gcs_server")}
-        status = Path(f"/proc/{processes['raylet'].pid}/status")
+        store = object_store(processes["raylet"].pid)
         seen: dict[str, list[tuple[float, int]]] = {name: [] for name in [*processes, "object store"]}
         for _ in range(20):  # over ten steps: what a step needs comes and goes
             for name, p in processes.items():
                 seen[name].append((p.memory_full_info().uss / 2**20, p.num_fds()))
-            seen["object store"].append((int(status.read_text().split("RssShmem:")[1].split()[0]) / 1024, 0))
+            seen["object store"].append((os.stat(store).st_blocks * 512 / 2**20, 0))
             time.sleep(0.5)
         usage[step] = {n: (statistics.median(m for m, _ in s), max(f for _, f in s)) for n, s in seen.items()}
     assert victim.finish(600) == 0, victim.said()
@@ -156,7 +179,7 @@ def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -
         print(f"{name}: {before:.0f} MiB at step 100, {after:.0f} at 985; descriptors {fds_before}, {fds_after}")
     for name in usage[100]:
         (before, fds_before), (after, fds_after) = usage[100][name], usage[985][name]
-        assert after < 1.05 * before + 2 and fds_after <= 1.05 * fds_before + 1, name
+        assert before > 1 and abs(after - before) < 0.05 * before and fds_after <= 1.05 * fds_before + 1, name
 
 
 def test_every_hang_ends_within_its_deadline(tmp_path: Path) -> None:

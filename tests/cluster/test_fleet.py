@@ -252,6 +252,15 @@ def test_a_process_that_never_answers_is_replaced_and_one_that_waits_for_room_is
     assert fleet.restarts == 0 and not said and fleet.states()[ActorState.STARTING] == 1
 
 
+def test_an_actor_that_gets_its_process_late_has_the_whole_deadline_from_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, began = list[str](), time.monotonic()
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(module, "_has_process", lambda _: time.monotonic() - began > 8.5)
+    fleet = Fleet(lambda i: Sleeper.remote(i, 0.1, 9.0), 1, 30.0, 8.0, said.append)  # type: ignore[attr-defined]
+    drive(fleet, lambda: fleet.states()[ActorState.STALE] == 1)
+    assert time.monotonic() - began > 8 and fleet.restarts == 0 and not said
+
+
 def test_before_a_stop_only_evaluations_are_given_out() -> None:
     fleet = make(1, [])
     fleet.submit(work("0/0"))

@@ -162,7 +162,7 @@ def test_damaged_checkpoints_do_not_hide_a_kept_state() -> None:
     with pytest.raises(LearnerLost):
         update(host, "die")
     host._kept = None
-    with pytest.raises(UserError, match="none of its 3"):
+    with pytest.raises(RunFailed, match="none of its 3"):
         host.revive("it died")
 
 
@@ -214,6 +214,34 @@ def test_an_idle_learner_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -
         while time.monotonic() - began < 20:
             host.check(1)
             time.sleep(0.1)
+
+
+def test_what_a_dead_learner_was_asked_says_nothing_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_EVERY_S", 0.0)
+    host = make(Disk())
+    process = ray.get(host._workers[0].pid.remote())
+    os.kill(process, signal.SIGSTOP)
+    time.sleep(0.1)
+    host.check(0)
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(LearnerLost, match="the learner died"):
+        host.save(Path("unused"), {})
+    host.revive("it died")
+    host.check(0)
+    assert update(host).version == 1 and host.restarts == 1
+
+
+def test_a_learner_that_dies_while_it_starts_is_started_again() -> None:
+    spawned: list[Any] = []
+
+    def spawn(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
+        spawned.append(Counting.remote(checkpoint, kept))  # type: ignore[attr-defined]
+        if len(spawned) == 1:
+            ray.kill(spawned[0])
+        return spawned[-1:]
+
+    host = LearnerHost(spawn, Disk(), 30.0, 60.0)
+    assert host.start(None).snapshot.lineage == 1 and len(spawned) == 2 and update(host).version == 1
 
 
 def test_a_published_version_outlives_the_learner() -> None:

@@ -55,7 +55,11 @@ def test_damage_is_found_and_the_one_before_is_taken(folder: Path, harm: Callabl
 
 
 def test_a_manifest_that_lists_too_little_is_damage(folder: Path) -> None:
-    for content in ({}, {"files": {}}, {"files": []}, [], {"files": {"state.json": 1}}):
+    whole = json.loads((folder / "step_000006" / MANIFEST).read_text())["files"]
+    parts = [
+        {n: f for n, f in whole.items() if n != left_out} for left_out in ("state.json", "model/model.safetensors")
+    ]
+    for content in ({}, {"files": {}}, {"files": []}, [], {"files": {"state.json": 1}}, *({"files": p} for p in parts)):
         (folder / "step_000006" / MANIFEST).write_text(json.dumps(content))
         assert damage(folder / "step_000006")
 

@@ -16,7 +16,7 @@ import s3fs
 
 from azero.errors import UserError
 from learner.manifest import damage, write_manifest
-from learner.mirror import Mirror, newest_anywhere
+from learner.mirror import Mirror, newest_anywhere, require_unused
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,23 @@ def test_a_copy_that_is_torn_or_damaged_is_passed_over(address: str, tmp_path: P
 def test_an_address_that_nothing_opens() -> None:
     with pytest.raises(UserError, match=r"run\.mirror=nowhere://x: cannot be opened"):
         Mirror("nowhere://x")
+
+
+def test_copies_of_two_runs_do_not_mix(address: str, tmp_path: Path) -> None:
+    require_unused(Mirror(address), pytest.fail)
+    Mirror(address).put(checkpoint(tmp_path, 4), keep=3)
+    with pytest.raises(UserError, match=r"run\.mirror=.*holds the checkpoint step_000004 of another run; .*--resume"):
+        require_unused(Mirror(address), pytest.fail)
+
+
+def test_nobody_begins_anew_because_a_mirror_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(_: Mirror) -> list[str]:
+        raise TimeoutError("no route")
+
+    monkeypatch.setattr(Mirror, "names", silent)
+    mirror, here, said = Mirror(str(tmp_path / "mirror")), checkpoint(tmp_path, 4), list[str]()
+    assert newest_anywhere(lambda: here, mirror, tmp_path, said.append) == here
+    require_unused(mirror, said.append)
+    assert len(said) == 2 and all("does not answer (TimeoutError: no route)" in s for s in said)
+    with pytest.raises(UserError, match=r"does not answer .* has no checkpoint; try again when it does"):
+        newest_anywhere(lambda: None, mirror, tmp_path, said.append)
