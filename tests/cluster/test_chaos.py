@@ -104,14 +104,13 @@ def test_the_driver_is_killed_at_ten_moments_and_nothing_shows(tmp_path: Path) -
 
 def fill(file: Path, leave: int = 0) -> None:
     """Take all of the file's disk but so many bytes."""
-    left = shutil.disk_usage(file.parent).free - leave
-    with open(file, "ab") as out:
-        try:
-            for _ in range(left // 4096 + (16 if not leave else 0)):
+    pieces = max(0, shutil.disk_usage(file.parent).free - leave) // 4096
+    try:
+        with open(file, "ab", buffering=0) as out:
+            for _ in range(pieces if leave else 2**20):
                 out.write(b"0" * 4096)
-                out.flush()
-        except OSError as e:
-            assert e.errno == errno.ENOSPC
+    except OSError as e:
+        assert e.errno == errno.ENOSPC
 
 
 def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
