@@ -13,7 +13,7 @@ from cluster.report.tables import Table
 
 IN_DETAIL = 4  # runs that get pictures and tables of their own
 TEXTS = {
-    "Accuracy": "How well the solver does on the evaluation set (task.exclude_evaluation: whether training leaves that out).",
+    "Accuracy": "How well the solver does on the evaluation set (task.exclude_evaluation: training leaves it out).",
     "Curriculum": "Which problems the proposer set, and how hard they were for the solver of that time.",
     "Proposer": "What the proposer writes when it is only asked, and nothing is trained on the answers.",
     "Diversity": "Whether the proposer keeps finding new problems. A structure is a signature of a problem's shape.",
