@@ -29,6 +29,23 @@ for i in range(100):
     assert said.splitlines()[-1].startswith("line 99 ") and len(said) < 2100
 
 
+def test_what_hangs_at_a_deadline_shows_its_stacks() -> None:
+    script = """
+import time
+from azero.process import deadline_stacks
+def in_time():
+    with deadline_stacks(30.0):
+        pass
+def too_late():
+    with deadline_stacks(0.2):
+        time.sleep(0.5)
+in_time()
+too_late()
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stderr.count("Timeout (") == 1 and "in too_late" in done.stderr and "in in_time" not in done.stderr
+
+
 def test_free_memory_inside_the_heap_goes_back_to_the_system() -> None:
     blocks = [torch.ones(25_000) for _ in range(2000)]  # 100 kB each: too small for pages of their own
     end = torch.ones(25_000)  # what lies behind them keeps them in the heap

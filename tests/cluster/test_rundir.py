@@ -36,6 +36,18 @@ def test_resume_of_nothing(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_disk_without_room_for_two_more_checkpoints_is_told(tmp_path, monkeypatch):
+    with open_run(tmp_path / "a") as run:
+        assert run.room() == ""
+        (run.checkpoints / "step_000004").mkdir(parents=True)
+        (run.checkpoints / "step_000004" / "state.json").write_bytes(bytes(3 * 2**20))
+        free = 6 * 2**20
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
+        assert run.room() == ""
+        free -= 1
+        assert "disk nearly full: 6 MiB are free in" in run.room() and "a checkpoint takes 3" in run.room()
+
+
 def test_unusable_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"give another run\.dir"), open_run(tmp_path / "file" / "run"):
@@ -141,7 +153,8 @@ def test_latest_checkpoint(tmp_path, capsys):
     run = RunDirectory(tmp_path)
     assert run.latest_checkpoint() is None
     for name in ("step_000002", "step_000004"):
-        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "model").mkdir(parents=True)
+        (run.checkpoints / name / "model" / "model.safetensors").write_bytes(b"weights")
         (run.checkpoints / name / "state.json").write_text("{}")
         write_manifest(run.checkpoints / name)
     (run.checkpoints / "latest").write_text("step_000004\n")
