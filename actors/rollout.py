@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
@@ -20,7 +20,7 @@ from actors.transfer import SENDING, together_with
 from azero.config import Config, Protocol, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
-from azero.errors import SyncError, VersionGone, first_line
+from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
 from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output, trim_heap
@@ -148,7 +148,7 @@ class RolloutActor:
             raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None
 
     def _fetched(self, snapshot: WeightSnapshot) -> Callable[[], None]:
-        """How to load what now lies in this node's object store. Raises VersionGone."""
+        """How to load what now lies in this node's object store. Raises VersionGone and VersionLate."""
         weights = unflatten(self._get(snapshot.handle), snapshot.manifest, snapshot.dtype)
         return lambda: self.engine.load(snapshot.version, weights)
 
@@ -175,14 +175,18 @@ class RolloutActor:
         return load
 
     def _get(self, ref: Any) -> Any:
-        """What the learner published or does. Raises VersionGone."""
+        """What the learner published or does. Raises VersionGone and VersionLate."""
         patience = self.config.rollout.timeout_s / 2  # before this actor is late itself
         return fetched(ref, min(self.config.learner.timeout_s, patience))
 
 
 def fetched(ref: Any, timeout_s: float) -> Any:
-    """What the learner published or does. Raises VersionGone, so that nobody takes its failure for the actor's."""
+    """What the learner published or does. Raises VersionGone and VersionLate, so that nobody takes its failure for the
+    actor's.
+    """
     try:
         return ray.get(ref, timeout=timeout_s)
+    except GetTimeoutError:
+        raise VersionLate(f"waited {timeout_s:g} s for a published version") from None
     except RayError as e:
         raise VersionGone(first_line(getattr(e, "cause", None) or e)) from None

@@ -13,6 +13,10 @@ class VersionGone(Exception):
     """A published version cannot be had: its bytes went with a node, or its probes with the learner."""
 
 
+class VersionLate(Exception):
+    """A published version did not arrive in time. It may still: the network is slow, or the learner hangs."""
+
+
 class SyncError(RunFailed):
     """An engine does not hold the weights that it was given."""
 

@@ -24,7 +24,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from azero.errors import RunFailed, SyncError, VersionGone, first_line
+from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_line
 from azero.types import Assignment, EvalItem, WeightSnapshot
 from cluster.trace import NO_TRACE, Trace
 
@@ -280,13 +280,16 @@ class Fleet:
             raise cause
         if not self._was_up and isinstance(error, RayTaskError):
             raise error  # nothing can start: bad input, or a bug
-        if isinstance(cause, VersionGone):  # the actor is well
+        if isinstance(cause, VersionGone | VersionLate):  # the actor is well
             work, member.ref, member.work, member.since = member.work, None, None, time.monotonic()
             member.state = ActorState.STALE
             if work is None:  # abandoned with that version
                 return
             self._again(work)
-            raise WeightsLost(f"the published version is gone ({first_line(cause)})")
+            if isinstance(cause, VersionGone):
+                raise WeightsLost(f"the published version is gone ({first_line(cause)})")
+            self.report(f"rollout actor {member.index} {cause}; trying again")  # a learner that hangs has its deadline
+            return
         self._end(member, f"died: {first_line(cause)}")
 
     def _end(self, member: _Member, why: str) -> None:

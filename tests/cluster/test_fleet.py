@@ -69,13 +69,15 @@ def make(size: int, said: list[str], seconds: float = 0.2, timeout_s: float = 30
     return fleet
 
 
-def drive(fleet: Fleet, until: Callable[[], bool], limit_s: float = 60.0) -> list[tuple[int, str]]:
+def drive(
+    fleet: Fleet, until: Callable[[], bool], limit_s: float = 60.0, snapshot: WeightSnapshot = SNAPSHOT
+) -> list[tuple[int, str]]:
     """Results collected until the condition holds."""
     results = []
     deadline = time.monotonic() + limit_s
     while not until():
         assert time.monotonic() < deadline, fleet.states()
-        fleet.dispatch(SNAPSHOT)
+        fleet.dispatch(snapshot)
         for ref in ray.wait(fleet.refs, timeout=0.1)[0] if fleet.refs else ():
             outcome = fleet.collect(ref)
             if outcome is not None:
@@ -201,9 +203,9 @@ def test_whatever_an_actor_raises_after_its_start_is_a_death(
         drive(fleet, finished(fleet))
 
 
-@pytest.mark.parametrize("what", ["lost", "fatal", "broken", "slow"])
+@pytest.mark.parametrize("what", ["lost", "fatal", "broken"])
 def test_actors_whose_version_is_gone_are_well(what: str) -> None:
-    """Its bytes are lost, or the learner died, failed or hangs on its probes: told once, whoever else waits for it."""
+    """Its bytes are lost, or the learner died or failed on its probes: told once, whoever else waits for it."""
     gone = {"handle": lost_reference()} if what == "lost" else {}
     if what != "lost":
         learner = Sleeper.remote(0, 30.0)  # type: ignore[attr-defined]
@@ -220,6 +222,17 @@ def test_actors_whose_version_is_gone_are_well(what: str) -> None:
     drive(fleet, finished(fleet))
     drive(fleet, lambda: not fleet.refs)
     assert fleet.states()[ActorState.DEAD] == 0 and fleet.restarts == 0 and not said
+
+
+def test_a_version_that_comes_late_is_waited_for() -> None:
+    learner = Sleeper.remote(0, 3.0)  # type: ignore[attr-defined]
+    late = replace(SNAPSHOT, probes=learner.play.remote(work("slow").assignment, SNAPSHOT))
+    said: list[str] = []
+    fleet = make(1, said)
+    fleet.submit(work("lost"))  # waits a second for it
+    assert drive(fleet, finished(fleet), snapshot=late) == [(0, "lost")]
+    assert fleet.restarts == 0 and fleet.redispatched == len(said) >= 1
+    assert set(said) == {"rollout actor 0 waited 1 s for a published version; trying again"}
 
 
 def test_the_retired_get_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
