@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
-from actors.transfer import SENDING, together_with
 from azero.config import Config, Protocol, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
@@ -25,7 +23,6 @@ from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
 from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output, trim_heap
 from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
-from azero.weights import unflatten
 
 
 def play_rules(config: Config) -> PlayRules:
@@ -85,6 +82,8 @@ class RolloutActor:
         if self._engine is None:
             c = self.config
             if c.rollout.threads:
+                import torch
+
                 torch.set_num_threads(c.rollout.threads)
             self._engine = build_engine(c.model, c.rollout, seed=c.run.seed, path=self.model_path)
         return self._engine
@@ -149,11 +148,17 @@ class RolloutActor:
 
     def _fetched(self, snapshot: WeightSnapshot) -> Callable[[], None]:
         """How to load what now lies in this node's object store. Raises VersionGone and VersionLate."""
+        from azero.weights import unflatten
+
         weights = unflatten(self._get(snapshot.handle), snapshot.manifest, snapshot.dtype)
         return lambda: self.engine.load(snapshot.version, weights)
 
     def _received(self, snapshot: WeightSnapshot) -> Callable[[], None] | None:
         """How to load what the learner then sends (actors/transfer.py); None where it sends nothing, or not this."""
+        if snapshot.sender is None:
+            return None
+        from actors.transfer import SENDING, together_with
+
         sender, engine, limit = snapshot.sender, cast(Any, self.engine), self.config.rollout.timeout_s
 
         def ask(method: str, *arguments: Any) -> Any:
@@ -163,8 +168,6 @@ class RolloutActor:
             with together_with(ask("send"), limit):
                 engine.receive(snapshot.version, snapshot.manifest, snapshot.dtype)
 
-        if sender is None:
-            return None
         try:
             meeting = self._get(ask("prepare", ray.get_runtime_context().get_actor_id(), snapshot.version))
         except VersionGone:

@@ -224,6 +224,17 @@ class Played:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Outcome of one learner step."""
+
+    version: int
+    metrics: dict[str, float]
+    episodes: list[Episode]  # with the rewards of their proposals
+    warnings: tuple[str, ...]
+    failure: str = ""  # why the run cannot go on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
     """One evaluation as evals.jsonl holds it; `sync` where weights were loaded for it."""
 

@@ -12,8 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from azero.errors import RunFailed, UserError, first_line
-from azero.types import Episode, WeightSnapshot
-from learner.core import Update
+from azero.types import Episode, Update, WeightSnapshot
 
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 PING_EVERY_S = 5.0  # while it waits for a batch

@@ -28,13 +28,12 @@ from azero.buffer import ProblemBuffer
 from azero.config import Config
 from azero.curriculum import SlotSource
 from azero.errors import RunFailed
-from azero.types import Episode, EvalItem, Played, SyncReport, WeightSnapshot
+from azero.types import Episode, EvalItem, Played, SyncReport, Update, WeightSnapshot
 from cluster.batches import BatchBook
 from cluster.fleet import EvalWork, Fleet, PlayWork, WeightsLost
 from cluster.learning import LearnerHost, LearnerLost, Started
 from cluster.records import Recorder
 from cluster.trace import LEARNER, NO_TRACE, Trace
-from learner.core import Update
 
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
 

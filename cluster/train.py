@@ -15,7 +15,6 @@ import ray
 from rich.console import Console
 
 from actors.rollout import RolloutActor
-from actors.transfer import SENDING, Sender
 from azero.buffer import ProblemBuffer
 from azero.config import Config, Protocol, Transfer, to_yaml
 from azero.curriculum import SlotSource
@@ -155,8 +154,14 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
     logs = (run.path / "logs").absolute()
 
     rooms = Rooms(config)
-    sends = config.rollout.transfer is Transfer.nccl
-    versions = config.rollout.max_staleness + 2  # what actors play on, and one more for an evaluation
+    sending: dict[str, Any] = {}  # what a learner that sends weights needs as an actor
+    make_sender = None
+    if config.rollout.transfer is Transfer.nccl:
+        from actors.transfer import SENDING, Sender
+
+        sending = {"concurrency_groups": {SENDING: 2 * config.rollout.actors}}
+        # What actors play on, and one more for an evaluation.
+        make_sender = partial(Sender, keep=config.rollout.max_staleness + 2)
 
     def spawn_learner(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
         return [
@@ -165,7 +170,7 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
                 num_gpus=config.learner.gpus_per_worker,
                 scheduling_strategy=rooms.worker(rank),
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
-                **({"concurrency_groups": {SENDING: 2 * config.rollout.actors}} if sends else {}),
+                **sending,
             )(Learner).remote(
                 rank,
                 config,
@@ -174,7 +179,7 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
                 list(kept),
                 probe_texts(domain),
                 str(logs / ("learner.log" if rank == 0 else f"learner-{rank}.log")),
-                partial(Sender, keep=versions) if sends else None,
+                make_sender,
             )
             for rank in range(config.learner.workers)
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,11 @@ from azero.credit import Credit, SequenceLogprobs, batch_metrics, trainable_prop
 from azero.guards import Guards
 from azero.models import load_tokenizer
 from azero.process import peak_memory_gib
-from azero.types import Episode, Role, TensorSpec
+from azero.types import Episode, Role, TensorSpec, Update
 from azero.weights import flatten
 from learner.checkpoints import Kept, load_checkpoint, save_checkpoint
 from learner.policy import CPU, PolicyOptimizer
 from learner.workers import Workers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """Outcome of one learner step."""
-
-    version: int
-    metrics: dict[str, float]
-    episodes: list[Episode]  # with the rewards of their proposals
-    warnings: tuple[str, ...]
-    failure: str = ""  # why the run cannot go on
 
 
 class LearnerCore:

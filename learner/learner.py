@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-import torch
 
 from azero.config import Config
 from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap
-from azero.types import Episode, ProbeSet, WeightSnapshot
-from learner.checkpoints import Kept
-from learner.core import LearnerCore, Update
+from azero.types import Episode, ProbeSet, Update, WeightSnapshot
 from learner.mirror import Mirror
-from learner.workers import Workers
+
+if TYPE_CHECKING:  # the driver has this class too, and no need of torch
+    import torch
+
+    from learner.checkpoints import Kept
+    from learner.core import LearnerCore
 
 
 class Learner:  # made an actor where it is placed, with the concurrency that it needs there
@@ -41,6 +43,8 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
 
         `make_sender`: of what sends weights to actors that ask (actors/transfer.py: Sender), beside Ray's object store.
         """
+        from learner.workers import Workers
+
         redirect_output(log)
         self.log = log
         self.config = config
@@ -68,6 +72,10 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
     @ray.method(num_returns=2)
     def start(self, address: str) -> tuple[tuple[WeightSnapshot, dict[str, Any]], np.ndarray]:
         """((the present version, the driver's own state in what this goes on from), weights)."""
+        import torch
+
+        from learner.core import LearnerCore
+
         learner = self.config.learner
         if learner.threads:
             torch.set_num_threads(learner.threads)

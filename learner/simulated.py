@@ -10,8 +10,7 @@ import numpy as np
 import ray
 
 from azero.credit import batch_metrics
-from azero.types import Episode, ProbeSet, WeightSnapshot
-from learner.core import Update
+from azero.types import Episode, ProbeSet, Update, WeightSnapshot
 
 
 @ray.remote(num_cpus=0)

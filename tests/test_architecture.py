@@ -103,12 +103,16 @@ def test_types_name_no_heavy_module() -> None:
     assert not wrong, "light processes import azero/types.py"
 
 
-def test_types_and_config_load_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("azero.types, azero.config", {"torch", "transformers", "ray", "vllm"}),
+        ("cluster.train", {"torch", "transformers", "vllm"}),  # a driver starts seconds earlier without
+    ],
+)
+def test_what_light_processes_need_loads_nothing_heavy(modules: str, heavy: set[str]) -> None:
     """What they import may not import torch either; a fresh process shows it."""
-    code = (
-        "import sys, azero.types, azero.config;"
-        "print(*sorted({'torch', 'transformers', 'ray', 'vllm'} & set(sys.modules)))"
-    )
+    code = f"import sys, {modules}; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
