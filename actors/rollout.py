@@ -21,7 +21,7 @@ from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
-from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output, trim_heap
+from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output, trim_heap, use_threads
 from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
 
 
@@ -67,6 +67,7 @@ class RolloutActor:
 
     def __init__(self, index: int, config: Config, model_path: str, log: str) -> None:
         redirect_output(log)
+        use_threads(config.rollout.threads)
         self.log = log
         self.index, self.config, self.model_path = index, config, model_path
         self.domain = get_domain(config.task.domain)
@@ -81,10 +82,6 @@ class RolloutActor:
     def engine(self) -> Engine:
         if self._engine is None:
             c = self.config
-            if c.rollout.threads:
-                import torch
-
-                torch.set_num_threads(c.rollout.threads)
             self._engine = build_engine(c.model, c.rollout, seed=c.run.seed, path=self.model_path)
         return self._engine
 

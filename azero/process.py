@@ -41,6 +41,15 @@ def keep_log_short(path: str) -> None:
         return  # no such file here, or no right to it: output goes on where it went
 
 
+def use_threads(count: int) -> None:
+    """Have torch and what it computes with use so many; 0 leaves it to them. They look when they are loaded: before it.
+
+    Ray can do so in an actor's runtime environment, but then cannot give it a process that is already there.
+    """
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+
+
 @contextmanager
 def deadline_stacks(deadline_s: float) -> Iterator[None]:
     """Just before a deadline, after which a process may be ended, write the stacks of its threads to the log, once.

@@ -177,8 +177,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> d
             probes=ray.put(probes),
         )  # fmt: skip
         del learner, weights
-        threads = {"env_vars": {"OMP_NUM_THREADS": "2"}}
-        actor = RolloutActor.options(runtime_env=threads).remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
+        actor = RolloutActor.remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
         for batch in range(batches):
             assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
             began = time.perf_counter()

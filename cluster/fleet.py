@@ -79,6 +79,7 @@ class _Member:
     handle: Any = None
     state: ActorState = ActorState.DEAD
     ref: Any = None  # of the call that goes on: its start, or work
+    ready: Any = None  # of the second call of its start
     work: Work | None = None  # None also where the result is wanted no more
     since: float = 0.0  # monotonic seconds; of the call, or of idleness, or of death
     placed: bool = False  # has a process that answered `hello`
@@ -190,9 +191,8 @@ class Fleet:
             self._trace_work(member.index, work, began, result)
         member.ref, member.work, member.since = None, None, time.monotonic()
         if member.state is ActorState.STARTING:
-            if not member.placed:  # the answer to `hello`: there is a process, now the engine
-                member.placed = True
-                member.ref = member.handle.ready.remote()
+            if not member.placed:  # the answer to `hello`: there is a process, which now makes its engine
+                member.placed, member.ref = True, member.ready
             else:
                 member.state, self._was_up = ActorState.STALE, True
             return None
@@ -256,7 +256,8 @@ class Fleet:
         member.handle = self.spawn(member.index)
         member.state, member.since = ActorState.STARTING, time.monotonic()
         member.placed, member.hosted, member.looked = False, False, member.since
-        member.ref, member.work = member.handle.hello.remote(), None
+        member.work = None
+        member.ref, member.ready = member.handle.hello.remote(), member.handle.ready.remote()  # one after the other
 
     def _suspect(self, member: _Member, waited: float) -> None:
         """Its work goes to others. Alone, it is ended at once, since nobody else would do it."""

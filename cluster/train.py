@@ -169,7 +169,6 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
                 num_cpus=config.learner.cpus_per_worker,
                 num_gpus=config.learner.gpus_per_worker,
                 scheduling_strategy=rooms.worker(rank),
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
                 **sending,
             )(Learner).remote(
                 rank,
@@ -185,12 +184,10 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
         ]
 
     def spawn(index: int) -> Any:
-        threads = str(config.rollout.threads)
         return RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=config.rollout.cpus_per_actor,
             num_gpus=config.rollout.gpus_per_actor,
             scheduling_strategy=rooms.actor(index),
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
         ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"))
 
     progress = Progress(config.run.steps, config.cluster.progress)

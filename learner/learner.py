@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from azero.config import Config
-from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap
+from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap, use_threads
 from azero.types import Episode, ProbeSet, Update, WeightSnapshot
 from learner.mirror import Mirror
 
@@ -43,9 +43,10 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
 
         `make_sender`: of what sends weights to actors that ask (actors/transfer.py: Sender), beside Ray's object store.
         """
+        redirect_output(log)
+        use_threads(config.learner.threads)
         from learner.workers import Workers
 
-        redirect_output(log)
         self.log = log
         self.config = config
         self.workers = Workers(rank, config.learner.workers)
@@ -77,8 +78,6 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         from learner.core import LearnerCore
 
         learner = self.config.learner
-        if learner.threads:
-            torch.set_num_threads(learner.threads)
         device = torch.device("cuda" if torch.cuda.is_available() and learner.gpus_per_worker else "cpu")
         with deadline_stacks(self.config.cluster.start_timeout_s):
             self.workers.join(address, ray.util.get_node_ip_address(), device, learner.timeout_s)

@@ -53,3 +53,9 @@ def test_free_memory_inside_the_heap_goes_back_to_the_system() -> None:
     before = psutil.Process().memory_info().rss
     trim_heap()
     assert before - psutil.Process().memory_info().rss > 100e6 and end.sum() == 25_000
+
+
+def test_threads_are_set_before_torch_is_there() -> None:
+    script = "from azero.process import use_threads; use_threads(1); import torch; print(torch.get_num_threads())"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "1\n"
