@@ -97,8 +97,7 @@ class RolloutActor:
         """Returns when the engine is warm."""
         with deadline_stacks(self.config.cluster.start_timeout_s):
             version = self.engine.version
-            if self.config.rollout.sleep:
-                self.engine.sleep()
+            self._rest()
         return version
 
     def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
@@ -127,11 +126,18 @@ class RolloutActor:
         """Around all work: its deadline, and with rollout.sleep the engine's memory for as long alone."""
         with deadline_stacks(self.config.rollout.timeout_s):
             self.engine.wake()
-            yield
-            if self.config.rollout.sleep:
-                self.engine.sleep()
+            try:
+                yield
+            except (VersionGone, VersionLate):  # after which it goes on
+                self._rest()
+                raise
+            self._rest()
         trim_heap()
         keep_log_short(self.log)
+
+    def _rest(self) -> None:
+        if self.config.rollout.sleep:
+            self.engine.sleep()
 
     def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
         if (self._lineage, self.engine.version) == (snapshot.lineage, snapshot.version):

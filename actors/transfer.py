@@ -65,7 +65,7 @@ class Sender:
         if weights is None:
             raise VersionGone(f"the learner holds versions {sorted(self._versions)}, not {version}")
         known = self._channels.get(actor)
-        if known and known.process == process:
+        if known and known.trainer and known.process == process:
             known.source.weights = weights
             return None
         if known and known.trainer:

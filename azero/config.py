@@ -376,6 +376,12 @@ def check(c: Config) -> None:
                 f"cluster.layout=colocated: rollout.gpus_per_actor={c.rollout.gpus_per_actor:g} and "
                 f"learner.gpus_per_worker={c.learner.gpus_per_worker:g} share one GPU; give 0.5 and 0.5"
             )
+    share = c.learner.gpus_per_worker + (c.rollout.gpus_per_actor if c.cluster.layout is Layout.colocated else 0)
+    if c.learner.workers > 1 and c.learner.gpus_per_worker and share <= 0.5:
+        raise UserError(
+            f"learner.workers={c.learner.workers} with learner.gpus_per_worker={c.learner.gpus_per_worker:g}: two may "
+            "share one GPU, which NCCL refuses; give each one GPU, or with cluster.layout=colocated 0.5 and its actor 0.5"
+        )
     patience = 2 * max(c.rollout.timeout_s, c.learner.timeout_s)
     if c.cluster.stall_timeout_s < patience:
         raise UserError(

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MAX_LOG_BYTES = 16 * 2**20
-MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+THIS_PROCESS = ctypes.CDLL(None)
+MALLOC_TRIM = getattr(THIS_PROCESS, "malloc_trim", None)  # glibc's alone
+# Where LD_PRELOAD brought an OpenMP before Python, as vLLM advises on CPUs: it has looked at its variable already.
+PRELOADED_THREADS = getattr(THIS_PROCESS, "omp_set_num_threads", None)
 
 
 def redirect_output(path: str) -> None:
@@ -46,8 +49,11 @@ def use_threads(count: int) -> None:
 
     Ray can do so in an actor's runtime environment, but then cannot give it a process that is already there.
     """
-    if count:
-        os.environ["OMP_NUM_THREADS"] = str(count)
+    if not count:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if PRELOADED_THREADS is not None:
+        PRELOADED_THREADS(count)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def flatten(
     for name, tensor in state.items():
         specs.append(TensorSpec(name=name, shape=tuple(tensor.shape), offset=offset))
         offset += tensor.numel()
-    flat = torch.empty(offset, dtype=dtype) if out is None else torch.from_numpy(out).view(dtype)
+    flat = torch.from_numpy(out).view(dtype) if out is not None and out.size else torch.empty(offset, dtype=dtype)
     for spec, tensor in zip(specs, state.values(), strict=True):
         flat[spec.offset : spec.offset + tensor.numel()].copy_(tensor.detach().reshape(-1))
     return flat.view(torch.uint8).numpy(), tuple(specs)

@@ -121,7 +121,8 @@ class Fleet:
         """Returns when `count` actors are up. Raises RunFailed, and what building the first engine raised."""
         began = time.monotonic()
         while sum(m.state in UP for m in self._members) < count:
-            for ref in ray.wait(self.refs, timeout=0.2)[0] if self.refs else ():
+            refs = self.refs  # all that are ready: nobody is late who is only not looked at
+            for ref in ray.wait(refs, num_returns=len(refs), timeout=0.2)[0] if refs else ():
                 self.collect(ref)
             self.check()
             if time.monotonic() - began > self.start_timeout_s:

@@ -14,7 +14,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from azero.errors import RunFailed, UserError, first_line
 from azero.types import Episode, Update, WeightSnapshot
 
-MAX_DEATHS_WITHOUT_PROGRESS = 3
+MAX_DEATHS_IN_A_ROW = 3  # without an update in between: it cannot learn
+MAX_DEATHS_WITHOUT_PROGRESS = 10  # before a version beyond the furthest: it cannot get on
 PING_EVERY_S = 5.0  # while it waits for a batch
 
 
@@ -75,6 +76,7 @@ class LearnerHost:
         self._update: _Call | None = None  # the one that goes on
         self._furthest = -1  # version
         self._deaths = 0  # since the furthest version was reached
+        self._deaths_in_a_row = 0  # since the last update
         self._has_saved = False
         self._pings: list[Any] = []
         self._pinged = 0.0  # when; monotonic seconds
@@ -95,6 +97,9 @@ class LearnerHost:
         self.end()
         while True:
             self._deaths += 1
+            self._deaths_in_a_row += 1
+            if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
+                raise RunFailed(f"the learner was lost {self._deaths_in_a_row} times without an update: {why}")
             if self._deaths > MAX_DEATHS_WITHOUT_PROGRESS:
                 raise RunFailed(f"the learner was lost {self._deaths} times at version {self._furthest}: {why}")
             self.restarts += 1
@@ -143,6 +148,7 @@ class LearnerHost:
             return None
         self._update = None
         update, snapshot = call.value
+        self._deaths_in_a_row = 0
         if snapshot.version > self._furthest:
             self._furthest, self._deaths = snapshot.version, 0
         return update, self._published(call, snapshot)

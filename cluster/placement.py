@@ -8,6 +8,7 @@ colocated       pairs: worker i and actor i share one bundle, and so its GPU, by
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from cluster.runtime import cluster_address, ray_session
 
 Bundle = dict[str, float]
 ANYWHERE = "DEFAULT"  # Ray's own choice
+EPSILON = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +57,40 @@ def _bundle(**amounts: float) -> Bundle:
     return {name: amount for name, amount in amounts.items() if amount}
 
 
-def lacking(bundles: Sequence[Bundle], left: list[dict[str, float]]) -> list[Bundle]:
+@dataclass(slots=True)
+class Free:
+    """What of a node is not taken. A fraction of a GPU comes from one GPU; Ray has it so."""
+
+    cpus: float
+    gpus: list[float]  # what is left of each
+
+    @classmethod
+    def of(cls, node: Mapping[str, float]) -> Free:
+        return cls(node.get("CPU", 0.0), [1.0] * int(node.get("GPU", 0)))
+
+    def take(self, bundle: Bundle) -> bool:
+        """Whether it was there."""
+        cpus, wanted = bundle.get("CPU", 0.0), bundle.get("GPU", 0.0)
+        share = wanted if wanted < 1 else 1.0
+        fitting = sorted((left, i) for i, left in enumerate(self.gpus) if left + EPSILON >= share)  # the fullest first
+        count = math.ceil(wanted)
+        if self.cpus + EPSILON < cpus or len(fitting) < count:
+            return False
+        self.cpus -= cpus
+        for _, i in fitting[:count]:
+            self.gpus[i] -= share
+        return True
+
+
+def lacking(bundles: Sequence[Bundle], left: Sequence[Free]) -> list[Bundle]:
     """The bundles that nodes cannot hold all at once, by first fit, the largest first; `left` loses what is placed."""
-    missing = []
-    for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0))):
-        home = next((n for n in left if all(n.get(k, 0) + 1e-9 >= v for k, v in bundle.items())), None)
-        if home is None:
-            missing.append(bundle)
-            continue
-        for name, amount in bundle.items():
-            home[name] -= amount
-    return missing
+    largest_first = sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0)))
+    return [bundle for bundle in largest_first if not any(node.take(bundle) for node in left)]
 
 
 def require_room(config: Config, nodes: Sequence[Mapping[str, float]], where: str) -> str:
     """What is not there yet and may join later, in words, or nothing. Raises UserError where a run cannot start."""
-    needed, left = demand(config), [dict(node) for node in nodes]
+    needed, left = demand(config), [Free.of(node) for node in nodes]
     if missing := lacking(needed.first, left):
         raise UserError(
             f"{where} cannot hold learner and first rollout actor: no node has {_words(missing)} left, of "

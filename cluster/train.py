@@ -157,11 +157,11 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
     sending: dict[str, Any] = {}  # what a learner that sends weights needs as an actor
     make_sender = None
     if config.rollout.transfer is Transfer.nccl:
-        from actors.transfer import SENDING, Sender
+        from actors.transfer import SENDING
 
         sending = {"concurrency_groups": {SENDING: 2 * config.rollout.actors}}
         # What actors play on, and one more for an evaluation.
-        make_sender = partial(Sender, keep=config.rollout.max_staleness + 2)
+        make_sender = partial(_sender, config.rollout.max_staleness + 2)
 
     def spawn_learner(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
         return [
@@ -200,8 +200,14 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
     )
     trace = Trace(run.path / "trace.json" if config.run.trace else None)
     with console.status("starting the learner and the rollout actors"):
-        fleet = Fleet(spawn, config.rollout.actors, config.rollout.timeout_s, start_timeout_s, progress.warning, trace)
-        started = learner.start(checkpoint)
+        start_learner = partial(learner.start, checkpoint)
+        make_fleet = partial(
+            Fleet, spawn, config.rollout.actors, config.rollout.timeout_s, start_timeout_s, progress.warning, trace
+        )
+        if _may_share_a_gpu(config):
+            started, fleet = start_learner(), make_fleet()
+        else:  # both at once
+            fleet, started = make_fleet(), start_learner()
         fleet.wait_ready()
     stop.only_ask = True  # what is cut off now is made again by the loop alone
     run.truncate_after(started.snapshot.version if checkpoint else -1)
@@ -222,6 +228,18 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
         ).run()
     finally:
         recorder.close()
+
+
+def _may_share_a_gpu(config: Config) -> bool:
+    """Then an engine, which takes of its GPU what it finds free, must not start while a learner does."""
+    return bool(config.rollout.gpus_per_actor % 1 and config.learner.gpus_per_worker % 1)
+
+
+def _sender(keep: int, device: Any) -> Any:
+    """Made in the learner's process, after its threads are set: it brings torch."""
+    from actors.transfer import Sender
+
+    return Sender(device, keep)
 
 
 class StopSignals:

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 from azero.config import Config
+from azero.errors import UserError
 from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap, use_threads
 from azero.types import Episode, ProbeSet, Update, WeightSnapshot
 from learner.mirror import Mirror
@@ -138,10 +139,13 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
             return self.core.version, self.core.keep(driver)
 
     def _bring_checkpoint(self) -> None:
-        """From the mirror, where this node does not see the driver's disk."""
+        """From the mirror, where this node does not see the driver's disk. Raises UserError for a damaged copy."""
         _, _, checkpoint, _ = self._arguments
-        if checkpoint and not checkpoint.exists() and self.config.run.mirror:
-            Mirror(self.config.run.mirror).fetch(checkpoint.name, checkpoint.parent)
+        mirror = self.config.run.mirror
+        if not checkpoint or checkpoint.exists() or not mirror:
+            return
+        if wrong := Mirror(mirror).fetch(checkpoint.name, checkpoint.parent):
+            raise UserError(f"checkpoint {checkpoint.name} of {mirror}: damaged ({wrong})")
 
     def _publish(self) -> tuple[WeightSnapshot, np.ndarray]:
         weights, manifest = self.core.weights()

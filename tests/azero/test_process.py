@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from azero.process import trim_heap
@@ -55,7 +56,12 @@ def test_free_memory_inside_the_heap_goes_back_to_the_system() -> None:
     assert before - psutil.Process().memory_info().rss > 100e6 and end.sum() == 25_000
 
 
-def test_threads_are_set_before_torch_is_there() -> None:
+@pytest.mark.parametrize("preloaded", [False, True])
+def test_threads_are_set_before_torch_is_there(preloaded: bool) -> None:
     script = "from azero.process import use_threads; use_threads(1); import torch; print(torch.get_num_threads())"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    if preloaded:  # as vLLM leaves it for its processes
+        openmp = next(Path(torch.__file__).parents[1].glob("torch*/**/libgomp*.so*"))
+        environment["LD_PRELOAD"] = str(openmp)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
     assert done.stdout == "1\n"

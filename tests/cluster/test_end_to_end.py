@@ -93,6 +93,17 @@ def _samples_are_whole(folder: Path, steps: int) -> None:
             assert record["problem"]["text"] not in record["references"]
 
 
+def test_two_learner_workers_do_what_one_does_and_one_goes_on(tmp_path: Path) -> None:
+    turns = ["rollout.max_staleness=0", "rollout.engine=hf", "optim.lr=1e-3"]
+    two = ["learner.workers=2", "learner.cpus_per_worker=0.5"]
+    alone = run(tmp_path / "one", *turns, "run.steps=3")
+    together = run(tmp_path / "two", *turns, *two, "run.steps=3")
+    key = "grad_norm/solver"
+    assert [m[key] for m in together if m["step"]] == pytest.approx([m[key] for m in alone if m["step"]], rel=1e-3)
+    went_on = run(tmp_path / "two", *turns, "learner.workers=1", "run.steps=4", resume=True)
+    assert [m["step"] for m in went_on] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.long
 def test_two_actors_synchronous_runs_repeat_and_resume_to_the_last_bit(tmp_path: Path) -> None:
     two = ["rollout.actors=2", "rollout.cpus_per_actor=0.5", "rollout.max_staleness=0", "rollout.engine=hf"]

@@ -278,7 +278,7 @@ def test_a_learner_that_is_lost_again_and_again_fails_the_run() -> None:
         host.revive("it died")
     with pytest.raises(LearnerLost):
         update(host, "die")
-    with pytest.raises(RunFailed, match="the learner was lost 4 times at version 1: it died"):
+    with pytest.raises(RunFailed, match="the learner was lost 4 times without an update: it died"):
         host.revive("it died")
 
 
@@ -307,3 +307,17 @@ def test_progress_forgives_deaths() -> None:
         with pytest.raises(LearnerLost):
             update(host, "die")
         assert host.revive("it died").snapshot.version == step
+
+
+def test_deaths_that_always_undo_the_same_step_end_the_run() -> None:
+    host = make(Disk())  # without a state to go on from
+    for _ in range(10):
+        assert update(host).version == 1
+        with pytest.raises(LearnerLost):
+            update(host, "die")
+        host.revive("it died")
+    update(host)
+    with pytest.raises(LearnerLost):
+        update(host, "die")
+    with pytest.raises(RunFailed, match="the learner was lost 11 times at version 1: it died"):
+        host.revive("it died")

@@ -6,17 +6,27 @@ import pytest
 
 from azero.config import load_config
 from azero.errors import UserError
-from cluster.placement import demand, lacking, require_room
+from cluster.placement import Free, demand, lacking, require_room
 
 HEAD, GPU8 = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
 TP = ["rollout.tensor_parallel=4", "rollout.gpus_per_actor=4", "rollout.cpus_per_actor=2", "rollout.actors=3"]
 TP += ["rollout.engine=vllm", "learner.workers=4", "learner.gpus_per_worker=1", "rollout.problems_per_step=16"]
 
 
+def free(*nodes: dict[str, float]) -> list[Free]:
+    return [Free.of(node) for node in nodes]
+
+
 def test_a_bundle_lies_on_one_node() -> None:
-    assert lacking([{"CPU": 4}] * 4, [{"CPU": 6.0}, {"CPU": 6.0}]) == [{"CPU": 4}] * 2
-    assert lacking([{"CPU": 2}, {"CPU": 4}, {"GPU": 1.0}], [{"CPU": 6.0, "GPU": 1.0}]) == []
-    assert lacking([{"GPU": 0.5}] * 3, [{"GPU": 1.0}]) == [{"GPU": 0.5}]
+    assert lacking([{"CPU": 4}] * 4, free({"CPU": 6.0}, {"CPU": 6.0})) == [{"CPU": 4}] * 2
+    assert lacking([{"CPU": 2}, {"CPU": 4}, {"GPU": 1.0}], free({"CPU": 6.0, "GPU": 1.0})) == []
+
+
+def test_a_fraction_of_a_gpu_lies_on_one_gpu() -> None:
+    assert lacking([{"GPU": 0.5}] * 3, free({"GPU": 1.0})) == [{"GPU": 0.5}]
+    assert lacking([{"GPU": 0.6}] * 3, free({"GPU": 2.0})) == [{"GPU": 0.6}]
+    assert lacking([{"GPU": 0.5}, {"GPU": 1.0}, {"GPU": 0.5}], free({"GPU": 2.0})) == []
+    assert lacking([{"GPU": 0.5}, {"GPU": 2.0}], free({"GPU": 2.0})) == [{"GPU": 0.5}]
 
 
 def test_disaggregated() -> None:
@@ -48,6 +58,12 @@ def test_colocated_pairs() -> None:
     [
         (["cluster.layout=colocated", "rollout.actors=2"], "must be equal"),
         (["cluster.layout=colocated", "rollout.gpus_per_actor=1", "learner.gpus_per_worker=0.5"], "share one GPU"),
+        (["learner.workers=2", "learner.gpus_per_worker=0.5"], "NCCL refuses"),
+        (
+            ["cluster.layout=colocated", "rollout.actors=2", "learner.workers=2", "rollout.gpus_per_actor=0.25"]
+            + ["learner.gpus_per_worker=0.25"],
+            "NCCL refuses",
+        ),
         (["rollout.sleep=true"], "rollout.max_staleness=0"),
         (["rollout.sleep=true", "rollout.max_staleness=0", "rollout.engine=hf"], "rollout.engine=vllm"),
     ],

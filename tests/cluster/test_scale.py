@@ -50,7 +50,7 @@ def test_actors_play_nearly_all_the_time(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "scale.json").read_text())
     for run in result["runs"]:
         assert run["assignment_s"] == pytest.approx(1.0, rel=0.01)
-        assert 0.8 < run["efficiency"] <= 1.01 and run["staleness"] <= 1
+        assert 0.8 < run["efficiency"] < 1.1 and run["staleness"] <= 1
         assert run["samples_per_s"] == pytest.approx(256 * run["efficiency"], rel=0.05)
     assert "for 5000 samples/s" in out.getvalue() and "the knee" in out.getvalue().lower()
 

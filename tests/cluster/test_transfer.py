@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,8 +38,13 @@ def test_only_the_newest_versions_are_held_and_as_they_were() -> None:
         weights, manifest = flatten(state, torch.float32)
         sender.hold(version, weights, manifest, "float32")
         weights += 1  # the learner's next version
-    assert sender.prepare(0, "process", 2) and sender.prepare(0, "process", 3) is None
+    assert sender.prepare(0, "process", 2)
+    assert sender.prepare(0, "process", 2)  # the two did not meet: again
+    ended: list[bool] = []
+    sender._channels[0].trainer = SimpleNamespace(shutdown=lambda: ended.append(True))
+    assert sender.prepare(0, "process", 3) is None and not ended
     assert sender.prepare(0, "another process", 3) and not any(t.any() for t in sender._versions[3].values())
+    assert ended
     with pytest.raises(VersionGone, match=r"holds versions \[2, 3\], not 1"):
         sender.prepare(0, "process", 1)
 
