@@ -52,9 +52,9 @@ class Timing:
 class SimulatedActor:
     """Answers as RolloutActor does, after the time that its engine would take."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, domain: str) -> None:
         self.index = index
-        self.domain = get_domain("arithmetic")
+        self.domain = get_domain(domain)
         self._held: tuple[int, int] | None = None  # lineage and version of the weights
 
     def set(self, timing: Timing) -> None:

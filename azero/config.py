@@ -380,7 +380,7 @@ def check(c: Config) -> None:
     if c.learner.workers > 1 and c.learner.gpus_per_worker and share <= 0.5:
         raise UserError(
             f"learner.workers={c.learner.workers} with learner.gpus_per_worker={c.learner.gpus_per_worker:g}: two may "
-            "share one GPU, which NCCL refuses; give each one GPU, or with cluster.layout=colocated 0.5 and its actor 0.5"
+            "share one GPU, which NCCL refuses; give 1, or with cluster.layout=colocated 0.5 and the actors 0.5"
         )
     patience = 2 * max(c.rollout.timeout_s, c.learner.timeout_s)
     if c.cluster.stall_timeout_s < patience:

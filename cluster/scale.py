@@ -174,7 +174,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
 
     def spawn(index: int) -> Any:
         if index not in pool:
-            pool[index] = SimulatedActor.remote(index)  # type: ignore[attr-defined]
+            pool[index] = SimulatedActor.remote(index, config.task.domain)  # type: ignore[attr-defined]
         pool[index].set.remote(timing)
         return pool[index]
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import ray
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -78,7 +78,35 @@ class Run:
         return Path(self.config.run.dir)
 
     def is_finished(self) -> bool:
-        return any(e["step"] == self.config.run.steps for e in read_jsonl(self.path / "evals.jsonl"))
+        evals = read_jsonl(self.path / "evals.jsonl")
+        return bool(evals) and evals[-1]["step"] == self.config.run.steps
+
+    def require_same(self) -> None:
+        """Raises UserError where the folder holds a run of another configuration, which would pass for this one."""
+        saved = self.path / "config.yaml"
+        if not saved.exists():
+            return
+        found, own = OmegaConf.load(saved), OmegaConf.structured(self.config)
+        for key in _what_decides(own):
+            there, here = OmegaConf.select(found, key), OmegaConf.select(own, key)
+            if not _is_same(there, here):
+                raise UserError(
+                    f"{self.path} holds a run with {key}={there}, and this sweep has {here}: move that folder away, or "
+                    "name another dir in the sweep"
+                )
+
+
+def _what_decides(config: DictConfig) -> Iterator[str]:
+    """Keys that a run's outcome may depend on; what was filled in when the run began is not among them."""
+    yield "run.seed"
+    for section, keys in config.items():
+        if section not in ("run", "cluster"):
+            yield from (f"{section}.{key}" for key in keys if key != "threads")
+
+
+def _is_same(saved: Any, own: Any) -> bool:
+    """`saved` was read from a file, which knows no enumerations."""
+    return str(saved) == str(getattr(own, "value", own))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +182,8 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
     """
     sweep, console = load_sweep(path), Console(soft_wrap=True)
     runs = runs_of(sweep, overrides)
+    for run in runs:
+        run.require_same()
     missing = [r for r in runs if not r.is_finished()]
     console.print(f"{sweep.dir}: {len(runs) - len(missing)} of {len(runs)} runs are finished, {len(missing)} to go")
     failed: dict[str, str] = {}

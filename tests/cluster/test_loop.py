@@ -47,7 +47,7 @@ class Run:
         )
 
     def _spawn(self, index: int) -> Any:
-        actor = SimulatedActor.remote(index)  # type: ignore[attr-defined]
+        actor = SimulatedActor.remote(index, "arithmetic")  # type: ignore[attr-defined]
         actor.set.remote(self.timing)
         return actor
 

@@ -11,11 +11,12 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from azero.config import load_config, to_yaml
 from azero.errors import UserError
 from cluster.cli import main
 from cluster.resources import ResourcePlan
 from cluster.rundir import read_jsonl
-from cluster.sweep import Run, Started, _fits, load_sweep, runs_of
+from cluster.sweep import Run, Started, _fits, load_sweep, run_sweep, runs_of
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"))
 TINY = [
@@ -79,6 +80,26 @@ def test_every_arm_comes_with_the_first_seed_before_any_with_the_second(tmp_path
     assert [r.name for r in runs] == ["a-5", "b-5", "a-6", "b-6"]
     assert [r.config.run.seed for r in runs] == [5, 5, 6, 6] and {r.config.run.steps for r in runs} == {7}
     assert runs[0].path == tmp_path / "runs" / "a-5"
+
+
+def test_a_run_of_another_configuration_is_not_taken_for_this_one(tmp_path):
+    path = write(tmp_path / "s.yaml", arms={"a": []})
+    (run,) = runs_of(load_sweep(path), [])
+    run.path.mkdir(parents=True)
+    config = load_config("local", ["run.seed=0", "run.steps=5", "rollout.threads=2", "cluster.progress=plain"])
+    (run.path / "config.yaml").write_text(to_yaml(config))
+    run.require_same()  # what is of no matter to the outcome differs alone
+    (run.path / "config.yaml").write_text(to_yaml(load_config("local", ["run.seed=0", "optim.lr=0.5"])))
+    with pytest.raises(UserError, match=r"a-0 holds a run with optim\.lr=0\.5, and this sweep has 0.0001: move"):
+        run_sweep(path, [], None)
+
+
+def test_a_longer_run_is_not_this_one_finished(tmp_path):
+    (run, _) = runs_of(load_sweep(write(tmp_path / "s.yaml")), ["run.steps=4"])
+    run.path.mkdir(parents=True)
+    for steps, finished in (((0, 2), False), ((0, 2, 4), True), ((0, 2, 4, 8), False)):
+        (run.path / "evals.jsonl").write_text("".join(json.dumps({"step": s}) + "\n" for s in steps))
+        assert run.is_finished() is finished
 
 
 def run_that_needs(cpus, gpus):
