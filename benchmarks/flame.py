@@ -49,9 +49,9 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cluster.cli", "train", given.config, *given.overrides, f"run.dir={folder}/run"]
+        told = [given.config, *given.overrides, f"run.dir={folder}/run"]
         with open(given.out / "run.log", "wb") as log:
-            run = subprocess.Popen(command, stdout=log, stderr=log)
+            run = subprocess.Popen([sys.executable, "-m", "cluster.cli", "train", *told], stdout=log, stderr=log)
         try:
             while run.poll() is None and len(read_jsonl(Path(folder) / "run" / "metrics.jsonl")) <= WARM_UP:
                 time.sleep(0.5)

@@ -55,6 +55,16 @@ def test_kubernetes_manifests_fit_kuberays_schema(name: str) -> None:
         jsonschema.validate(manifest, schema)
 
 
+def test_every_pod_has_the_disk_that_storage_claims() -> None:
+    claim = yaml.safe_load((LAUNCH / "kubernetes" / "storage.yaml").read_text())
+    assert (claim["kind"], claim["spec"]["accessModes"]) == ("PersistentVolumeClaim", ["ReadWriteMany"])
+    assert set(claim["spec"]) == {"accessModes", "storageClassName", "resources"}
+    for name in ("raycluster", "rayjob"):
+        text = (LAUNCH / "kubernetes" / f"{name}.yaml").read_text()
+        mounted = re.findall(r"persistentVolumeClaim: \{claimName: ([\w-]+)\}", text)
+        assert mounted == [claim["metadata"]["name"]] * 2, name  # head and workers
+
+
 @pytest.mark.parametrize("provider", ["aws", "gcp"])
 def test_ray_up_accepts_the_cluster_yaml(provider: str) -> None:
     """What `ray up` does to a file before it talks to a cloud."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
+import urllib.request
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from azero.config import Config
 from azero.errors import UserError
@@ -22,6 +25,7 @@ from cluster.cli import main
 from cluster.progress import Progress
 from cluster.records import Recorder
 from cluster.rundir import RunDirectory, read_jsonl
+from cluster.runtime import ray_session
 from cluster.sinks import open_sinks, require_packages
 
 LINE = {"step": 1, "a/b": 0.5, "nan": float("nan"), "text": "x", "none": None}
@@ -228,3 +232,19 @@ def test_real_mlflow_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 1.5)]
     assert (run.info.run_name, run.info.status, run.data.params["run.steps"]) == ("mine", "FINISHED", "9")
     assert run.data.metrics["eval/accuracy/_"] == 1
+
+
+@pytest.mark.slow
+def test_a_node_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
+    made = config("prometheus")
+    with ray_session(made.cluster):
+        record(tmp_path, made, LINE)
+        node = ray.nodes()[0]
+        address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        deadline, page = time.monotonic() + 60, ""
+        while "azero_a_b" not in page and time.monotonic() < deadline:
+            time.sleep(1)
+            page = urllib.request.urlopen(address, timeout=10).read().decode()
+    (line,) = [line for line in page.splitlines() if line.startswith("ray_azero_a_b{")]
+    assert 'run="mine"' in line and float(line.split()[-1]) == 0.5
+    assert "ray_azero_nan" not in page and "ray_azero_step{" in page
