@@ -32,13 +32,14 @@ from typing import Any
 
 import ray
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from azero.config import ClusterConfig, Config, load_config
 from azero.errors import UserError
 from azero.models import resolve_model_path
+from azero.overrides import known_keys
 from cluster.comparison import arm_summary, comparison_table, difference
 from cluster.resources import ResourcePlan, plan, require
 from cluster.rundir import RunDirectory, read_jsonl
@@ -46,6 +47,8 @@ from cluster.runtime import ray_session
 from cluster.train import INTERRUPTED, StopSignals
 
 POLL_S = 0.5
+# What a run's outcome may depend on; threads are filled in when it begins.
+DECIDES = ["run.seed"] + [k for k in known_keys(Config) if not k.startswith(("run.", "cluster.")) and ".threads" not in k]
 LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
@@ -87,21 +90,13 @@ class Run:
         if not saved.exists():
             return
         found, own = OmegaConf.load(saved), OmegaConf.structured(self.config)
-        for key in _what_decides(own):
+        for key in DECIDES:
             there, here = OmegaConf.select(found, key), OmegaConf.select(own, key)
             if not _is_same(there, here):
                 raise UserError(
                     f"{self.path} holds a run with {key}={there}, and this sweep has {here}: move that folder away, or "
                     "name another dir in the sweep"
                 )
-
-
-def _what_decides(config: DictConfig) -> Iterator[str]:
-    """Keys that a run's outcome may depend on; what was filled in when the run began is not among them."""
-    yield "run.seed"
-    for section, keys in config.items():
-        if section not in ("run", "cluster"):
-            yield from (f"{section}.{key}" for key in keys if key != "threads")
 
 
 def _is_same(saved: Any, own: Any) -> bool:
