@@ -1,7 +1,8 @@
 """Where learner workers and rollout actors live, from the configuration alone.
 
 disaggregated   each on resources of its own. The workers' are reserved together, near each other, and stay theirs
-                between a death and a return; actors take what is free, and join as nodes do.
+                between a death and a return; one alone is on the driver's node where that has room, whose disk holds
+                the checkpoints. Actors take what is free, and join as nodes do.
 colocated       pairs: worker i and actor i share one bundle, and so its GPU, by vLLM's share of the memory and its
                 sleep mode (rollout.sleep).
 """
@@ -144,7 +145,7 @@ class Rooms:
         bundles = demand(config).first if self._shared else [worker_bundle(config)] * config.learner.workers
         if not bundles[0]:
             return
-        self._group = placement_group(bundles, strategy="PACK")
+        self._group = _near(bundles)
         deadline = time.monotonic() + config.cluster.start_timeout_s
         while not self._group.wait(1):  # a second at a time: no signal is heard meanwhile
             if time.monotonic() < deadline:
@@ -162,3 +163,10 @@ class Rooms:
 
     def _bundle(self, index: int) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+
+
+def _near(bundles: list[Bundle]) -> PlacementGroup:
+    if len(bundles) > 1:
+        return placement_group(bundles, strategy="PACK")
+    home = ray.get_runtime_context().get_node_id()
+    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=home)  # Ray knows it with this alone

@@ -48,7 +48,8 @@ from cluster.train import INTERRUPTED, StopSignals
 
 POLL_S = 0.5
 # What a run's outcome may depend on; threads are filled in when it begins.
-DECIDES = ["run.seed"] + [k for k in known_keys(Config) if not k.startswith(("run.", "cluster.")) and ".threads" not in k]
+DECIDES = ["run.seed"]
+DECIDES += [key for key in known_keys(Config) if not key.startswith(("run.", "cluster.")) and ".threads" not in key]
 LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 

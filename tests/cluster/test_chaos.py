@@ -38,8 +38,8 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.Monk
         victim = Victim.start(tmp_path / f"whole-{seed}", [*arm, f"run.seed={seed}", "rollout.cpus_per_actor=0.5"])
         assert victim.finish(1800) == 0, victim.said()
         undisturbed.append(final_accuracy(victim.folder))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     rng = random.Random(0)
     kinds = ["actor"] * 9 + ["learner"] * 6 + ["node"] * 5
@@ -55,7 +55,7 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.Monk
                 continue
             victim.wait_until(victim.is_well, "the return of all that was lost before", 300)
             began, lost = time.monotonic(), victim.losses()
-            cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
+            cluster.remove_node(nodes.pop(rng.randrange(3)), allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
             victim.wait_until(
                 lambda n=lost: victim.losses() > n and victim.is_well(), "the return of who was there", 300
