@@ -31,6 +31,7 @@ from rich.table import Table
 from azero.models import resolve_model_path
 from cluster.machine import cores, cpu, git_state
 
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # without one of them both sides are faster in fp32
 MEASURE = Path(__file__).with_name("measure.py")
 TURNS = ["rollout.max_staleness=0", "rollout.threads=2", "learner.threads=2"]
 BESIDE = ["rollout.max_staleness=1", "rollout.threads=1", "learner.threads=1"]
@@ -143,7 +144,7 @@ class Bench:
         rows, key = [], "tokens_per_s"
         for name, given in self.configs.items():
             self.measure("rollout_azero", **given)  # whose samples are the data
-            dtype = "bfloat16" if name in self.models else "float32"
+            dtype = self.models[name][1] if name in self.models else "float32"
             found: dict[float, list[tuple[float, float]]] = {0.0: [], 0.1: []}
             peak = []
             for _ in self._each():
@@ -235,15 +236,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *names], default=[])
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--real", default="", help="a folder or .gguf file of SmolLM2-135M, measured in bf16 too")
+    parser.add_argument("--real", default="", help="a folder or .gguf file of SmolLM2-135M, measured too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"))
     given = parser.parse_args()
     models = {"small": ("small", "float32")}
     configs: dict[str, dict[str, Any]] = {"embedded": {"config": "local", "overrides": []}}
     if given.real:
         name, folder = Path(given.real).stem, resolve_model_path(given.real)
-        models[name] = folder, "bfloat16"
-        configs[name] = {"config": "smollm2_135m", "overrides": [f"model.path={folder}"]}
+        dtype = "bfloat16" if cpu()[1] & BF16_FLAGS else "float32"
+        models[name] = folder, dtype
+        configs[name] = {"config": "smollm2_135m", "overrides": [f"model.path={folder}", f"model.dtype={dtype}"]}
     measurements = Measurements(given.json)
     bench = Bench(measure=measurements, pairs=given.pairs, models=models, configs=configs)
     for name in given.rows or names:

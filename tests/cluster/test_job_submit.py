@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.rundir import read_jsonl
@@ -126,3 +127,31 @@ def test_a_submitted_job_uses_every_host_stops_and_goes_on(hosts: Hosts, tmp_pat
     output = hosts.job("submit", "--submission-id=second", *train, f"run.steps={done + 3}", "--resume")
     assert "succeeded" in output and f"step {done + 3}/{done + 3}" in hosts.job("logs", "second")
     assert [m["step"] for m in read_jsonl(run / "metrics.jsonl")] == list(range(done + 4))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_local_config_learns_on_four_hosts(hosts: Hosts, tmp_path: Path) -> None:
+    """As it ships: the learner on the head, an actor on each of three others, the last of which joins in the middle."""
+    run = tmp_path / "run"
+    actors = ["rollout.actors=3", "rollout.threads=1", "learner.threads=1", f"run.dir={run}"]
+
+    def step() -> int:
+        lines = read_jsonl(run / "metrics.jsonl")
+        return int(lines[-1]["step"]) if lines else -1
+
+    hosts.join()
+    hosts.join()
+    command = ["--working-dir=.", "--", "azero", "train", "configs/local.yaml", *actors]
+    hosts.job("submit", "--no-wait", "--submission-id=whole", *command)
+    wait_until(lambda: step() >= 20, "step 20", 900)
+    head, first, second = ({p.name() for p in psutil.Process(h.pid).children(recursive=True)} for h in hosts.processes)
+    assert any(name.startswith("ray::Learner") for name in head)
+    assert all(any(name.startswith("ray::Rollout") for name in names) for names in (first, second))
+    hosts.join()
+    wait_until(lambda: "succeeded" in hosts.job("status", "whole").lower(), "end", 900)
+    metrics = read_jsonl(run / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == list(range(81)) and metrics[-1]["actors/serving"] == 3
+    before, *_, after = read_jsonl(run / "evals.jsonl")
+    print(f"accuracy {before['accuracy']:.1%} -> {after['accuracy']:.1%}")
+    assert after["accuracy"] > 0.75
