@@ -19,6 +19,7 @@ import psutil
 
 from cluster.rundir import read_jsonl
 
+PY_SPY = str(Path(sys.executable).with_name("py-spy"))
 WARM_UP = 3  # steps
 PROCESSES = {"learner": "ray::Learner", "actor": "ray::RolloutActor"}
 
@@ -35,7 +36,7 @@ def processes(root: int) -> dict[str, int]:
 
 def flame(run: subprocess.Popen[bytes], out: Path, seconds: int) -> None:
     for name, pid in processes(run.pid).items():
-        command = ["py-spy", "record", "--pid", str(pid), "--duration", str(seconds), "--rate", "50", "--nonblocking"]
+        command = [PY_SPY, "record", "--pid", str(pid), "--duration", str(seconds), "--rate", "50", "--nonblocking"]
         subprocess.run([*command, "--output", str(out / f"{name}.svg")], check=True, stdout=subprocess.DEVNULL)
         print(out / f"{name}.svg")
 
