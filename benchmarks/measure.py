@@ -340,6 +340,33 @@ def sync(model: str, dtype: str) -> dict[str, float]:
     }
 
 
+def reload(model: str, dtype: str) -> dict[str, float]:
+    """Seconds of what a sync is made of inside an engine: vLLM's reload, and the scoring of the probes."""
+    import torch
+
+    from actors.engines import build_engine
+    from azero.domains import get_domain
+    from azero.models import load_model, load_tokenizer
+    from azero.weights import flatten, owned_state, unflatten
+    from cluster.train import probe_texts
+
+    torch.set_num_threads(2)
+    c, path = load_config("base", shape(model, dtype, steps=1)), model_path(model)
+    buffer, manifest = flatten(owned_state(load_model(path)), getattr(torch, dtype))
+    tokenizer, engine = load_tokenizer(path), build_engine(c.model, c.rollout, seed=0, path=path)
+    probes = [tokenizer(text)["input_ids"] for text in probe_texts(get_domain("arithmetic"))]
+    times: dict[str, list[float]] = {"load": [], "score": []}
+    for version in range(WARM_UP + 7):
+        weights = unflatten(buffer, manifest, dtype)
+        began = time.perf_counter()
+        engine.load(version, weights)
+        loaded = time.perf_counter()
+        engine.score(probes)
+        times["load"].append(loaded - began)
+        times["score"].append(time.perf_counter() - loaded)
+    return {key: statistics.median(found[WARM_UP:]) for key, found in times.items()}
+
+
 def start() -> dict[str, float]:
     """Seconds from `azero train local` to the first line of a learner step, and of `azero --help`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -422,7 +449,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
     f.__name__: f
     for f in (
         train, growth_with_steps, growth_with_buffer, rollout_azero, rollout_bare, learner_azero, learner_bare,
-        matrix_products, sync, start, trl,
+        matrix_products, sync, reload, start, trl,
     )
 }  # fmt: skip
 
