@@ -5,7 +5,6 @@ A measurement prints one line of JSON, its last: numbers by name.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import pickle
@@ -20,43 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from references import learner_bare, matrix_products, rollout_bare, trl
+from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_update, model_path, rate, rows_of, shape
 
 from azero.config import load_config
 from cluster.rundir import read_jsonl
-
-WARM_UP = 3  # steps, or calls
-LR = 1e-6  # the weights hardly move, so that every step is like the last
-CACHE = Path(tempfile.gettempdir()) / "azero-bench"
-GENERATED = 16  # tokens of a completion, at most
-BATCH = 16, 16  # problems, solutions
-COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.progress=plain", "run.sinks=[]"]
-COMMON += ["learner.keep_every=0", "task.exclude_evaluation=false", "rollout.max_num_seqs=512", f"optim.lr={LR}"]
-
-
-def small_model() -> str:
-    """A folder with a model of 3.2M parameters, with the weights that it was initialised with."""
-    folder = CACHE / "small"
-    if not (folder / "config.json").exists():
-        import torch
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
-        from azero.pretrain import build_tokenizer
-
-        torch.manual_seed(0)
-        tokenizer = build_tokenizer()
-        shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8}
-        ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
-        config = Qwen2Config(
-            vocab_size=len(tokenizer), num_key_value_heads=8, max_position_embeddings=512, tie_word_embeddings=True,
-            **shape, **ids,
-        )  # fmt: skip
-        Qwen2ForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def model_path(model: str) -> str:
-    return small_model() if model == "small" else model
 
 
 def azero_run(folder: Path, overrides: Sequence[str], pinned: bool = False) -> list[dict[str, Any]]:
@@ -84,17 +51,6 @@ def pin(root: int) -> bool:
         for thread in child.threads():
             os.sched_setaffinity(thread.id, {core})
     return True
-
-
-def shape(model: str, dtype: str, *, steps: int, problems: int = BATCH[0], tokens: int = GENERATED) -> list[str]:
-    return [
-        f"model.path={model_path(model)}", f"model.dtype={dtype}", f"run.steps={steps}",
-        f"rollout.problems_per_step={problems}", f"rollout.solutions_per_problem={BATCH[1]}",
-        f"rollout.max_new_tokens={tokens}", "rollout.temperature=1.0",
-    ]  # fmt: skip
-
-
-GRPO = ["algorithm.name=grpo", "task.source=fixed", "task.fixed_size=256"]
 
 
 def median(lines: Sequence[dict[str, Any]], key: str) -> float:
@@ -139,11 +95,6 @@ def growth_with_buffer(problems: int) -> dict[str, float]:
             buffer.add(problem)
         times.append(time.perf_counter() - began)
     return {"seconds": statistics.median(times)}
-
-
-def configured(config: str, overrides: Sequence[str]) -> Any:
-    """A shipped config with both cores for each side."""
-    return load_config(config, ["rollout.threads=2", "learner.threads=2", "rollout.actors=1", *overrides])
 
 
 def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> dict[str, float]:
@@ -195,46 +146,6 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> d
     return {"tokens_per_s": statistics.median(rates[WARM_UP:])}
 
 
-def rollout_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
-    """Completion tokens a second of `LLM.generate`, given a batch's prompts and lengths all at once."""
-    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "2"}
-    from vllm import LLM, SamplingParams, TokensPrompt
-
-    from azero.models import resolve_model_path
-
-    c = configured(config, overrides)
-    llm = LLM(
-        model=resolve_model_path(c.model.path), dtype=c.model.dtype.value, enforce_eager=True,
-        max_model_len=c.rollout.max_model_len, max_num_seqs=c.rollout.max_num_seqs,
-        kv_cache_memory_bytes=int(c.rollout.kv_cache_gib * 2**30), enable_prefix_caching=True, disable_log_stats=True,
-    )  # fmt: skip
-    rates, times, steps = [], [], json.loads((CACHE / f"played-{config}" / "steps.json").read_text())
-    for i, step in enumerate([*steps[:2], *steps]):  # the first calls warm it up
-        prompts = [TokensPrompt(prompt_token_ids=ids) for ids, lengths in step for _ in lengths]
-        params = [
-            SamplingParams(temperature=1.0, max_tokens=n, min_tokens=n, ignore_eos=True, logprobs=0)
-            for _, lengths in step
-            for n in lengths
-        ]
-        llm.reset_prefix_cache()
-        began = time.perf_counter()
-        outputs = llm.generate(prompts, params, use_tqdm=False)
-        if i >= 2:
-            made = sum(len(o.outputs[0].token_ids) for o in outputs)
-            times.append(time.perf_counter() - began)
-            rates.append(made / times[-1])
-    return {"tokens_per_s": statistics.median(rates), "seconds": statistics.median(times)}
-
-
-def rows_of(config: str) -> list[Any]:
-    """Rows of the last batch that `rollout_azero` played, with advantages of both signs."""
-    from azero.batch import TrainRow
-
-    rng, samples = random.Random(0), pickle.loads((CACHE / f"played-{config}" / "rows.pickle").read_bytes())
-    return [TrainRow(sample=sample, advantage=rng.choice((-1.0, 1.0))) for sample in samples]
-
-
 def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict[str, float]:
     """Completion tokens a second of full updates."""
     import torch
@@ -253,63 +164,12 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
         algorithm=c.algorithm, optim=c.optim, learner=c.learner, temperature=1.0,
     )  # fmt: skip
     rows = rows_of(config)
-    return _rate(lambda: policy.update(rows), completion_tokens(rows, Role.SOLVER))
-
-
-def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
-    """The same of forward, backward and optimizer step; rows of one length make a batch, so that nothing is padded."""
-    import torch
-
-    from azero.batch import completion_tokens
-    from azero.config import Dtype
-    from azero.models import load_model, resolve_model_path
-    from azero.types import Role
-
-    torch.set_num_threads(2)
-    c = configured(config, overrides)
-    net = load_model(resolve_model_path(c.model.path)).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=LR, fused=True)
-    rows = rows_of(config)
-    by_shape: dict[tuple[int, int], list[list[int]]] = {}
-    for r in rows:
-        prompt_ids, ids = r.sample.completion.prompt_ids, r.sample.completion.token_ids
-        by_shape.setdefault((len(prompt_ids), len(ids)), []).append([*prompt_ids, *ids])
-    batches = [(prompt, torch.tensor(ids)) for (prompt, _), ids in by_shape.items()]
-
-    def step() -> None:
-        for prompt, ids in batches:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=c.model.dtype is Dtype.bfloat16):
-                logits = net(ids).logits[:, prompt - 1 : -1]
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, prompt:].flatten())
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    tokens = sum(ids.numel() for _, ids in batches)
-    rate = _rate(step, completion_tokens(rows, Role.SOLVER))
-    weights = sum(p.numel() for p in net.parameters())
-    return rate | {"flop_per_s": 6 * weights * tokens / rate["seconds"]}
-
-
-def _rate(step: Callable[[], Any], tokens: int, repeats: int = 7) -> dict[str, float]:
-    times = []
-    for i in range(WARM_UP + repeats):
-        began = time.perf_counter()
-        step()
-        if i >= WARM_UP:
-            times.append(time.perf_counter() - began)
-    seconds = statistics.median(times)
-    return {"tokens_per_s": tokens / seconds, "seconds": seconds}
-
-
-def matrix_products(dtype: str) -> dict[str, float]:
-    """The machine's peak as torch reaches it: FLOP a second of a large product."""
-    import torch
-
-    torch.set_num_threads(2)
-    a, b = (torch.randn(2048, 2048).to(getattr(torch, dtype)) for _ in range(2))
-    rate = _rate(lambda: a @ b, 1, repeats=15)
-    return {"flop_per_s": 2 * 2048**3 / rate["seconds"]}
+    found = rate(lambda: policy.update(rows), completion_tokens(rows, Role.SOLVER))
+    # A prompt and each of its distinct completions are run once; a completion's last token is predicted alone.
+    run = {(r.sample.completion.prompt_ids, r.sample.completion.token_ids) for r in rows}
+    predicted = sum(len(ids) for _, ids in run)
+    tokens = sum(map(len, {prompt for prompt, _ in run})) + predicted - len(run)
+    return found | {"flop_per_s": flop_of_update(policy.model, tokens, predicted) / found["seconds"]}
 
 
 def sync(model: str, dtype: str) -> dict[str, float]:
@@ -382,67 +242,6 @@ def start() -> dict[str, float]:
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "cluster.cli", "--help"], stdout=subprocess.DEVNULL, check=True)
     return {"first_step": first, "help": time.monotonic() - began}
-
-
-def trl(model: str, dtype: str, steps: int, micro_batch: int) -> dict[str, float]:
-    """TRL's GRPOTrainer on the same problems: solver samples a second, and of a step's seconds those of generation.
-
-    No dropout, no gradient checkpointing, all cores, the fused optimizer: what makes it fastest on a CPU. The reward is
-    a comparison of strings, which takes no time.
-    """
-    import torch
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-
-    from azero.curriculum import SlotSource
-    from azero.domains import get_domain
-    from azero.models import load_tokenizer
-
-    torch.set_num_threads(2)
-    config, domain = load_config("base", GRPO), get_domain("arithmetic")
-    config.task.exclude_evaluation = False
-    problems = SlotSource(domain, config.task, BATCH[0], 1, seed=0).fixed
-    rows = {"prompt": [domain.solver_prompt(p.text, None) for p in problems], "answer": [p.answer for p in problems]}
-    path, ends, generation = model_path(model), list[float](), list[float]()
-
-    def reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        return [float(c.strip() == a) for c, a in zip(completions, answer, strict=True)]
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
-    class Timed(GRPOTrainer):  # type: ignore[misc]
-        def _generate(self, prompts: list[Any]) -> Any:
-            began = time.perf_counter()
-            try:
-                return super()._generate(prompts)
-            finally:
-                generation.append(time.perf_counter() - began)
-
-    samples = BATCH[0] * BATCH[1]
-    tokenizer = load_tokenizer(path)
-    tokenizer.padding_side = "left"
-    with tempfile.TemporaryDirectory() as folder:
-        options = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=dtype == "bfloat16", report_to="none", save_strategy="no",
-            max_steps=steps, per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=samples // micro_batch, num_generations=BATCH[1],
-            max_completion_length=GENERATED, temperature=1.0, beta=0.1, learning_rate=1e-6, disable_tqdm=True,
-            gradient_checkpointing=False, logging_strategy="no", model_init_kwargs={"dtype": dtype},
-        )  # fmt: skip
-        trainer = Timed(
-            model=path, reward_funcs=reward, args=options, train_dataset=Dataset.from_dict(rows),
-            processing_class=tokenizer, callbacks=[Clock()],
-        )  # fmt: skip
-        trainer.train()
-    times = [b - a for a, b in itertools.pairwise(ends)][WARM_UP - 1 :]
-    return {
-        "throughput/samples_per_s": samples / statistics.median(times),
-        "time/step": statistics.median(times),
-        "time/generate": statistics.median(generation[WARM_UP:]),
-    }
 
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
