@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -232,6 +233,9 @@ def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
             "without a GPU, set rollout.gpus_per_actor=1 on one with a GPU, or use rollout.engine=hf"
         )
     cpu = current_platform.is_cpu()
+    if cpu:  # where vLLM's own helpers would still be compiled: 3 s, and a C++ compiler, for what no profile shows
+        torch.compiler.set_stance("force_eager")
+    gc.freeze()  # what was imported stays: vLLM collects garbage six times on its way, each over all of it
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=path,
