@@ -28,33 +28,28 @@ class SyncProof:
         self.tolerance = tolerance
         self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine
 
-    def load_and_prove(
-        self, engine: Engine, snapshot: WeightSnapshot, load: Callable[[], None], probes_of: Callable[[], ProbeSet]
-    ) -> SyncReport:
-        """Raises SyncError, and what `load` and `probes_of` raise. The report's seconds are of loading and scoring."""
-        began = time.monotonic()
+    def load_and_prove(self, engine: Engine, snapshot: WeightSnapshot, load: Callable[[], None]) -> SyncReport:
+        """Raises SyncError, and what `load` raises. The report's seconds are of loading and scoring."""
+        began, probes = time.monotonic(), snapshot.probes
         try:
             load()
-            loaded = time.monotonic()
-            probes = probes_of()
-            waited = time.monotonic() - loaded  # for the learner
             scores = engine.score(probes.sequences)
             gaps = _differences(scores, probes.logprobs)
-            self._check(snapshot, probes, scores, gaps)
+            self._check(snapshot, scores, gaps)
         except BaseException:  # an interrupted load too
             engine.version = -1  # so that nobody takes it for loaded
             raise
         self._last = (probes, scores)
         return SyncReport(
             version=snapshot.version,
-            seconds=time.monotonic() - began - waited,
+            seconds=time.monotonic() - began,
             bytes=snapshot.bytes,
             gap_max=max(gaps),
             gap_mean=sum(gaps) / len(gaps),
         )
 
-    def _check(self, snapshot: WeightSnapshot, probes: ProbeSet, scores: list[list[float]], gaps: list[float]) -> None:
-        who = f"weights of version {snapshot.version}"
+    def _check(self, snapshot: WeightSnapshot, scores: list[list[float]], gaps: list[float]) -> None:
+        who, probes = f"weights of version {snapshot.version}", snapshot.probes
         if not gaps:
             raise SyncError(f"{who}: the snapshot has no probe tokens, so nothing is proven")
         if not all(map(math.isfinite, gaps)):

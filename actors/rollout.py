@@ -21,7 +21,14 @@ from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
-from azero.process import deadline_stacks, keep_log_short, peak_memory_gib, redirect_output, trim_heap, use_threads
+from azero.process import (
+    deadline_stacks,
+    keep_log_short,
+    peak_memory_gib,
+    redirect_output,
+    trim_heap,
+    use_threads,
+)
 from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
 
 
@@ -145,7 +152,7 @@ class RolloutActor:
         load = self._received(snapshot) or self._fetched(snapshot)
         self._lineage = snapshot.lineage
         try:
-            return self.proof.load_and_prove(self.engine, snapshot, load, lambda: self._get(snapshot.probes))
+            return self.proof.load_and_prove(self.engine, snapshot, load)
         except SyncError as e:
             raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None
 

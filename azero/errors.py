@@ -10,7 +10,7 @@ class RunFailed(Exception):
 
 
 class VersionGone(Exception):
-    """A published version cannot be had: its bytes went with a node, or its probes with the learner."""
+    """A published version cannot be had: its bytes went with the node that held them."""
 
 
 class VersionLate(Exception):

@@ -184,7 +184,7 @@ class WeightSnapshot:
     lineage: int = 0  # deaths of the learner so far: after each, versions of the same number may differ
     handle: Any = None
     sender: Any = None
-    probes: Any = None  # resolves to the version's ProbeSet, which the learner makes while engines load
+    probes: ProbeSet  # of this version
     manifest: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16
     bytes: int

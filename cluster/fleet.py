@@ -36,7 +36,7 @@ RETIREMENT_S = 600.0  # then it is tried again: what was wrong may have been its
 
 
 class WeightsLost(Exception):
-    """A published version is gone: its bytes, with the node that held them, or its probes, with the learner."""
+    """A published version is gone: its bytes, with the node that held them."""
 
 
 class ActorState(StrEnum):

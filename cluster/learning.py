@@ -47,7 +47,6 @@ class _Call:
     what: str
     results: list[Any]  # references, a worker each
     handle: Any
-    probes: Any  # reference, where it publishes a version
     waiting: list[Any]  # those of the results that are not taken
     since: float  # monotonic seconds
     value: Any = None  # the first worker's result
@@ -137,7 +136,7 @@ class LearnerHost:
 
     def begin(self, episodes: Sequence[Episode]) -> None:
         shared = ray.put(list(episodes)) if len(self._workers) > 1 else list(episodes)
-        self._update = self._call("update", "its update", shared, publishes=True)
+        self._update = self._call("update", "its update", shared)
 
     def collect(self, ref: Any) -> tuple[Update, WeightSnapshot] | None:
         """One of `refs` is ready: the update's outcome where it was the last. Raises LearnerLost."""
@@ -206,7 +205,7 @@ class LearnerHost:
         self._workers = self._spawn(checkpoint, kept)
         what, limit = "its start (cluster.start_timeout_s)", self._start_timeout_s
         address = self._get(self._workers[0].listen.remote(), limit, what) if len(self._workers) > 1 else ""
-        call = self._call("start", what, address, publishes=True)
+        call = self._call("start", what, address)
         snapshot, driver_state = self._all(call, limit)
         self._furthest, self._pinged = max(self._furthest, snapshot.version), time.monotonic()
         return Started(
@@ -216,16 +215,13 @@ class LearnerHost:
         )
 
     def _published(self, call: _Call, snapshot: WeightSnapshot) -> WeightSnapshot:
-        return replace(snapshot, handle=call.handle, probes=call.probes, lineage=self.restarts)
+        return replace(snapshot, handle=call.handle, lineage=self.restarts)
 
-    def _call(self, method: str, what: str, *arguments: Any, publishes: bool = False) -> _Call:
+    def _call(self, method: str, what: str, *arguments: Any) -> _Call:
         returned = [getattr(w, method).remote(*arguments) for w in self._workers]
         results = [r[0] if isinstance(r, list) else r for r in returned]
         handle = returned[0][1] if isinstance(returned[0], list) else None
-        probes = [w.probe.remote() for w in self._workers][0] if publishes else None  # what it then publishes
-        return _Call(
-            what=what, results=results, handle=handle, probes=probes, waiting=list(results), since=time.monotonic()
-        )
+        return _Call(what=what, results=results, handle=handle, waiting=list(results), since=time.monotonic())
 
     def _take(self, call: _Call, ref: Any, tolerant: bool = False) -> None:
         """A worker's result, or its failure. Raises LearnerLost."""

@@ -13,7 +13,7 @@ import ray
 from azero.config import Config
 from azero.errors import UserError
 from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap, use_threads
-from azero.types import Episode, ProbeSet, Update, WeightSnapshot
+from azero.types import Episode, Update, WeightSnapshot
 from learner.mirror import Mirror
 
 if TYPE_CHECKING:  # the driver has this class too, and no need of torch
@@ -102,11 +102,6 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
     def send(self, actor: int) -> None:
         self._sender.send(actor)
 
-    def probe(self) -> ProbeSet:
-        """Of the present version. A call of its own, so that engines load its weights meanwhile."""
-        with deadline_stacks(self.config.learner.timeout_s):
-            return self.core.policy.probe(self.core.probes)
-
     @ray.method(num_returns=2)
     def update(self, episodes: list[Episode]) -> tuple[tuple[Update, WeightSnapshot] | None, np.ndarray]:
         """((what was done, the new version), weights)."""
@@ -151,6 +146,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         weights, manifest = self.core.weights()
         snapshot = WeightSnapshot(
             version=self.core.version,
+            probes=self.core.policy.probe(self.core.probes),
             manifest=manifest,
             dtype=self.core.config.model.dtype.value,
             bytes=weights.nbytes,

@@ -28,9 +28,6 @@ class SimulatedLearner:
 
     def ping(self) -> None: ...
 
-    def probe(self) -> ProbeSet:
-        return ProbeSet(sequences=(), logprobs=())
-
     @ray.method(num_returns=2)
     def update(self, episodes: Sequence[Episode]) -> tuple[tuple[Update, WeightSnapshot], np.ndarray]:
         began = time.monotonic()
@@ -46,4 +43,7 @@ class SimulatedLearner:
         return "", ""
 
     def _snapshot(self) -> WeightSnapshot:
-        return WeightSnapshot(version=self.version, manifest=(), dtype="uint8", bytes=self.weights.nbytes)
+        nothing = ProbeSet(sequences=(), logprobs=())
+        return WeightSnapshot(
+            version=self.version, probes=nothing, manifest=(), dtype="uint8", bytes=self.weights.nbytes
+        )

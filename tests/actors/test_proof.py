@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,8 +29,8 @@ class Scripted:
 
 def prove(proof: SyncProof, engine: Any, version: int, learner: Any, scores: Any, dtype: str = "float32") -> Any:
     probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner)
-    snapshot = WeightSnapshot(version=version, manifest=(), dtype=dtype, bytes=44)
-    return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}), lambda: probes)
+    snapshot = WeightSnapshot(version=version, probes=probes, manifest=(), dtype=dtype, bytes=44)
+    return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}))
 
 
 LEARNER = ((-1.0, -2.0), (-3.0,))
@@ -42,17 +41,6 @@ def test_the_report_has_the_largest_and_the_mean_gap() -> None:
     report = prove(SyncProof(0.5), engine, 3, LEARNER, ((-1.25, -2.0), (-2.5,)))
     assert (report.version, report.bytes, report.gap_max, report.gap_mean) == (3, 44, 0.5, 0.25)
     assert report.seconds >= 0 and engine.version == 3
-
-
-def test_the_report_leaves_out_the_waiting_for_the_learner() -> None:
-    def late() -> ProbeSet:
-        time.sleep(0.5)
-        return ProbeSet(sequences=SEQUENCES, logprobs=LEARNER)
-
-    snapshot = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=44)
-    engine = Scripted()
-    report = SyncProof(0.5).load_and_prove(engine, snapshot, lambda: engine.load(0, {"scores": LEARNER}), late)
-    assert report.seconds < 0.4
 
 
 @pytest.mark.parametrize(

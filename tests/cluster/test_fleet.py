@@ -14,11 +14,11 @@ from lost import lost_reference
 
 from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
-from azero.types import Assignment, WeightSnapshot
+from azero.types import Assignment, ProbeSet, WeightSnapshot
 from cluster import fleet as module
 from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 
-SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
+SNAPSHOT = WeightSnapshot(version=0, probes=ProbeSet(sequences=(), logprobs=()), manifest=(), dtype="float32", bytes=0)
 
 
 @ray.remote(num_cpus=0)
@@ -50,7 +50,7 @@ class Sleeper:
         if assignment.id.startswith("refused"):
             raise UserError("rollout.max_model_len=8: too short")
         if assignment.id.startswith("lost"):
-            fetched(snapshot.handle or snapshot.probes, 1.0)
+            fetched(snapshot.handle, 1.0)
         time.sleep(self.seconds)
         return self.index, assignment.id
 
@@ -205,16 +205,14 @@ def test_whatever_an_actor_raises_after_its_start_is_a_death(
 
 @pytest.mark.parametrize("what", ["lost", "fatal", "broken"])
 def test_actors_whose_version_is_gone_are_well(what: str) -> None:
-    """Its bytes are lost, or the learner died or failed on its probes: told once, whoever else waits for it."""
-    gone = {"handle": lost_reference()} if what == "lost" else {}
-    if what != "lost":
-        learner = Sleeper.remote(0, 30.0)  # type: ignore[attr-defined]
-        gone = {"probes": learner.play.remote(work(what).assignment, SNAPSHOT)}
+    """Its bytes are lost, or what should have made them died or failed: told once, whoever else waits for it."""
+    learner = Sleeper.remote(0, 30.0)  # type: ignore[attr-defined]
+    gone = lost_reference() if what == "lost" else learner.play.remote(work(what).assignment, SNAPSHOT)
     said: list[str] = []
     fleet = make(2, said)
     for i in range(2):
         fleet.submit(work(f"lost {i}"))
-    fleet.dispatch(replace(SNAPSHOT, **gone))
+    fleet.dispatch(replace(SNAPSHOT, handle=gone))
     with pytest.raises(WeightsLost, match="the published version is gone"):
         drive(fleet, finished(fleet))
     fleet.abandon()
@@ -226,7 +224,7 @@ def test_actors_whose_version_is_gone_are_well(what: str) -> None:
 
 def test_a_version_that_comes_late_is_waited_for() -> None:
     learner = Sleeper.remote(0, 3.0)  # type: ignore[attr-defined]
-    late = replace(SNAPSHOT, probes=learner.play.remote(work("slow").assignment, SNAPSHOT))
+    late = replace(SNAPSHOT, handle=learner.play.remote(work("slow").assignment, SNAPSHOT))
     said: list[str] = []
     fleet = make(1, said)
     fleet.submit(work("lost"))  # waits a second for it

@@ -35,11 +35,9 @@ class Counting:
 
     def ping(self) -> None: ...
 
-    def probe(self) -> ProbeSet:
-        return ProbeSet(sequences=((self.version, self.rank),), logprobs=())
-
     def _snapshot(self) -> WeightSnapshot:
-        return WeightSnapshot(version=self.version, manifest=(), dtype="float32", bytes=0)
+        probes = ProbeSet(sequences=((self.version, self.rank),), logprobs=())
+        return WeightSnapshot(version=self.version, probes=probes, manifest=(), dtype="float32", bytes=0)
 
     @ray.method(num_returns=2)
     def start(self, address: str) -> tuple[Any, np.ndarray]:
@@ -247,10 +245,10 @@ def test_a_learner_that_dies_while_it_starts_is_started_again() -> None:
 def test_a_published_version_outlives_the_learner() -> None:
     host = make(Disk(), workers=2)
     snapshot = update(host)
-    assert ray.get(snapshot.probes).sequences == ((1, 0),)
+    assert snapshot.probes.sequences == ((1, 0),)
     with pytest.raises(LearnerLost):
         update(host, "die")
-    assert ray.get(snapshot.handle)[0] == 1 and ray.get(snapshot.probes).sequences == ((1, 0),)
+    assert ray.get(snapshot.handle)[0] == 1 and snapshot.probes.sequences == ((1, 0),)
 
 
 def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
