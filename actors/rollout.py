@@ -23,6 +23,7 @@ from azero.evaluation import evaluate
 from azero.play import Player, PlayRules
 from azero.process import (
     deadline_stacks,
+    keep_heap,
     keep_log_short,
     peak_memory_gib,
     redirect_output,
@@ -75,6 +76,7 @@ class RolloutActor:
     def __init__(self, index: int, config: Config, model_path: str, log: str) -> None:
         redirect_output(log)
         use_threads(config.rollout.threads)
+        keep_heap()
         self.log = log
         self.index, self.config, self.model_path = index, config, model_path
         self.domain = get_domain(config.task.domain)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 MAX_LOG_BYTES = 16 * 2**20
 THIS_PROCESS = ctypes.CDLL(None)
-MALLOC_TRIM = getattr(THIS_PROCESS, "malloc_trim", None)  # glibc's alone
+MALLOC_TRIM = getattr(THIS_PROCESS, "malloc_trim", None)  # glibc's alone, like the next and its numbers
+MALLOPT = getattr(THIS_PROCESS, "mallopt", None)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # Where LD_PRELOAD brought an OpenMP before Python, as vLLM advises on CPUs: it has looked at its variable already.
 PRELOADED_THREADS = getattr(THIS_PROCESS, "omp_set_num_threads", None)
 
@@ -73,6 +75,17 @@ def peak_memory_gib() -> float:
     """The most resident memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # Linux counts in KiB
+
+
+def keep_heap() -> None:
+    """Have what this process frees stay with it for the next tensors, until `trim_heap`.
+
+    glibc gives the memory of each large tensor back at once, and the pages of the next one are new and have to be
+    cleared: a fourth of the time of an update of SmolLM2-135M.
+    """
+    if MALLOC_TRIM is not None and MALLOPT is not None:
+        MALLOPT(M_TRIM_THRESHOLD, -1)  # never
+        MALLOPT(M_MMAP_MAX, 0)  # large blocks come from the heap too
 
 
 def trim_heap() -> None:

@@ -12,7 +12,7 @@ import ray
 
 from azero.config import Config
 from azero.errors import UserError
-from azero.process import deadline_stacks, keep_log_short, redirect_output, trim_heap, use_threads
+from azero.process import deadline_stacks, keep_heap, keep_log_short, redirect_output, trim_heap, use_threads
 from azero.types import Episode, Update, WeightSnapshot
 from learner.mirror import Mirror
 
@@ -46,6 +46,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         """
         redirect_output(log)
         use_threads(config.learner.threads)
+        keep_heap()
         from learner.workers import Workers
 
         self.log = log

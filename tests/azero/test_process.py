@@ -56,6 +56,23 @@ def test_free_memory_inside_the_heap_goes_back_to_the_system() -> None:
     assert before - psutil.Process().memory_info().rss > 100e6 and end.sum() == 25_000
 
 
+def test_a_kept_heap_lets_go_when_it_is_told() -> None:
+    script = """
+import psutil, torch
+from azero.process import keep_heap, trim_heap
+keep_heap()
+rss = lambda: psutil.Process().memory_info().rss
+one = torch.ones(50_000_000)  # 200 MB
+held = rss()
+del one
+kept = rss()
+trim_heap()
+print(held - kept < 10e6, kept - rss() > 190e6)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "True True\n"
+
+
 @pytest.mark.parametrize("preloaded", [False, True])
 def test_threads_are_set_before_torch_is_there(preloaded: bool) -> None:
     script = "from azero.process import use_threads; use_threads(1); import torch; print(torch.get_num_threads())"
