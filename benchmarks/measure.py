@@ -23,6 +23,7 @@ from references import learner_bare, matrix_products, rollout_bare, trl
 from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_update, model_path, rate, rows_of, shape
 
 from azero.config import load_config
+from azero.process import keep_heap
 from cluster.rundir import read_jsonl
 
 
@@ -125,7 +126,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> d
     with ray_session(c.cluster):
         snapshot = WeightSnapshot(
             version=0, manifest=manifest, dtype=c.model.dtype.value, bytes=weights.nbytes, handle=ray.put(weights),
-            probes=ray.put(probes),
+            probes=probes,
         )  # fmt: skip
         del learner, weights
         actor = RolloutActor.remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
@@ -158,6 +159,7 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
     c = configured(config, overrides)
     c.algorithm.kl_beta, c.optim.lr = kl_beta, LR
     torch.set_num_threads(2)
+    keep_heap()
     path = resolve_model_path(c.model.path)
     policy = PolicyOptimizer(
         model_config=c.model, path=path, reference_path=path,
@@ -173,18 +175,21 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
 
 
 def sync(model: str, dtype: str) -> dict[str, float]:
-    """Seconds from the end of an update to the first play on its weights, those of the engine's load, and of a copy."""
+    """Seconds from the end of an update to the first play on its weights, those of the engine's load, and of a copy:
+    of the last versions, when Ray has used the memory of the object store once.
+    """
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         overrides = ["rollout.max_staleness=0", "run.trace=true", "rollout.threads=2", "learner.threads=2", *GRPO]
-        lines = azero_run(run, [*shape(model, dtype, steps=10, problems=6, tokens=4), *overrides])
+        lines = azero_run(run, [*shape(model, dtype, steps=16, problems=6, tokens=4), *overrides])
         events = json.loads((run / "trace.json").read_text().rstrip().rstrip(",") + "]")
     spans = [e for e in events if e["ph"] == "X"]
-    learned = [e["ts"] + e["dur"] for e in spans if e["name"].startswith("learn")]
-    began = [e["ts"] for e in spans if e["name"].startswith("assignment")]
-    gaps = [next((b for b in began if b > t), t) - t for t in learned][WARM_UP:-1]
+    began = [e["ts"] / 1e6 for e in spans if e["name"].startswith("assignment")]
+    learning = [e["ts"] / 1e6 for e in spans if e["name"].startswith("learn")]
+    learned = [ts + m["time/learn"] for ts, m in zip(learning, lines, strict=True)]
+    gaps = [next((b for b in began if b > t), t) - t for t in learned][-9:-1]
     weights = np.ones(int(median(lines, "sync/bytes")), dtype=np.uint8)
     target = weights.copy()
     copies = []
@@ -193,8 +198,8 @@ def sync(model: str, dtype: str) -> dict[str, float]:
         target[:] = weights
         copies.append(time.perf_counter() - start)
     return {
-        "seconds": statistics.median(gaps) / 1e6,
-        "load": median(lines, "sync/seconds"),
+        "seconds": statistics.median(gaps),
+        "load": median(lines[-8:], "sync/seconds"),
         "copy": statistics.median(copies),
         "bytes": float(weights.nbytes),
     }
@@ -211,6 +216,7 @@ def reload(model: str, dtype: str) -> dict[str, float]:
     from cluster.train import probe_texts
 
     torch.set_num_threads(2)
+    keep_heap()
     c, path = load_config("base", shape(model, dtype, steps=1)), model_path(model)
     buffer, manifest = flatten(owned_state(load_model(path)), getattr(torch, dtype))
     tokenizer, engine = load_tokenizer(path), build_engine(c.model, c.rollout, seed=0, path=path)

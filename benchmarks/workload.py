@@ -77,12 +77,13 @@ def flop_of_update(net: Any, tokens: int, predicting: int) -> float:
     return float(6 * (body * tokens + head * predicting))
 
 
-def rate(step: Callable[[], Any], tokens: int, repeats: int = 7) -> dict[str, float]:
-    times = []
-    for i in range(WARM_UP + repeats):
+def rate(step: Callable[[], Any], tokens: int) -> dict[str, float]:
+    """After a warm-up, at least three steps, and as many as ten seconds have room for."""
+    step()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < 10:
         began = time.perf_counter()
         step()
-        if i >= WARM_UP:
-            times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - began)
     seconds = statistics.median(times)
     return {"tokens_per_s": tokens / seconds, "seconds": seconds}
