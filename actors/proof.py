@@ -23,7 +23,7 @@ class SyncProof:
         """`tolerance` of |engine - learner| in nats: of any probe token in fp32, of their mean in bf16.
 
         Two bf16 implementations differ by a nat at some unlikely token, which says nothing; their mean over the probes
-        is steady (SmolLM2-135M: 0.04 to 0.06 over hundreds of versions, the largest up to 1.04).
+        is steady (SmolLM2-135M, 60 texts of 24 tokens under four sets of weights: at most 0.07, a token up to 0.6).
         """
         self.tolerance = tolerance
         self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine

@@ -8,6 +8,7 @@ busy time that was spent in it. py-spy needs the right to look at other processe
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import subprocess
 import sys
@@ -37,8 +38,11 @@ def processes(root: int) -> dict[str, int]:
 def flame(run: subprocess.Popen[bytes], out: Path, seconds: int) -> None:
     for name, pid in processes(run.pid).items():
         command = [PY_SPY, "record", "--pid", str(pid), "--duration", str(seconds), "--rate", "50", "--nonblocking"]
-        subprocess.run([*command, "--output", str(out / f"{name}.svg")], check=True, stdout=subprocess.DEVNULL)
-        print(out / f"{name}.svg")
+        picture = out / f"{name}.svg"
+        subprocess.run([*command, "--output", str(picture)], check=True, stdout=subprocess.DEVNULL)
+        drawn = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "?", picture.read_text())  # what --nonblocking misread
+        picture.write_text(re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{name}", drawn))
+        print(picture)
 
 
 def main() -> None:
