@@ -28,14 +28,21 @@ class SyncProof:
         self.tolerance = tolerance
         self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine
 
-    def load_and_prove(self, engine: Engine, snapshot: WeightSnapshot, load: Callable[[], None]) -> SyncReport:
-        """Raises SyncError, and what `load` raises. The report's seconds are of loading and scoring."""
-        began, probes = time.monotonic(), snapshot.probes
+    def load_and_prove(
+        self,
+        engine: Engine,
+        snapshot: WeightSnapshot,
+        load: Callable[[], None],
+        learner_probes: Callable[[], ProbeSet],
+    ) -> SyncReport:
+        """Raises SyncError, and what `load` and `learner_probes` raise. The report's seconds are of all of it."""
+        began = time.monotonic()
         try:
             load()
+            probes = learner_probes()
             scores = engine.score(probes.sequences)
             gaps = _differences(scores, probes.logprobs)
-            self._check(snapshot, scores, gaps)
+            self._check(snapshot, probes, scores, gaps)
         except BaseException:  # an interrupted load too
             engine.version = -1  # so that nobody takes it for loaded
             raise
@@ -48,8 +55,8 @@ class SyncProof:
             gap_mean=sum(gaps) / len(gaps),
         )
 
-    def _check(self, snapshot: WeightSnapshot, scores: list[list[float]], gaps: list[float]) -> None:
-        who, probes = f"weights of version {snapshot.version}", snapshot.probes
+    def _check(self, snapshot: WeightSnapshot, probes: ProbeSet, scores: list[list[float]], gaps: list[float]) -> None:
+        who = f"weights of version {snapshot.version}"
         if not gaps:
             raise SyncError(f"{who}: the snapshot has no probe tokens, so nothing is proven")
         if not all(map(math.isfinite, gaps)):

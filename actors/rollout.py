@@ -32,6 +32,8 @@ from azero.process import (
 )
 from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
 
+TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it again, and new pages take time
+
 
 def play_rules(config: Config) -> PlayRules:
     """What a player needs of the configuration."""
@@ -84,6 +86,7 @@ class RolloutActor:
         self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
         self._engine: Engine | None = None
         self._lineage = 0  # of the weights in the engine
+        self._trimmed = time.monotonic()
 
     # Built on first use and not in __init__: what goes wrong here then reaches the driver as it is, and not as the
     # death of an actor.
@@ -141,7 +144,9 @@ class RolloutActor:
                 self._rest()
                 raise
             self._rest()
-        trim_heap()
+        if time.monotonic() > self._trimmed + TRIM_EVERY_S:
+            trim_heap()
+            self._trimmed = time.monotonic()
         keep_log_short(self.log)
 
     def _rest(self) -> None:
@@ -154,7 +159,7 @@ class RolloutActor:
         load = self._received(snapshot) or self._fetched(snapshot)
         self._lineage = snapshot.lineage
         try:
-            return self.proof.load_and_prove(self.engine, snapshot, load)
+            return self.proof.load_and_prove(self.engine, snapshot, load, lambda: self._get(snapshot.probes))
         except SyncError as e:
             raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None
 

@@ -177,6 +177,7 @@ class TensorSpec:
 class WeightSnapshot:
     """One published weight version. `handle` resolves to a flat byte buffer; `manifest` says what lies where.
 
+    `probes` resolves to this version's ProbeSet, which the learner makes while engines load.
     `sender`, where there is one, is the learner's process that also sends it to actors that ask.
     """
 
@@ -184,7 +185,7 @@ class WeightSnapshot:
     lineage: int = 0  # deaths of the learner so far: after each, versions of the same number may differ
     handle: Any = None
     sender: Any = None
-    probes: ProbeSet  # of this version
+    probes: Any = None
     manifest: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16
     bytes: int

@@ -17,6 +17,7 @@ from azero.types import Episode, Update, WeightSnapshot
 MAX_DEATHS_IN_A_ROW = 3  # without an update in between: it cannot learn
 MAX_DEATHS_WITHOUT_PROGRESS = 10  # before a version beyond the furthest: it cannot get on
 PING_EVERY_S = 5.0  # while it waits for a batch
+PING = "a ping or its probes"
 
 
 class LearnerLost(Exception):
@@ -163,9 +164,9 @@ class LearnerHost:
             self._pings, self._pinged = [w.ping.remote() for w in self._workers], now
         for ref in ray.wait(self._pings, num_returns=len(self._pings), timeout=0)[0] if self._pings else ():
             self._pings.remove(ref)
-            self._get(ref, self._timeout_s, "a ping")
+            self._get(ref, self._timeout_s, PING)
         if self._pings and now - self._pinged > self._timeout_s:
-            raise self._late("a ping", now - self._pinged)
+            raise self._late(PING, now - self._pinged)
 
     def _late(self, what: str, waited: float) -> LearnerLost:
         return self._lost(
@@ -207,7 +208,7 @@ class LearnerHost:
         address = self._get(self._workers[0].listen.remote(), limit, what) if len(self._workers) > 1 else ""
         call = self._call("start", what, address)
         snapshot, driver_state = self._all(call, limit)
-        self._furthest, self._pinged = max(self._furthest, snapshot.version), time.monotonic()
+        self._furthest = max(self._furthest, snapshot.version)
         return Started(
             snapshot=self._published(call, snapshot),
             driver_state=driver_state,
@@ -215,7 +216,9 @@ class LearnerHost:
         )
 
     def _published(self, call: _Call, snapshot: WeightSnapshot) -> WeightSnapshot:
-        return replace(snapshot, handle=call.handle, lineage=self.restarts)
+        probes = [w.probe.remote() for w in self._workers]
+        self._pings, self._pinged = list(probes), time.monotonic()  # it is as good as a ping
+        return replace(snapshot, handle=call.handle, probes=probes[0], lineage=self.restarts)
 
     def _call(self, method: str, what: str, *arguments: Any) -> _Call:
         returned = [getattr(w, method).remote(*arguments) for w in self._workers]

@@ -31,6 +31,8 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     # Ray would otherwise copy GPU visibility from what it manages even for actors that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # In madvise mode, as Linux has it: a heap of huge pages. New memory then costs one fault for 2 MiB instead of 512.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     with nullcontext() if address else _loopback():
         try:

@@ -13,7 +13,7 @@ import ray
 from azero.config import Config
 from azero.errors import UserError
 from azero.process import deadline_stacks, keep_heap, keep_log_short, redirect_output, trim_heap, use_threads
-from azero.types import Episode, Update, WeightSnapshot
+from azero.types import Episode, ProbeSet, Update, WeightSnapshot
 from learner.mirror import Mirror
 
 if TYPE_CHECKING:  # the driver has this class too, and no need of torch
@@ -112,6 +112,11 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         keep_log_short(self.log)
         return (update, snapshot) if self.workers.is_first else None, weights
 
+    def probe(self) -> ProbeSet:
+        """Of the present version. A call of its own: engines load meanwhile."""
+        with deadline_stacks(self.config.learner.timeout_s):
+            return self.core.policy.probe(self.core.probes)
+
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         """What kept the checkpoint from being written, as a full disk, and what kept it from being copied."""
         run = self.config.run
@@ -147,7 +152,6 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         weights, manifest = self.core.weights()
         snapshot = WeightSnapshot(
             version=self.core.version,
-            probes=self.core.policy.probe(self.core.probes),
             manifest=manifest,
             dtype=self.core.config.model.dtype.value,
             bytes=weights.nbytes,

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from azero.credit import batch_metrics
-from azero.types import Episode, ProbeSet, Update, WeightSnapshot
+from azero.types import Episode, Update, WeightSnapshot
 
 
 @ray.remote(num_cpus=0)
@@ -28,6 +28,8 @@ class SimulatedLearner:
 
     def ping(self) -> None: ...
 
+    def probe(self) -> None: ...
+
     @ray.method(num_returns=2)
     def update(self, episodes: Sequence[Episode]) -> tuple[tuple[Update, WeightSnapshot], np.ndarray]:
         began = time.monotonic()
@@ -43,7 +45,4 @@ class SimulatedLearner:
         return "", ""
 
     def _snapshot(self) -> WeightSnapshot:
-        nothing = ProbeSet(sequences=(), logprobs=())
-        return WeightSnapshot(
-            version=self.version, probes=nothing, manifest=(), dtype="uint8", bytes=self.weights.nbytes
-        )
+        return WeightSnapshot(version=self.version, manifest=(), dtype="uint8", bytes=self.weights.nbytes)

@@ -288,9 +288,9 @@ def test_the_proof_sees_a_tied_head_that_kept_its_old_weights(
 
     def prove(version: int, state: Any) -> float:
         probes = ProbeSet(sequences=sequences, logprobs=tuple(tuple(reference_logprobs(model, s)) for s in sequences))
-        snapshot = WeightSnapshot(version=version, probes=probes, manifest=(), dtype="float32", bytes=1)
+        snapshot = WeightSnapshot(version=version, manifest=(), dtype="float32", bytes=1)
         load = partial(vllm_engine.load, version, state)
-        return proof.load_and_prove(vllm_engine, snapshot, load).gap_max
+        return proof.load_and_prove(vllm_engine, snapshot, load, lambda: probes).gap_max
 
     proof = SyncProof(CLOSE)
     state = moved(model)

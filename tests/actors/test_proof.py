@@ -29,8 +29,8 @@ class Scripted:
 
 def prove(proof: SyncProof, engine: Any, version: int, learner: Any, scores: Any, dtype: str = "float32") -> Any:
     probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner)
-    snapshot = WeightSnapshot(version=version, probes=probes, manifest=(), dtype=dtype, bytes=44)
-    return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}))
+    snapshot = WeightSnapshot(version=version, manifest=(), dtype=dtype, bytes=44)
+    return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}), lambda: probes)
 
 
 LEARNER = ((-1.0, -2.0), (-3.0,))

@@ -14,11 +14,11 @@ from lost import lost_reference
 
 from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
-from azero.types import Assignment, ProbeSet, WeightSnapshot
+from azero.types import Assignment, WeightSnapshot
 from cluster import fleet as module
 from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 
-SNAPSHOT = WeightSnapshot(version=0, probes=ProbeSet(sequences=(), logprobs=()), manifest=(), dtype="float32", bytes=0)
+SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
 
 
 @ray.remote(num_cpus=0)

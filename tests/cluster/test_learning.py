@@ -17,7 +17,7 @@ from lost import lost_reference
 from ray.exceptions import ObjectStoreFullError
 
 from azero.errors import RunFailed, UserError
-from azero.types import ProbeSet, WeightSnapshot
+from azero.types import WeightSnapshot
 from cluster import learning as module
 from cluster.learning import LearnerHost, LearnerLost
 
@@ -36,8 +36,10 @@ class Counting:
     def ping(self) -> None: ...
 
     def _snapshot(self) -> WeightSnapshot:
-        probes = ProbeSet(sequences=((self.version, self.rank),), logprobs=())
-        return WeightSnapshot(version=self.version, probes=probes, manifest=(), dtype="float32", bytes=0)
+        return WeightSnapshot(version=self.version, manifest=(), dtype="float32", bytes=0)
+
+    def probe(self) -> tuple[int, int]:
+        return self.version, self.rank
 
     @ray.method(num_returns=2)
     def start(self, address: str) -> tuple[Any, np.ndarray]:
@@ -245,10 +247,10 @@ def test_a_learner_that_dies_while_it_starts_is_started_again() -> None:
 def test_a_published_version_outlives_the_learner() -> None:
     host = make(Disk(), workers=2)
     snapshot = update(host)
-    assert snapshot.probes.sequences == ((1, 0),)
+    assert ray.get(snapshot.probes) == (1, 0)
     with pytest.raises(LearnerLost):
         update(host, "die")
-    assert ray.get(snapshot.handle)[0] == 1 and snapshot.probes.sequences == ((1, 0),)
+    assert ray.get(snapshot.handle)[0] == 1 and ray.get(snapshot.probes) == (1, 0)
 
 
 def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:

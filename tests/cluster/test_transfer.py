@@ -80,12 +80,12 @@ def workers(tmp_path: Path) -> Iterator[Any]:
     ray.shutdown()
 
 
-def published(returned: Any, lineage: int = 0) -> WeightSnapshot:
+def published(learner: Any, returned: Any, lineage: int = 0) -> WeightSnapshot:
     """As cluster/learning.py has it: a snapshot is the last of the first result, or its only part."""
     outcome, handle = returned
     parts = ray.get(outcome, timeout=120)
     snapshot = next(p for p in parts if isinstance(p, WeightSnapshot))
-    return replace(snapshot, handle=handle, lineage=lineage)
+    return replace(snapshot, handle=handle, probes=learner.probe.remote(), lineage=lineage)
 
 
 @pytest.mark.long
@@ -102,18 +102,18 @@ def test_an_actor_follows_a_learner_that_sends_and_then_the_next_one(workers: An
         return ray.get(actor.play.remote(assignment, snapshot), timeout=120)
 
     learner = new_learner()
-    first = published(learner.start.remote(""))
+    first = published(learner, learner.start.remote(""))
     assert first.sender is not None
     played = play(0, replace(first, handle=None))  # so that it can come by no other way
     assert played.sync and played.sync.version == 0 and played.sync.gap_max < 1e-4
-    second = published(learner.update.remote(played.episodes))
+    second = published(learner, learner.update.remote(played.episodes))
     for snapshot in (second, first):  # over the same channel; then an older one, as an evaluation may want
         assert (sync := play(1, replace(snapshot, handle=None)).sync)
         assert sync.version == snapshot.version and sync.gap_max < 1e-4
-    third = published(learner.update.remote(play(1, second).episodes))
+    third = published(learner, learner.update.remote(play(1, second).episodes))
     assert (sync := play(2, first).sync) and sync.version == 0  # no longer held: from the object store
     ray.kill(learner)
     assert (sync := play(2, third).sync) and sync.version == 2  # what it published outlives it
     learner = new_learner()
-    again = published(learner.start.remote(""), lineage=1)
+    again = published(learner, learner.start.remote(""), lineage=1)
     assert (sync := play(0, replace(again, handle=None)).sync) and sync.gap_max < 1e-4
