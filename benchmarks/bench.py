@@ -4,13 +4,14 @@
 
 Each figure is the median over pairs: the project's measurement and its reference's, each in a process of its own, in
 turns. Rows (all by default): trl, rollout, learner, sync, overlap, growth, start. `trl` needs `pip install --no-deps
-trl==1.16.0`. FILE keeps each measurement of this commit and machine, so that the command goes on where it was stopped;
+trl==1.16.0`. FILE keeps each measurement of this program and machine, so that the command goes on where it was stopped;
 remove it to measure again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import inspect
 import json
 import platform
@@ -29,10 +30,10 @@ from rich.table import Table
 from workload import BATCH, COMMON, GRPO, shape
 
 from azero.models import resolve_model_path
-from cluster.machine import cores, cpu, git_state
+from cluster.machine import cores, cpu
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # without one of them both sides are faster in fp32
-MEASURE = Path(__file__).with_name("measure.py")
+MEASURE, ROOT = Path(__file__).with_name("measure.py"), Path(__file__).parents[1]
 TURNS = ["rollout.max_staleness=0", "rollout.threads=2", "learner.threads=2"]
 BESIDE = ["rollout.max_staleness=1", "rollout.threads=1", "learner.threads=1"]
 
@@ -50,12 +51,19 @@ class Row:
     note: str = ""
 
 
+def program() -> str:
+    """A digest of what is measured and of what measures it."""
+    folders = ("actors", "azero", "benchmarks", "cluster", "configs", "learner")
+    files = sorted(f for folder in folders for ending in ("py", "yaml") for f in (ROOT / folder).rglob(f"*.{ending}"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
 class Measurements:
     """What was measured, in a file, in order: the n-th call with the same arguments gets the n-th such measurement."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, list[Row]()
-        self.machine = {"git": git_state(), "cpu": cpu()[0], "cores": cores(), "platform": platform.platform()}
+        self.machine = {"program": program(), "cpu": cpu()[0], "cores": cores(), "platform": platform.platform()}
         found = json.loads(path.read_text()) if path.exists() else {}
         self.done: list[list[Any]] = found["measurements"] if found.get("machine") == self.machine else []
         self._asked = Counter[str]()
@@ -104,7 +112,7 @@ class Bench:
         for name, (model, dtype) in self.models.items():
             small = model == "small"
             ours = BESIDE if small else TURNS
-            size = {"model": model, "dtype": dtype, "steps": 12 if small else 5}
+            size = {"model": model, "dtype": dtype, "steps": 8 if small else 4}
             micro = {"micro_batch": 128 if small else 64}  # TRL's time is the same within noise from 32 to 256
             grpo, play, update = [], [], []
             for _ in self._each():
@@ -205,16 +213,16 @@ class Bench:
             return row(f"step by {name}, {sizes[0]} to {sizes[-1]}", "exponent", [(x, linear) for x in found])
 
         def train(**sizes: int) -> float:
-            common = {"model": "small", "dtype": "float32", "steps": 5}
+            common = {"model": "small", "dtype": "float32", "steps": 4}
             return self.measure("train", **common | sizes, overrides=[*GRPO, *TURNS])["time/step"]
 
-        length = [(m["late"], m["early"]) for m in (self.measure("growth_with_steps", steps=1000) for _ in range(1))]
+        runs = [self.measure("growth_with_steps", steps=1000) for _ in self._each()]
         return [
             of("samples", [256, 1024, 4096], lambda n: train(problems=n // 16), 1.0),
-            of("completion tokens", [8, 16, 32, 64], lambda n: train(tokens=n), 1.0),
+            of("completion tokens", [8, 32, 64], lambda n: train(tokens=n), 1.0),
             of("problems in the buffer", [1000, 10_000, 100_000],
                lambda n: self.measure("growth_with_buffer", problems=n)["seconds"], 1.0),
-            row("step 1000", "s", length, "step 10"),
+            row("step 1000", "s", [(m["late"], m["early"]) for m in runs], "step 10"),
         ]  # fmt: skip
 
     def start(self) -> list[Row]:
@@ -248,13 +256,11 @@ def main() -> None:
     parser.add_argument("--real", default="", help="a folder or .gguf file of SmolLM2-135M, measured too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"))
     given = parser.parse_args()
-    models, has_bf16 = {"small": ("small", "float32")}, bool(cpu()[1] & BF16_FLAGS)
-    if has_bf16:
-        models["small, bf16"] = "small", "bfloat16"
+    models = {"small": ("small", "float32")}
     configs: dict[str, dict[str, Any]] = {"embedded": {"config": "local", "overrides": []}}
     if given.real:
         name, folder = Path(given.real).stem, resolve_model_path(given.real)
-        dtype = "bfloat16" if has_bf16 else "float32"
+        dtype = "bfloat16" if cpu()[1] & BF16_FLAGS else "float32"
         models[name] = folder, dtype
         # Not synchronous as shipped, where an actor plays in waves for the sake of reproducible runs.
         overrides = [f"model.path={folder}", f"model.dtype={dtype}", "rollout.max_staleness=1"]

@@ -23,7 +23,7 @@ from references import learner_bare, matrix_products, rollout_bare, trl
 from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_update, model_path, rate, rows_of, shape
 
 from azero.config import load_config
-from azero.process import keep_heap
+from azero.process import keep_heap, use_threads
 from cluster.rundir import read_jsonl
 
 
@@ -100,7 +100,7 @@ def growth_with_buffer(problems: int) -> dict[str, float]:
     return {"seconds": statistics.median(times)}
 
 
-def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> dict[str, float]:
+def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> dict[str, float]:
     """Completion tokens a second of a rollout actor of its own process that plays batches of the start model, from the
     call to the answer. Leaves what it played to `rollout_bare` and the learner's measurements.
     """
@@ -128,7 +128,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 10) -> d
     with ray_session(c.cluster):
         snapshot = WeightSnapshot(
             version=0, manifest=manifest, dtype=c.model.dtype.value, bytes=weights.nbytes, handle=ray.put(weights),
-            probes=probes,
+            probes=ray.put(probes),
         )  # fmt: skip
         del learner, weights
         actor = RolloutActor.remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
@@ -178,13 +178,13 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
 
 def sync(model: str, dtype: str) -> dict[str, float]:
     """Seconds from the end of an update to the first play on its weights, those of the engine's load, and of a copy:
-    of the last versions, when Ray has used the memory of the object store once.
+    of the last versions, when Ray has used the memory of the object store once. Each side has a thread.
     """
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        overrides = ["rollout.max_staleness=0", "run.trace=true", "rollout.threads=2", "learner.threads=2", *GRPO]
+        overrides = ["rollout.max_staleness=0", "run.trace=true", "rollout.threads=1", "learner.threads=1", *GRPO]
         lines = azero_run(run, [*shape(model, dtype, steps=16, problems=6, tokens=4), *overrides])
         events = json.loads((run / "trace.json").read_text().rstrip().rstrip(",") + "]")
     spans = [e for e in events if e["ph"] == "X"]
@@ -209,6 +209,7 @@ def sync(model: str, dtype: str) -> dict[str, float]:
 
 def reload(model: str, dtype: str) -> dict[str, float]:
     """Seconds of what a sync is made of inside an engine: vLLM's reload, and the scoring of the probes."""
+    use_threads(1)
     import torch
 
     from actors.engines import build_engine
@@ -217,7 +218,6 @@ def reload(model: str, dtype: str) -> dict[str, float]:
     from azero.weights import flatten, owned_state, unflatten
     from cluster.train import probe_texts
 
-    torch.set_num_threads(2)
     keep_heap()
     c, path = load_config("base", shape(model, dtype, steps=1)), model_path(model)
     buffer, manifest = flatten(owned_state(load_model(path)), getattr(torch, dtype))

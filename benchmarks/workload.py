@@ -13,7 +13,7 @@ from typing import Any
 
 from azero.config import load_config
 
-WARM_UP = 3  # steps, or calls
+WARM_UP = 2  # steps, or calls
 LR = 1e-6  # the weights hardly move, so that every step is like the last
 CACHE = Path(tempfile.gettempdir()) / "azero-bench"
 GENERATED = 16  # tokens of a completion, at most
