@@ -185,7 +185,7 @@ def sync(model: str, dtype: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         overrides = ["rollout.max_staleness=0", "run.trace=true", "rollout.threads=1", "learner.threads=1", *GRPO]
-        lines = azero_run(run, [*shape(model, dtype, steps=16, problems=6, tokens=4), *overrides])
+        lines = azero_run(run, [*shape(model, dtype, steps=16, problems=2, tokens=4), *overrides])
         events = json.loads((run / "trace.json").read_text().rstrip().rstrip(",") + "]")
     spans = [e for e in events if e["ph"] == "X"]
     began = [e["ts"] / 1e6 for e in spans if e["name"].startswith("assignment")]
