@@ -54,7 +54,6 @@ def use_threads(count: int) -> None:
     if not count:
         return
     os.environ["OMP_NUM_THREADS"] = str(count)
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait are not to take a core from another process
     if PRELOADED_THREADS is not None:
         PRELOADED_THREADS(count)
 
@@ -90,7 +89,7 @@ def keep_heap() -> None:
 
 
 def trim_heap() -> None:
-    """Give free memory of the heap back to the system: 2 to 5 ms, and for SmolLM2-135M 80 ms of new pages thereafter.
+    """Give free memory of the heap back to the system: 2 to 5 ms, and new pages when it is needed again.
 
     Tensors on a CPU live in glibc's heap, which the changing sizes of batches fragment.
     """
