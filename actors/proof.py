@@ -39,6 +39,7 @@ class SyncProof:
         began = time.monotonic()
         try:
             load()
+            load_seconds = time.monotonic() - began
             probes = learner_probes()
             scores = engine.score(probes.sequences)
             gaps = _differences(scores, probes.logprobs)
@@ -50,6 +51,7 @@ class SyncProof:
         return SyncReport(
             version=snapshot.version,
             seconds=time.monotonic() - began,
+            load_seconds=load_seconds,
             bytes=snapshot.bytes,
             gap_max=max(gaps),
             gap_mean=sum(gaps) / len(gaps),

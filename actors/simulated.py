@@ -92,7 +92,9 @@ class SimulatedActor:
         time.sleep(size / GIB / self.timing.load_rate)
         self._held = (snapshot.lineage, snapshot.version)
         seconds = time.monotonic() - began
-        return SyncReport(version=snapshot.version, seconds=seconds, bytes=size, gap_max=0.0, gap_mean=0.0)
+        return SyncReport(
+            version=snapshot.version, seconds=seconds, load_seconds=seconds, bytes=size, gap_max=0.0, gap_mean=0.0
+        )
 
     def _episode(self, slot: Slot, batch: int, version: int, rng: random.Random) -> Episode:
         request = slot.tries[0]

@@ -196,7 +196,8 @@ class SyncReport:
     """Outcome of loading one snapshot into one engine."""
 
     version: int
-    seconds: float
+    seconds: float  # of loading and proving
+    load_seconds: float  # of the engine's own load
     bytes: int
     gap_max: float  # nats
     gap_mean: float

@@ -20,10 +20,10 @@ from typing import Any
 
 import psutil
 from references import learner_bare, matrix_products, rollout_bare, trl
-from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_update, model_path, rate, rows_of, shape
+from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_update, rate, rows_of, shape
 
 from azero.config import load_config
-from azero.process import keep_heap, use_threads
+from azero.process import keep_heap
 from cluster.rundir import read_jsonl
 
 
@@ -177,8 +177,9 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
 
 
 def sync(model: str, dtype: str) -> dict[str, float]:
-    """Seconds from the end of an update to the first play on its weights, those of the engine's load, and of a copy:
-    of the last versions, when Ray has used the memory of the object store once. Each side has a thread.
+    """Seconds from the end of an update to the first play on its weights, without the engine's own reload, of that, of
+    the proof, and of a copy: of the last versions, when Ray has used the memory of the object store once. Each side
+    has a thread.
     """
     import numpy as np
 
@@ -192,6 +193,7 @@ def sync(model: str, dtype: str) -> dict[str, float]:
     learning = [e["ts"] / 1e6 for e in spans if e["name"].startswith("learn")]
     learned = [ts + m["time/learn"] for ts, m in zip(learning, lines, strict=True)]
     gaps = [next((b for b in began if b > t), t) - t for t in learned][-9:-1]
+    loads, reloads = ([m[f"sync/{key}"] for m in lines[-8:]] for key in ("seconds", "load_seconds"))
     weights = np.ones(int(median(lines, "sync/bytes")), dtype=np.uint8)
     target = weights.copy()
     copies = []
@@ -201,38 +203,12 @@ def sync(model: str, dtype: str) -> dict[str, float]:
         copies.append(time.perf_counter() - start)
     return {
         "seconds": statistics.median(gaps),
-        "load": median(lines[-8:], "sync/seconds"),
+        "added": statistics.median(gap - inside for gap, inside in zip(gaps, reloads, strict=True)),
+        "reload": statistics.median(reloads),
+        "proof": statistics.median(load - inside for load, inside in zip(loads, reloads, strict=True)),
         "copy": statistics.median(copies),
         "bytes": float(weights.nbytes),
     }
-
-
-def reload(model: str, dtype: str) -> dict[str, float]:
-    """Seconds of what a sync is made of inside an engine: vLLM's reload, and the scoring of the probes."""
-    use_threads(1)
-    import torch
-
-    from actors.engines import build_engine
-    from azero.domains import get_domain
-    from azero.models import load_model, load_tokenizer
-    from azero.weights import flatten, owned_state, unflatten
-    from cluster.train import probe_texts
-
-    keep_heap()
-    c, path = load_config("base", shape(model, dtype, steps=1)), model_path(model)
-    buffer, manifest = flatten(owned_state(load_model(path)), getattr(torch, dtype))
-    tokenizer, engine = load_tokenizer(path), build_engine(c.model, c.rollout, seed=0, path=path)
-    probes = [tokenizer(text)["input_ids"] for text in probe_texts(get_domain("arithmetic"))]
-    times: dict[str, list[float]] = {"load": [], "score": []}
-    for version in range(WARM_UP + 7):
-        weights = unflatten(buffer, manifest, dtype)
-        began = time.perf_counter()
-        engine.load(version, weights)
-        loaded = time.perf_counter()
-        engine.score(probes)
-        times["load"].append(loaded - began)
-        times["score"].append(time.perf_counter() - loaded)
-    return {key: statistics.median(found[WARM_UP:]) for key, found in times.items()}
 
 
 def start() -> dict[str, float]:
@@ -256,7 +232,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
     f.__name__: f
     for f in (
         train, growth_with_steps, growth_with_buffer, rollout_azero, rollout_bare, learner_azero, learner_bare,
-        matrix_products, sync, reload, start, trl,
+        matrix_products, sync, start, trl,
     )
 }  # fmt: skip
 

@@ -274,6 +274,7 @@ class TrainingLoop:
         seconds = sum(p.sync.seconds for p in played if p.sync is not None) / self.config.rollout.actors
         return {
             "sync/seconds": max(s.seconds for s in syncs),
+            "sync/load_seconds": max(s.load_seconds for s in syncs),
             "sync/bytes": max(s.bytes for s in syncs),
             "sync/logprob_gap": max(s.gap_max for s in syncs),
             "sync/logprob_gap_mean": sum(s.gap_mean for s in syncs) / len(syncs),
