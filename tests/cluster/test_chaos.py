@@ -155,19 +155,17 @@ def object_store(raylet: int) -> str:
     return found[0]
 
 
-STEPS = 100, 350, 600, 820  # from where memory is looked at
-
-
 def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -> None:
     """The local config, with a buffer that is full when the first look is taken: a larger one fills for all of the run.
 
     Memory is each process's own (its PSS without what it shares), the least of a little over a minute, once in which an
     actor gives back what it does not need; the object store's is apart.
     """
-    overrides = ["cluster.progress=plain", "run.steps=1000", "run.eval_every=0", "task.buffer_size=2000"]
+    overrides = ["cluster.progress=plain", "run.steps=1000", "run.eval_every=0", "task.buffer_size=1000"]
     victim = Victim.start(tmp_path / "run", overrides)
     usage: dict[str, list[tuple[float, int]]] = {}
-    for step in STEPS:
+    steps = 100, 350, 600, 820
+    for step in steps:
         victim.wait_for_step(step, 7200)
         processes = {"driver": psutil.Process(victim.process.pid)}
         processes |= {"actor": victim.actors()[0], "learner": victim.learners()[0]}
@@ -185,7 +183,7 @@ def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -
     assert victim.finish(600) == 0, victim.said()
     for name, looks in usage.items():
         memory, descriptors = ([f"{look[i]:.0f}" for look in looks] for i in (0, 1))
-        print(f"{name}: {', '.join(memory)} MiB from steps {STEPS} on; descriptors {', '.join(descriptors)}")
+        print(f"{name}: {', '.join(memory)} MiB from steps {steps} on; descriptors {', '.join(descriptors)}")
     for name, looks in usage.items():
         (before, fds_before), (after, fds_after) = looks[0], looks[-1]
         assert before > 1 and after - before < 0.05 * before and fds_after <= 1.05 * fds_before + 1, name
