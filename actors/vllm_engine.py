@@ -239,10 +239,11 @@ def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
     cpu = current_platform.is_cpu()
     if cpu:  # where vLLM's own helpers would still be compiled: 3 s, and a C++ compiler, for what no profile shows
         torch.compiler.set_stance("force_eager")
-    return LLMEngine.from_engine_args(
+    engine = LLMEngine.from_engine_args(
         EngineArgs(
             model=path,
             kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if cpu else None,
+            block_size=32 if cpu else None,  # of 128, vLLM's on CPU, a short sequence fills and shares little
             enforce_eager=cpu,  # compiling takes 25 s on CPU and gains nothing on small models
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",  # under the sampling temperature
@@ -253,6 +254,9 @@ def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
             **arguments,
         )
     )
+    if cpu:
+        engine.collective_rpc("sample_on_cpu")
+    return engine
 
 
 def _final_only() -> Any:

@@ -1,4 +1,4 @@
-"""What runs inside vLLM's worker process or processes: replacing weights, seeding the sampler."""
+"""What runs inside vLLM's worker process or processes: replacing weights, sampling."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ class WeightLoader:
     def refresh_head(self) -> None:
         """After any change of the weights."""
         refresh_head(self.model_runner.get_model())
+
+    def sample_on_cpu(self) -> None:
+        """Once, at the start."""
+        from actors.vllm_sampler import CpuSampler
+
+        self.model_runner.sampler = CpuSampler()
 
     def reseed_sampling(self, seed: int) -> None:
         """Unseeded requests draw from torch's global generator; vLLM's second GPU model runner from numpy's."""

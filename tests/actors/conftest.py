@@ -12,7 +12,7 @@ from azero.models import load_model
 from azero.weights import owned_state
 
 END, PAD = "<|end|>", "<|pad|>"
-MAX_MODEL_LEN = 320  # tokens: more than two blocks of vLLM's cache on CPU
+MAX_MODEL_LEN = 320  # tokens: many blocks of vLLM's cache
 
 
 @pytest.fixture(scope="package", autouse=True)
