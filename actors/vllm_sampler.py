@@ -1,4 +1,4 @@
-"""Sampling on CPU, where vLLM's own takes as long as a model of 135M parameters does for each token."""
+"""Sampling on CPU, where vLLM's own takes a fourth of a decoding step of 90 sequences of SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class _InverseCdf(TopKTopPSampler):
 def draw(logprobs: Tensor) -> Tensor:
     """A word for each row of log-probs [rows, vocabulary], from torch's generator.
 
-    Adds up in fp64 and rounds to fp32, so that a word's probability is kept within 1e-7. Drawn is the
-    first word with a sum of at least `at`, which is over 0: never one of probability 0.
+    The first word up to which the probabilities add up to a random number over 0: never one of probability 0. torch
+    adds up in fp64 and rounds to fp32, so that a word's probability is kept within 1e-7.
     """
     sums = logprobs.exp().cumsum(-1)
     at = sums[:, -1:] * (1 - torch.rand(len(sums), 1))
