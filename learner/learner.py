@@ -78,9 +78,11 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         import torch
 
         from learner.core import LearnerCore
+        from learner.policy import make_repeatable
 
         learner = self.config.learner
         device = torch.device("cuda" if torch.cuda.is_available() and learner.gpus_per_worker else "cpu")
+        make_repeatable(device)
         with deadline_stacks(self.config.cluster.start_timeout_s):
             self.workers.join(address, ray.util.get_node_ip_address(), device, learner.timeout_s)
             self._bring_checkpoint()

@@ -245,6 +245,17 @@ class PolicyOptimizer:
                 self.optimizer.state[p] = {"step": tensors[f"step/{name}"], **moments}
 
 
+def make_repeatable(device: torch.device) -> None:
+    """Have all later sums of this process add up in one order, so that an update repeats to the last bit on a CPU.
+
+    torch adds up the gradient of a tensor that was read by index, as a prompt's keys and values are by its
+    completions, from several threads at once, and in the order in which they come. A GPU is left as it is.
+    """
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check of torch's own, which costs time
+
+
 def _number(norm: Tensor) -> Tensor:
     """Of sharded gradients, the norm is a sharded tensor too."""
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
