@@ -75,7 +75,7 @@ class Arithmetic:
     name = "arithmetic"
 
     def seed_problems(self) -> list[Problem]:
-        """Twelve problems a tier, with every operator of the tier; none is in an evaluation set."""
+        """Twelve problems a tier, with every operator of the tier; two easy ones are the same as evaluation problems."""
         return [make_problem(text, -1) for tier in Tier for text in SEED_TEXTS[tier]]
 
     def generate(self, rng: random.Random, tier: Tier) -> Problem:

@@ -12,9 +12,10 @@ parentheses that its shape needs, so parse(render(e)) == e. Nothing is ever give
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from typing import TypeAlias
 
 from azero.types import Tier
@@ -166,21 +167,76 @@ def operators(expression: Expression) -> list[str]:
 
 
 def canonical(expression: Expression) -> str:
-    """Equal for expressions that differ by the order or grouping of a sum or a product: "5 + 3" gives "+(3,5)"."""
+    """Equal for problems that are the same up to order, grouping and neutral elements: "0 + 5 + 3" gives "+(3,5)".
+
+    A sum is the sorted terms that are added and those that are taken away, whatever the parentheses: "9 - (1 - 2)" is
+    "-(+(2,9),1)". A product is the sorted factors over the sorted divisors. Equal parts of both sides cancel, terms of
+    value 0 and factors of value 1 are left out; where there is nothing else one of them stays: "3 + 0" and "3 * 1" are
+    "3", "7 - 7" is "-(7,7)". Problems of equal form have equal values.
+    """
+    return _form(expression).text
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    text: str
+    value: Fraction | None  # None: a division by zero
+    family: str = ""  # of the last operation: "+" for + and -, "*" for * and /
+    plain: tuple[_Form, ...] = ()  # its terms or factors
+    inverse: tuple[_Form, ...] = ()  # those that are taken away or divided by
+
+
+def _form(expression: Expression) -> _Form:
     if isinstance(expression, int):
-        return str(expression)
-    operator = expression.operator
-    if operator in "+*":
-        parts = sorted(canonical(part) for part in _flatten(expression, operator))
-    else:
-        parts = [canonical(expression.left), canonical(expression.right)]
-    return f"{operator}({','.join(parts)})"
+        return _Form(str(expression), Fraction(expression))
+    left, right = _form(expression.left), _form(expression.right)
+    family, inverted = ("+" if expression.operator in "+-" else "*"), expression.operator in "-/"
+    sides = [_sides(left, family), _sides(right, family)[:: -1 if inverted else 1]]
+    plain, inverse = ([part for side in sides for part in side[i]] for i in (0, 1))
+    value = _exact(expression.operator, left.value, right.value)
+    return _simplest(family, value, plain, inverse)
 
 
-def _flatten(expression: Expression, operator: str) -> list[Expression]:
-    if isinstance(expression, Operation) and expression.operator == operator:
-        return _flatten(expression.left, operator) + _flatten(expression.right, operator)
-    return [expression]
+def _sides(form: _Form, family: str) -> tuple[tuple[_Form, ...], tuple[_Form, ...]]:
+    return (form.plain, form.inverse) if form.family == family else ((form,), ())
+
+
+def _exact(operator: str, left: Fraction | None, right: Fraction | None) -> Fraction | None:
+    if left is None or right is None or (operator == "/" and right == 0):
+        return None
+    match operator:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case _:
+            return left / right
+
+
+def _simplest(family: str, value: Fraction | None, plain: Sequence[_Form], inverse: Sequence[_Form]) -> _Form:
+    """The form of a sum or product of these parts, without what is neutral in it."""
+    neutral = _Form("0" if family == "+" else "1", Fraction(family == "*"))
+    left, over = ([part for part in side if part != neutral] for side in (plain, inverse))
+    pairs = []
+    for part in tuple(left):
+        if part in over and (family == "+" or part.value):
+            left.remove(part)
+            over.remove(part)
+            pairs.append(_written(family, neutral.value, [part], [part]))
+    said = [[part for part in side if part.value != neutral.value] for side in (left, over)]
+    if not any(said):
+        return min([*left, *over] or pairs or [neutral], key=lambda part: part.text)
+    return said[0][0] if len(said[0]) == 1 and not said[1] else _written(family, value, *said)
+
+
+def _written(family: str, value: Fraction | None, plain: Sequence[_Form], inverse: Sequence[_Form]) -> _Form:
+    neutral = "0" if family == "+" else "1"
+    texts = [sorted(part.text for part in side) or [neutral] for side in (plain, inverse)]
+    above, below = (t[0] if len(t) == 1 else f"{family}({','.join(t)})" for t in texts)
+    text = f"{'-' if family == '+' else '/'}({above},{below})" if inverse else above
+    return _Form(text, value, family, tuple(plain), tuple(inverse))
 
 
 def structure(expression: Expression) -> str:

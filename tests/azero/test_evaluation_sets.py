@@ -54,9 +54,10 @@ def test_generated_sets_follow_the_recipe(name: str) -> None:
 
 
 def test_dev_shares_only_sums_of_0_to_5_with_test() -> None:
+    """And, of a number and a neutral element alone, 7 + 0 with 1 * 7 and 1 * 9 with 9 + 0."""
     test, dev = ({canonical(parse(i.text)) for i in DOMAIN.evaluation_set(name)} for name in ("test", "dev"))
     smallest = {canonical(Operation("+", a, b)) for a in range(6) for b in range(6)}
-    assert test & dev == smallest
+    assert test & dev == smallest | {"7", "9"}
 
 
 def test_generated_test_set_is_frozen() -> None:
