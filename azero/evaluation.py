@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from azero.domains.base import Domain
+from azero.domains.base import Domain, judge
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
 from azero.types import Completion, EvalItem, Sampling, Verdict
@@ -90,16 +90,16 @@ def evaluate(
         raise RunFailed(f"evaluation on {data}: the engine returned {len(done)} of {len(kinds) * len(items)} requests")
     problems = []
     for i, item in enumerate(items):
-        greedy = done["greedy", i][0].text
-        verdict = domain.verify(greedy, item.answer, chat)
-        sampled = [domain.verify(c.text, item.answer, chat) for c in done.get(("sampled", i), ())]
+        (greedy,) = done["greedy", i]
+        verdict = judge(domain, greedy, item.answer, chat)
+        sampled = [judge(domain, c, item.answer, chat) for c in done.get(("sampled", i), ())]
         problems.append(
             {
                 "text": item.text,
                 "label": item.label,
                 "operation": item.operation,
                 "answer": item.answer,
-                "completion": greedy,
+                "completion": greedy.text,
                 "verdict": verdict.value,
                 "correct": verdict is Verdict.RIGHT,
                 "sampled_correct": sum(v is Verdict.RIGHT for v in sampled),

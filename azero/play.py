@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from azero.config import Ladder
-from azero.domains.base import Domain, Proposal
+from azero.domains.base import Domain, Proposal, judge
 from azero.engine import Engine
 from azero.rewards import solver_reward
 from azero.types import (
@@ -168,7 +168,7 @@ class Player:
     def _solved(self, tag: _Solving, completions: tuple[Completion, ...]) -> None:
         samples = []
         for completion in completions:
-            verdict = self.domain.verify(completion.text, tag.problem.answer, self.rules.chat)
+            verdict = judge(self.domain, completion, tag.problem.answer, self.rules.chat)
             reward = solver_reward(verdict, self.rules.ladder)
             samples.append(
                 Sample(

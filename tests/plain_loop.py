@@ -17,6 +17,7 @@ from azero.buffer import ProblemBuffer
 from azero.config import Config, load_config
 from azero.curriculum import SlotSource
 from azero.domains import get_domain
+from azero.domains.base import judge
 from azero.models import resolve_model_path
 from azero.rewards import solver_reward
 from azero.types import Episode, Group, Problem, Role, Sample
@@ -69,7 +70,7 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
                 problem = valid[i, t]
                 samples = []
                 for c in answers[i, t]:
-                    verdict = domain.verify(c.text, problem.answer, False)
+                    verdict = judge(domain, c, problem.answer, False)
                     reward = solver_reward(verdict, rules.ladder)
                     samples.append(
                         Sample(role=Role.SOLVER, tier=problem.tier, completion=c, verdict=verdict, reward=reward)

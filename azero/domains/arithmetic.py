@@ -25,6 +25,7 @@ from azero.domains.expression import (
     structure,
 )
 from azero.domains.expression import tier as tier_of
+from azero.domains.reading import as_integer, chat_number, raw_number
 from azero.types import EvalItem, Problem, Tier, Verdict
 
 READ_CHARACTERS = 4096  # of a completion: the first in the raw protocol, the last in the chat protocol
@@ -45,11 +46,6 @@ TIER_WORDS = {
 }
 
 _PROBLEM_LINE = re.compile(r"^[ \t]*\**problem:\**(.*)$", re.ASCII | re.IGNORECASE | re.MULTILINE)
-_ANSWER = re.compile(r"answer\**:", re.ASCII | re.IGNORECASE)
-_SIGN = r"(?:(?<![0-9])[-\u2212])?"  # after a digit it is an operator: "10-8"
-_FRACTION = r"(?:[./][0-9]+)*"  # kept with the number, so that neither part of "8.5" or "8/3" passes for an integer
-_RAW_NUMBER = re.compile(rf"{_SIGN}[0-9]+{_FRACTION}")
-_CHAT_NUMBER = re.compile(rf"{_SIGN}(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])|[0-9]+){_FRACTION}")
 
 
 def make_problem(text: str, version: int) -> Problem:
@@ -75,7 +71,7 @@ class Arithmetic:
     name = "arithmetic"
 
     def seed_problems(self) -> list[Problem]:
-        """Twelve problems a tier, with every operator of the tier; two easy ones are the same as evaluation problems."""
+        """Twelve problems a tier, with every operator of the tier. Two easy ones are evaluation problems, too."""
         return [make_problem(text, -1) for tier in Tier for text in SEED_TEXTS[tier]]
 
     def generate(self, rng: random.Random, tier: Tier) -> Problem:
@@ -129,16 +125,15 @@ class Arithmetic:
         )
 
     def verify(self, completion: str, answer: str, chat: bool) -> Verdict:
-        """Raw: the first number. Chat: the first number after the last "Answer:", or else the last number.
+        """Raw: the first number. Chat: what the last "Answer:" states, or else the last number (reading.py).
 
-        RIGHT if it is the integer `answer`, leading zeros allowed; WRONG if it is another or no integer, such as
-        "8.5"; MALFORMED without a number. Only READ_CHARACTERS are read, and no digits are ever converted.
+        RIGHT if it is the integer `answer`; WRONG if it is another or no integer, such as "8.5"; MALFORMED without a
+        number. Only READ_CHARACTERS are read, and no digits are ever converted.
         """
-        read = completion[-READ_CHARACTERS:] if chat else completion[:READ_CHARACTERS]
-        number = _chat_number(read) if chat else _RAW_NUMBER.search(read)
+        number = chat_number(completion[-READ_CHARACTERS:]) if chat else raw_number(completion[:READ_CHARACTERS])
         if number is None:
             return Verdict.MALFORMED
-        return Verdict.RIGHT if _normalise(number[0].replace(",", "")) == _normalise(answer) else Verdict.WRONG
+        return Verdict.RIGHT if as_integer(number) == as_integer(answer) else Verdict.WRONG
 
     def evaluation_set(self, source: str) -> list[EvalItem]:
         """`source`: test or dev (generated offline from fixed seeds), a file, or a Hugging Face Hub id.
@@ -172,14 +167,3 @@ def _proposed_line(completion: str) -> str:
         return marked[-1]
     lines = completion[:READ_CHARACTERS].split("\n")
     return next((line for line in lines if line.strip(BLANKS)), "")
-
-
-def _chat_number(text: str) -> re.Match[str] | None:
-    marks = list(_ANSWER.finditer(text))
-    stated = _CHAT_NUMBER.search(text, marks[-1].end()) if marks else None
-    return stated or next(reversed(list(_CHAT_NUMBER.finditer(text))), None)
-
-
-def _normalise(integer: str) -> str:
-    digits = integer.lstrip("-\u2212").lstrip("0") or "0"
-    return f"-{digits}" if integer.startswith(("-", "\u2212")) and digits != "0" else digits

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from azero.types import EvalItem, Problem, Tier, Verdict
+from azero.types import Completion, EvalItem, Problem, Tier, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +58,15 @@ class Domain(Protocol):
 
     def in_evaluation(self, canonical: str) -> bool:
         """Whether the canonical form belongs to a problem of the published or the generated evaluation sets."""
+
+
+def judge(domain: Domain, completion: Completion, answer: str, chat: bool) -> Verdict:
+    """`verify` of what a completion says; of one that was cut by its length, of what it surely says.
+
+    That is nothing in the chat protocol, where the answer comes last. In the raw one it is all but the last word: "12"
+    may be the beginning of "123".
+    """
+    text = completion.text
+    if completion.finish_reason == "length":
+        text = "" if chat else re.sub(r"\S+\Z", "", text)
+    return domain.verify(text, answer, chat)
