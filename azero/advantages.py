@@ -153,11 +153,6 @@ def group_advantages(rewards: np.ndarray, epsilon: float) -> np.ndarray:
     return np.where(std < MIN_STD, 0.0, centred / np.maximum(std + epsilon, MIN_STD))
 
 
-def zero_variance_rate(rewards: np.ndarray) -> float:
-    """Share of the groups of rewards [groups, samples] whose rewards are all equal; 0 without groups."""
-    return float(np.mean(np.ptp(rewards, axis=1) == 0)) if np.size(rewards) else 0.0
-
-
 def _moments(rewards: np.ndarray) -> Moments:
     """Mean and population variance of rewards [samples]."""
     return Moments(mean=float(rewards.mean()), variance=float(rewards.var()))

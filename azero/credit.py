@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from azero.advantages import Scored, TaskRelativeBaseline, group_advantages, zero_variance_rate
+from azero.advantages import Scored, TaskRelativeBaseline, group_advantages
 from azero.batch import TrainRow
 from azero.config import (
     Algorithm,
@@ -119,7 +119,7 @@ class Credit:
     ) -> tuple[dict[str, float], dict[str, float]]:
         groups = [e.group for e in valid if e.group is not None]
         if not groups:
-            return {}, {"learnability/mean": 0.0}
+            return {}, {}
         if not self.is_deferred:
             shaped = [learnability(self.reward.learnability, g.success_rate) for g in groups]
             return dict(zip([e.id for e in valid], shaped, strict=True)), {"learnability/mean": float(np.mean(shaped))}
@@ -134,8 +134,9 @@ class Credit:
         diagnostics = {
             "learnability/mean": float(np.mean(scaled)),
             "learnability/improvement_raw": float(np.mean(raw)),
-            "learnability/variance_correlation": correlation(np.array(raw), variance),
         }
+        if (correlated := correlation(np.array(raw), variance)) is not None:
+            diagnostics["learnability/variance_correlation"] = correlated
         return dict(zip([e.id for e in valid], map(float, scaled), strict=True)), diagnostics
 
     def due_proposals(self, episodes: Sequence[Episode]) -> list[Sample]:
@@ -183,36 +184,38 @@ def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
 
 
 def batch_metrics(episodes: Sequence[Episode], version: int) -> dict[str, float]:
-    """What the episodes of one step say: solver/*, proposer/*, problems/*, staleness/*, groups/*."""
+    """What the episodes of one step say: solver/*, proposer/*, problems/*, staleness/*, groups/*.
+
+    Where there is a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key
+    without anything to take the mean of is left out.
+    """
     groups = [e.group for e in episodes if e.group is not None]
     solver = [s for g in groups for s in g.samples]
     proposals = trainable_proposals(episodes)
-    valid = [e for e in episodes if e.proposal is not None and e.group is not None]
+    wrote = [e for e in episodes if e.proposal is not None and e.group is not None]
+    has_proposer = any(e.proposal is not None for e in episodes)
+    problems = [e.group.problem for e in wrote if e.group is not None] if has_proposer else [g.problem for g in groups]
     staleness = [version - s.completion.version for s in solver]
-    metrics = {
-        "solver/accuracy": _mean([s.correct for s in solver]),
-        "solver/reward": _mean([s.reward for s in solver]),
-        "solver/format_rate": _mean([s.verdict is not Verdict.MALFORMED for s in solver]),
-        "problems/difficulty_mean": _mean([g.problem.tier.level for g in groups]),
-        "problems/unique_rate": len({g.problem.canonical for g in groups}) / max(1, len(groups)),
-        "problems/structures": float(len({g.problem.structure for g in groups})),
+    means: dict[str, Sequence[float]] = {
+        "solver/accuracy": [s.correct for s in solver],
+        "solver/reward": [s.reward for s in solver],
+        "solver/format_rate": [s.verdict is not Verdict.MALFORMED for s in solver],
+        "proposer/reward": [s.reward for s in proposals],
+        "proposer/valid_rate": [s.verdict is Verdict.VALID for s in proposals],
+        "problems/difficulty_mean": [p.tier.level for p in problems],
+        "problems/tier_match": [e.group is not None and e.requested_tier is e.group.problem.tier for e in wrote],
+        **{f"problems/share/{tier}": [p.tier is tier for p in problems] for tier in TIERS},
+        "staleness/mean": staleness,
+        "groups/zero_variance_rate": [len({s.reward for s in g.samples}) == 1 for g in groups],
+    }
+    metrics = {key: float(np.mean(values)) for key, values in means.items() if values}
+    if problems:
+        metrics["problems/unique_rate"] = len({p.canonical for p in problems}) / len(problems)
+    if staleness:
+        metrics["staleness/max"] = float(max(staleness))
+    return metrics | {
+        "problems/structures": float(len({p.structure for p in problems})),
         "problems/contaminated": float(
             sum(e.proposal is not None and e.proposal.verdict is Verdict.EXCLUDED for e in episodes)
         ),
-        "staleness/mean": _mean(staleness),
-        "staleness/max": float(max(staleness, default=0)),
-        "groups/zero_variance_rate": zero_variance_rate(np.array([[s.reward for s in g.samples] for g in groups])),
     }
-    for tier in TIERS:
-        metrics[f"problems/share/{tier}"] = _mean([g.problem.tier is tier for g in groups])
-    if proposals:
-        metrics["proposer/reward"] = _mean([s.reward for s in proposals])
-        metrics["proposer/valid_rate"] = _mean([s.verdict is Verdict.VALID for s in proposals])
-        metrics["problems/tier_match"] = _mean(
-            [e.requested_tier is e.group.problem.tier for e in valid if e.group is not None]
-        )
-    return metrics
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0

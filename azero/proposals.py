@@ -18,32 +18,35 @@ BINS = 11  # of the success rate: 0, 0.1, ..., 1
 
 
 def proposer_summary(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """JSON-able summary of one proposal an episode.
+    """JSON-able summary of what was proposed; places that an earlier problem filled are no proposals.
 
     {n, excluded (in the evaluation set), valid (share of the others), unique (share of the valid ones), structures
     (distinct), tier_shares, tier_match, reasons: {why not valid: count}, solve_rates: {tier: [11] problems by success
     rate in steps of 0.1}, success_rate (mean), learnable (share of valid problems solved sometimes, not always),
-    problems: [{text, tier, requested_tier, success_rate}]}.
+    problems: [{text, tier, requested_tier, success_rate}]}; a share or mean of nothing is left out.
     """
     proposals = [e.proposal for e in episodes if e.proposal is not None]
     excluded = sum(p.verdict is Verdict.EXCLUDED for p in proposals)
-    solved = [(e.requested_tier, e.group) for e in episodes if e.group is not None]
+    solved = [(e.requested_tier, e.group) for e in episodes if e.proposal is not None and e.group is not None]
     groups = [group for _, group in solved]
     rates: dict[str, list[int]] = {tier.value: [0] * BINS for tier in TIERS}
     for group in groups:
         rates[group.problem.tier][round(group.success_rate * (BINS - 1))] += 1
-    return {
-        "n": len(proposals),
-        "excluded": excluded,
-        "valid": len(groups) / max(1, len(proposals) - excluded),
-        "unique": len({g.problem.canonical for g in groups}) / max(1, len(groups)),
+    summary: dict[str, Any] = {"n": len(proposals), "excluded": excluded}
+    if len(proposals) > excluded:
+        summary["valid"] = len(groups) / (len(proposals) - excluded)
+    if groups:
+        summary |= {
+            "unique": len({g.problem.canonical for g in groups}) / len(groups),
+            "tier_shares": {t.value: sum(g.problem.tier is t for g in groups) / len(groups) for t in TIERS},
+            "tier_match": sum(g.problem.tier is asked for asked, g in solved) / len(groups),
+            "success_rate": sum(g.success_rate for g in groups) / len(groups),
+            "learnable": sum(0 < g.success_rate < 1 for g in groups) / len(groups),
+        }
+    return summary | {
         "structures": len({g.problem.structure for g in groups}),
-        "tier_shares": {t.value: _share(g.problem.tier is t for g in groups) for t in TIERS},
-        "tier_match": _share(g.problem.tier is asked for asked, g in solved),
         "reasons": dict(Counter(p.reason for p in proposals if p.reason).most_common()),
         "solve_rates": rates,
-        "success_rate": sum(g.success_rate for g in groups) / max(1, len(groups)),
-        "learnable": _share(0 < g.success_rate < 1 for g in groups),
         "problems": [
             {
                 "text": g.problem.text,
@@ -70,12 +73,12 @@ def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     row("proposals", *(str(r["n"]) for r in every))
     row("in the evaluation set", *(str(r["excluded"]) for r in every))
     for key in ("valid", "unique", "tier_match"):
-        row(key.replace("_", " "), *(f"{r[key]:.1%}" for r in every))
+        row(key.replace("_", " "), *(_percent(r.get(key)) for r in every))
     row("structures", *(str(r["structures"]) for r in every))
-    row("success rate", *(f"{r['success_rate']:.1%}" for r in every))
-    row("solved sometimes, not always", *(f"{r['learnable']:.1%}" for r in every))
+    row("success rate", *(_percent(r.get("success_rate")) for r in every))
+    row("solved sometimes, not always", *(_percent(r.get("learnable")) for r in every))
     for tier in TIERS:
-        row(f"share {tier}", *(f"{r['tier_shares'][tier]:.1%}" for r in every))
+        row(f"share {tier}", *(_percent(r.get("tier_shares", {}).get(tier)) for r in every))
     table.add_section()
     for tier in TIERS:
         row(f"{tier}: by success rate 0, .1, ... 1", *(" ".join(map(str, r["solve_rates"][tier])) for r in every))
@@ -85,6 +88,5 @@ def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _share(hits: Any) -> float:
-    values = [bool(h) for h in hits]
-    return sum(values) / max(1, len(values))
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

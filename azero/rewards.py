@@ -100,13 +100,13 @@ def scale_improvements(raw: np.ndarray) -> np.ndarray:
     return (np.clip((raw - raw.mean()) / raw.std(), -1, 1) + 1) / 2
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson correlation of two [n] arrays; 0 where either is constant or n < 2, never nan."""
+def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson correlation of two [n] arrays; None where either is constant or n < 2."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
+        return None
     x, y = a - np.mean(a), b - np.mean(b)
     scale = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(np.clip(np.dot(x, y) / scale, -1, 1)) if scale > 0 else 0.0
+    return float(np.clip(np.dot(x, y) / scale, -1, 1)) if scale > 0 else None
 
 
 class NoveltyWindow:

@@ -269,9 +269,11 @@ class TrainingLoop:
         }
 
     def _sync_metrics(self, played: Sequence[Played]) -> dict[str, float]:
-        """Of the loads in this batch's work; of the newest before it where no actor had to load."""
+        """Of the loads in this batch's work; of the newest before it where no actor had to load, or none of any."""
         syncs = [p.sync for p in played if p.sync is not None] or list(self._syncs)
         seconds = sum(p.sync.seconds for p in played if p.sync is not None) / self.config.rollout.actors
+        if not syncs:
+            return {"time/sync": seconds}
         return {
             "sync/seconds": max(s.seconds for s in syncs),
             "sync/load_seconds": max(s.load_seconds for s in syncs),

@@ -128,14 +128,12 @@ class PolicyOptimizer:
             self.optimizer.step()
             self.steps_done += 1
         self.optimizer.zero_grad(set_to_none=True)
-        n = max(1, totals.tokens)
+        sums = {"entropy": totals.entropy, "offpolicy/ratio_mean": totals.ratio, "clip_rate": totals.clipped}
+        if self.reference is not None:
+            sums["kl/reference"] = totals.kl
         metrics = {
-            "loss/total": totals.loss + totals.kl_loss,
-            "loss/policy": totals.loss,
-            "kl/reference": totals.kl / n,
-            "entropy": totals.entropy / n,
-            "offpolicy/ratio_mean": totals.ratio / n,
-            "clip_rate": totals.clipped / n,
+            **({"loss/total": totals.loss + totals.kl_loss, "loss/policy": totals.loss} if rows else {}),
+            **{key: total / totals.tokens for key, total in sums.items() if totals.tokens},  # no mean of nothing
             "grad_norm": norm,
             "grad_norm/proposer": norms[Role.PROPOSER],
             "grad_norm/solver": norms[Role.SOLVER],

@@ -34,8 +34,12 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Play:
-    """samples.jsonl added up; counts by step are (step, value) -> episodes or problems."""
+    """samples.jsonl added up; counts by step are (step, value) -> episodes or problems.
 
+    Where there is a proposer the problems are those that it wrote: a place that was filled from the buffer is left out.
+    """
+
+    has_proposer: bool = False
     outcomes: Counter[tuple[int, str]] = field(default_factory=Counter)  # proposals' verdicts
     reasons: Counter[str] = field(default_factory=Counter)  # of proposals that were turned down
     tiers: Counter[tuple[str, str]] = field(default_factory=Counter)  # (requested, actual)
@@ -56,7 +60,7 @@ class Play:
             self.outcomes[step, proposal["verdict"]] += 1
             if proposal["reason"]:
                 self.reasons[proposal["reason"]] += 1
-        if problem and record["solver"]:
+        if problem and record["solver"] and (proposal or not self.has_proposer):
             rate = record["solver"]["success_rate"]
             self.tiers[record["requested_tier"], problem["tier"]] += 1
             self.solve_rates[step, math.floor(10 * rate + 0.5)] += 1
@@ -142,7 +146,8 @@ def read(paths: Sequence[str | Path], budget: int = EPISODE_BYTES) -> Source:
 
 def _read_run(path: Path, arm: str, budget: int) -> Run:
     config = _mapping(path / "config.yaml")
-    play = Play()
+    source = (config.get("task") or {}).get("source")
+    play = Play(has_proposer=source not in ("random", "fixed"))
     for record in iterate_jsonl(path / SAMPLES):
         play.add(record)
     play.thin(budget)

@@ -15,7 +15,6 @@ from azero.advantages import (
     TaskRelativeBaseline,
     cell_of,
     group_advantages,
-    zero_variance_rate,
 )
 from azero.config import Baseline
 from azero.types import Role, Tier
@@ -166,8 +165,3 @@ def test_group_advantages() -> None:
     assert values[2].tolist() == [0, 0, 0, 0]
     assert group_advantages(np.array([[-1, 1]]), 1.0).tolist() == [[-0.5, 0.5]]
     assert group_advantages(np.array([]), 1e-6).size == 0
-
-
-def test_zero_variance_rate() -> None:
-    assert zero_variance_rate(np.array([[1, 1], [1, -1], [0.1, 0.1], [0, 1]])) == 0.5
-    assert zero_variance_rate(np.array([])) == 0.0

@@ -147,6 +147,46 @@ def test_batch_metrics_by_hand() -> None:
     assert m["groups/zero_variance_rate"] == 0.5
 
 
+def test_a_mean_of_nothing_is_left_out() -> None:
+    means = {
+        "solver/accuracy",
+        "solver/reward",
+        "solver/format_rate",
+        "problems/difficulty_mean",
+        "problems/unique_rate",
+    }
+    means |= {"problems/share/easy", "problems/share/hard", "problems/tier_match", "staleness/mean", "staleness/max"}
+    means |= {"groups/zero_variance_rate", "proposer/valid_rate", "proposer/reward", "problems/unique_rate"}
+    counts = {"problems/structures", "problems/contaminated"}
+    assert batch_metrics([], version=0) == dict.fromkeys(counts, 0.0)
+    excluded = [episode("0.0", None, proposal=Verdict.EXCLUDED)]
+    assert batch_metrics(excluded, version=0) == {"problems/structures": 0.0, "problems/contaminated": 1.0}
+    garbage = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE)], version=0)
+    assert garbage.keys() - counts == {"proposer/valid_rate", "proposer/reward"} and garbage["proposer/valid_rate"] == 0
+    assert means <= batch_metrics(STEP, version=0).keys()
+    c = credit()
+    assert c.reward_proposals(excluded, c.novelties(excluded))[1] == {}
+    c = credit(Learnability.improvement)
+    two = np.array([-1.0, -1.0])
+    logprobs = {"0.0": SequenceLogprobs(behaviour=two, before=two, after=two)}
+    _, diagnostics = c.reward_proposals(STEP[:1], c.novelties(STEP[:1]), logprobs)
+    assert diagnostics.keys() == {"learnability/mean", "learnability/improvement_raw"}  # one value correlates with none
+
+
+def test_a_filled_place_is_not_what_the_proposer_wrote() -> None:
+    """The guard against collapse sees what it writes, not what the buffer gave in its place."""
+    wrote = [episode(f"0.{i}", [R, W], text="1 + 2") for i in range(4)]
+    filled = [episode(f"1.{i}", [R, R], text=f"{i} + 30", tier=Tier.HARD, proposal=None) for i in range(4)]
+    m = batch_metrics(wrote + filled, version=0)
+    assert m["problems/unique_rate"] == 0.25 and m["problems/structures"] == 1.0
+    assert m["problems/difficulty_mean"] == 0.0 and m["problems/share/hard"] == 0.0
+    assert m["solver/accuracy"] == 0.75  # of all that was solved
+    none = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE), *filled], version=0)
+    assert "problems/unique_rate" not in none and none["problems/structures"] == 0
+    given = batch_metrics(filled, version=0)  # without a proposer they are the step's problems
+    assert given["problems/unique_rate"] == 1.0 and given["problems/share/hard"] == 1.0
+
+
 def test_by_problem_a_solution_is_compared_with_its_group_and_a_proposal_with_its_cell() -> None:
     c = Credit(RewardConfig(diversity=0.0), BaselineConfig(by=Baseline.problem), AlgorithmConfig(), TaskConfig())
     c.reward.learnability = Learnability.one_minus_rate

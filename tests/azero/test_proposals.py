@@ -47,9 +47,25 @@ def test_a_success_rate_is_counted_at_its_nearest_tenth(right, of, bin):
     assert found["learnable"] == (0 < right < of)
 
 
-def test_without_a_valid_proposal_every_share_is_zero():
+SHARES = {"valid", "unique", "tier_match", "learnable", "success_rate", "tier_shares"}
+
+
+def test_a_share_of_nothing_is_left_out():
     found = proposer_summary([turned_down("0", Verdict.EXCLUDED, "in_evaluation")])
-    assert (found["valid"], found["unique"], found["tier_match"], found["learnable"]) == (0, 0, 0, 0)
+    assert not SHARES & found.keys() and (found["n"], found["excluded"], found["structures"]) == (1, 1, 0)
+    found = proposer_summary([turned_down("0", Verdict.REJECTED, "no_operation")])
+    assert SHARES & found.keys() == {"valid"} and found["valid"] == 0
+
+
+def test_a_place_that_was_filled_is_no_proposal():
+    filled = episode("1", [R, W], text="7 * 8", tier=Tier.HARD, proposal=None)
+    garbage = proposer_summary([turned_down("0", Verdict.UNPARSEABLE, "unparseable"), filled])
+    assert (garbage["n"], garbage["valid"], garbage["structures"]) == (1, 0, 0)
+    assert garbage["problems"] == [] and sum(map(sum, garbage["solve_rates"].values())) == 0
+    assert SHARES & garbage.keys() == {"valid"}
+    found = proposer_summary([episode("0", [R, R], text="1 + 1"), turned_down("1", Verdict.REJECTED, "x"), filled])
+    assert (found["n"], found["valid"], found["unique"], found["success_rate"]) == (2, 0.5, 1.0, 1.0)
+    assert found["tier_shares"] == {"easy": 1.0, "medium": 0.0, "hard": 0.0} and len(found["problems"]) == 1
 
 
 def rows_of(results):
@@ -66,7 +82,9 @@ def test_two_models_stand_beside_each_other():
     two = proposer_summary([turned_down("0", Verdict.REJECTED, "no_operation")])
     rows = rows_of({"start": one, "step 20": two})
     assert rows[""] == ["start", "step 20"]
-    assert rows["valid"] == rows["solved sometimes, not always"] == rows["share easy"] == ["100.0%", "0.0%"]
+    assert rows["valid"] == ["100.0%", "0.0%"]
+    assert rows["solved sometimes, not always"] == rows["share easy"] == ["100.0%", "-"]
+    assert rows["success rate"] == ["50.0%", "-"]
     assert rows["easy: by success rate 0, .1, ... 1"][0] == "0 0 0 0 0 1 0 0 0 0 0"
     assert rows["no operation"] == ["0", "1"]
 

@@ -86,6 +86,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert run.go() and run.steps() == list(range(7)) and run.evaluated() == [0, 2, 4, 6] and run.saved == [6]
 
 
+def test_a_step_without_a_proven_load_says_nothing_of_the_sync(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert run.go()
+    run.loop._syncs.clear()
+    assert run.loop._sync_metrics([]) == {"time/sync": 0.0}
+
+
 def test_a_stop_waits_for_the_evaluation_under_way(tmp_path: Path) -> None:
     """Else the step's accuracy would be missing for ever: a resume does not come back to it."""
     run = Run(tmp_path / "run", lambda: run.loop.version >= 2)

@@ -32,6 +32,23 @@ def test_a_finished_run_has_every_section_and_all_episodes(tmp_path):
     assert page.count("<svg") >= 15 and "has not reached its last step" not in page
 
 
+def test_a_place_that_the_buffer_filled_is_not_what_the_proposer_set(tmp_path):
+    run = write_run(tmp_path / "r", steps=2)
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    for line in lines[:6]:
+        line["proposal"] = None
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    wrote = sum(line["problem"] is not None for line in lines[6:])
+    (found,) = read([run]).runs
+    for counts in (found.play.tiers, found.play.solve_rates, found.play.structures, found.play.novelty):
+        assert counts.total() == wrote > 0
+    assert found.play.episodes == 12 and {step for step, _ in found.play.structures} == {2}
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("source: selfplay", "source: random"))  # without a proposer
+    (found,) = read([run]).runs
+    assert found.play.tiers.total() == sum(line["problem"] is not None for line in lines)
+
+
 def test_nothing_in_the_page_asks_the_network(tmp_path):
     page = page_of(write_run(tmp_path / "r", steps=3))
     assert "default-src 'none'" in page

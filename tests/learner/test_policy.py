@@ -136,6 +136,16 @@ def test_update_metrics_and_log_probs(tiny_model: str) -> None:
     assert not np.allclose(p.sequence_logprobs(rows, range(len(rows))), before)
 
 
+def test_a_mean_over_no_tokens_is_left_out(tiny_model: str) -> None:
+    means = {"loss/total", "loss/policy", "kl/reference", "entropy", "offpolicy/ratio_mean", "clip_rate"}
+    assert not means & policy(tiny_model).update([]).metrics.keys()
+    assert means <= policy(tiny_model).update(random_rows()).metrics.keys()
+    without_reference = policy(tiny_model, beta=0.0)
+    assert means - without_reference.update(random_rows()).metrics.keys() == {"kl/reference"}
+    idle = [TrainRow(sample=r.sample, advantage=0.0) for r in random_rows()]  # nothing is run: the loss is 0
+    assert means & without_reference.update(idle).metrics.keys() == {"loss/total", "loss/policy"}
+
+
 def test_warm_up_is_linear_then_constant(tiny_model: str) -> None:
     p = policy(tiny_model, lr=8e-6, warmup_steps=4)
     rates = [p.update(random_rows(4)).metrics["lr"] for _ in range(6)]
