@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from azero.engine import Engine
-from azero.errors import SyncError, UserError
+from azero.errors import SyncError, UserError, first_line
 from azero.models import eos_ids, load_configs, load_tokenizer
 from azero.types import Sampling
 from azero.weights import owned_state
@@ -23,15 +23,22 @@ class ModelEngine(Engine):
     def __init__(self, path: str) -> None:
         self.path = path
         self.version = -1
-        self.tokenizer = load_tokenizer(path)
+        self.use_tokenizer(load_tokenizer(path))
         config, generation_config = load_configs(path)
-        self.eos_ids = eos_ids(config, generation_config)  # each ends a completion
+        self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
         self.expected = weight_shapes(config)
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        bos = self.tokenizer.bos_token
-        rendered = bool(bos) and text.startswith(bos)  # by a chat template, which writes it out
-        return tuple(self.tokenizer.encode(text, add_special_tokens=not rendered))
+    def use_tokenizer(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        whole, bare = (tokenizer.encode("1", add_special_tokens=added) for added in (True, False))
+        self._begin = tuple(
+            whole[: whole.index(bare[0])] if bare else ()
+        )  # what it puts before a text; what it appends would end it
+
+    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        written = rendered or ids[: len(self._begin)] == self._begin
+        return ids if written else self._begin + ids
 
     def chat_template(self, user_message: str) -> str:
         if self.tokenizer.chat_template is None:
@@ -40,7 +47,18 @@ class ModelEngine(Engine):
                 "use task.protocol=raw and eval.protocol=raw"
             )
         messages = [{"role": "user", "content": user_message}]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as e:  # a template is a program, and fails as it likes
+            why = f"fails on one user message with {type(e).__name__}: {first_line(e)}"
+        else:
+            if user_message.strip() in prompt:
+                return prompt
+            why = "leaves out the message of the user"
+        raise UserError(
+            f"model.path={self.path}: its chat template {why}; repair it, or use task.protocol=raw and "
+            "eval.protocol=raw"
+        ) from None
 
     def warm_up(self) -> None:
         """Run every path once, so that the first real call is not several times slower. Draws from the generator."""

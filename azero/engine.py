@@ -13,11 +13,14 @@ class Engine(Protocol):
 
     version: int  # weight version that it holds; -1 before the first load
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt, with the special tokens that the model expects."""
+    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+        """Token ids of a prompt, after those that the tokenizer begins every text with, and without any that end it.
+
+        `rendered`: by `chat_template`, which writes all that the model expects.
+        """
 
     def chat_template(self, user_message: str) -> str:
-        """The prompt text of one user message. Raises UserError where the tokenizer has no chat template."""
+        """The prompt text of one user message. Raises UserError where the tokenizer's template is missing or fails."""
 
     def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
         """Queue n samples of one prompt. `tag` comes back with them and is unique among those in flight."""

@@ -164,7 +164,9 @@ def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Table:
 
 def _prompt(engine: Engine, domain: Domain, item: EvalItem, chat: bool) -> tuple[int, ...]:
     """The raw protocol is the data set's own prompt, to the byte."""
-    return engine.encode(domain.solver_prompt(item.text, engine.chat_template) if chat else item.prompt)
+    if chat:
+        return engine.encode(domain.solver_prompt(item.text, engine.chat_template), rendered=True)
+    return engine.encode(item.prompt)
 
 
 def _summary(problems: Sequence[Mapping[str, Any]], k: int) -> dict[str, Any]:

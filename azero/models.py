@@ -78,10 +78,8 @@ def _load(kind: Any, path: str, **options: Any) -> Any:
         ) from None
 
 
-def eos_ids(model_config: Any, generation_config: Any = None) -> tuple[int, ...]:
-    """Ids that end a completion: the generation config's, or else the model config's."""
-    for source in (generation_config, model_config):
-        ids = getattr(source, "eos_token_id", None)
-        if ids is not None:
-            return tuple(ids) if isinstance(ids, list | tuple) else (ids,)
-    return ()
+def eos_ids(*sources: Any) -> tuple[int, ...]:
+    """Ids that end a completion: all that the model config, the generation config and the tokenizer name, each once."""
+    named = [getattr(source, "eos_token_id", None) for source in sources]
+    each = [ids if isinstance(ids, list | tuple) else (ids,) for ids in named if ids is not None]
+    return tuple(dict.fromkeys(i for ids in each for i in ids))

@@ -128,9 +128,11 @@ class Player:
             self._submit_group(tag)
 
     def _submit_proposal(self, tag: _Proposing) -> None:
-        engine = self.engine_of(Role.PROPOSER)
         prompt = self._proposer_prompt(tag.slot.tries[tag.attempt])
-        engine.submit(tag, engine.encode(prompt), 1, self.rules.proposer)
+        self.engine_of(Role.PROPOSER).submit(tag, self._encoded(Role.PROPOSER, prompt), 1, self.rules.proposer)
+
+    def _encoded(self, role: Role, prompt: str) -> tuple[int, ...]:
+        return self.engine_of(role).encode(prompt, rendered=self.rules.chat)
 
     def _proposer_prompt(self, request: ProposalRequest) -> str:
         chat, mark = self._chat(Role.PROPOSER), self.rules.list_mark
@@ -159,8 +161,8 @@ class Player:
         self._attempt(tag.slot, tag.attempt + 1)
 
     def _submit_group(self, tag: _Solving) -> None:
-        engine = self.engine_of(Role.SOLVER)
-        engine.submit(tag, engine.encode(self._solver_prompt(tag.problem)), self.rules.solutions, self.rules.solver)
+        prompt = self._encoded(Role.SOLVER, self._solver_prompt(tag.problem))
+        self.engine_of(Role.SOLVER).submit(tag, prompt, self.rules.solutions, self.rules.solver)
 
     def _solver_prompt(self, problem: Problem) -> str:
         return self.domain.solver_prompt(problem.text, self._chat(Role.SOLVER))

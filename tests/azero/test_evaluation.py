@@ -51,7 +51,7 @@ class FakeEngine:
     def __init__(self, answers):
         self.answers, self.queue, self.prompts = answers, [], []
 
-    def encode(self, text):
+    def encode(self, text, rendered=False):
         self.prompts.append(text)
         return tuple(text.encode())
 

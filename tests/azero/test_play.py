@@ -18,7 +18,7 @@ class ScriptedEngine:
         self.queue: list[tuple[Hashable, str, int]] = []
         self.asked: list[str] = []
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
         return tuple(text.encode())
 
     def chat_template(self, user_message: str) -> str:
