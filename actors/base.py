@@ -31,9 +31,8 @@ class ModelEngine(Engine):
     def use_tokenizer(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         whole, bare = (tokenizer.encode("1", add_special_tokens=added) for added in (True, False))
-        self._begin = tuple(
-            whole[: whole.index(bare[0])] if bare else ()
-        )  # what it puts before a text; what it appends would end it
+        # What the tokenizer puts before a text. What it appends would end the prompt, and is left off.
+        self._begin = tuple(whole[: whole.index(bare[0])] if bare else ())
 
     def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
         ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))

@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
-from azero.config import Config, Protocol, sync_tolerance
+from azero.config import Config, Protocol, stops, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
@@ -37,7 +37,7 @@ TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it 
 
 def play_rules(config: Config) -> PlayRules:
     """What a player needs of the configuration."""
-    rollout, stop = config.rollout, tuple(config.rollout.stop)
+    rollout, stop = config.rollout, stops(config.rollout.stop, config.task.protocol)
     return PlayRules(
         solutions=rollout.solutions_per_problem,
         proposer=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_proposal_tokens, stop=stop),
@@ -61,7 +61,7 @@ def evaluate_solver(engine: Engine, config: Config, items: Sequence[EvalItem]) -
         samples=config.eval.samples,
         temperature=config.rollout.temperature,
         max_new_tokens=config.eval.max_new_tokens,
-        stop=tuple(config.eval.stop),
+        stop=stops(config.eval.stop, config.eval.protocol),
         data=config.eval.data,
     )
 

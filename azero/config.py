@@ -111,9 +111,9 @@ class RolloutConfig:
     solutions_per_problem: int = 16
     max_tries: int = 4  # proposals for one place in the batch
     temperature: float = 0.7
-    max_new_tokens: int = 16  # of a solution
+    max_new_tokens: int = 16  # of a solution; in chat, where the answer comes last, some hundreds
     max_proposal_tokens: int = 24
-    stop: list[str] = field(default_factory=lambda: ["\n"])
+    stop: list[str] | None = None  # ends of a completion; null: a line break in the raw protocol, none in chat
     max_staleness: int = 1  # versions; 0 is exactly synchronous
     transfer: Transfer = Transfer.store  # of weights: by Ray's object store, or from GPU to GPU by vLLM's NCCL transfer
     sync_tolerance: float | None = None  # nats; null: 1e-4 for float32, 0.15 (of the mean) for bfloat16
@@ -210,7 +210,7 @@ class EvalConfig:
     protocol: Protocol = Protocol.raw
     samples: int = 4  # k of mean_at_k; 0: greedy only
     max_new_tokens: int = 16
-    stop: list[str] = field(default_factory=lambda: ["\n"])
+    stop: list[str] | None = None  # as rollout.stop
 
 
 @dataclass
@@ -393,6 +393,24 @@ def check(c: Config) -> None:
         raise UserError(
             f"rollout.max_model_len={c.rollout.max_model_len}: must exceed the longest completion ({longest} tokens)"
         )
+
+
+def stops(stop: Sequence[str] | None, protocol: Protocol) -> tuple[str, ...]:
+    """What ends a completion. A raw one is a line; in chat the answer stands on the last of several."""
+    if stop is not None:
+        return tuple(stop)
+    return ("\n",) if protocol is Protocol.raw else ()
+
+
+def unlikely(c: Config) -> list[str]:
+    """A line for each setting that is allowed and seldom meant."""
+    parts = (("rollout", "task", c.rollout.stop, c.task.protocol), ("eval", "eval", c.eval.stop, c.eval.protocol))
+    return [
+        f"{part}.stop holds a line break with {other}.protocol=chat: a completion ends before the last line, where its "
+        f"prompt asks for the answer; {part}.stop=null has no stop in chat"
+        for part, other, stop, protocol in parts
+        if protocol is Protocol.chat and any("\n" in s for s in stop or ())
+    ]
 
 
 def sync_tolerance(rollout: RolloutConfig, dtype: Dtype) -> float:

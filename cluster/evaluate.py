@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from actors.engines import build_engine
 from actors.rollout import evaluate_solver, play_rules
 from azero.buffer import ProblemBuffer
-from azero.config import Config, Protocol, Source, load_config
+from azero.config import Config, Protocol, Source, load_config, unlikely
 from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.engine import Engine
@@ -25,7 +25,7 @@ from azero.proposals import proposer_summary, proposer_table
 from azero.types import Assignment
 from cluster.export import resolve_model
 from cluster.resources import share_threads
-from cluster.rundir import PROPOSER_EVALS
+from cluster.rundir import PROPOSER_EVALS, warn
 from cluster.train import require_chat_template
 
 PROPOSALS = 240  # 80 a tier
@@ -40,6 +40,8 @@ def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[
     """
     config = _config(model, config_path, overrides)
     config.eval.data = data or config.eval.data
+    for line in unlikely(config):
+        warn(line)
     path = resolve_model_path(resolve_model(model))
     if config.eval.protocol is Protocol.chat:
         require_chat_template(path)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from actors.rollout import RolloutActor
 from azero.buffer import ProblemBuffer
-from azero.config import Config, Protocol, Transfer, to_yaml
+from azero.config import Config, Protocol, Transfer, to_yaml, unlikely
 from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.domains.base import Domain
@@ -57,6 +57,8 @@ class Prepared:
 def prepare(config: Config) -> Prepared:
     """Raises UserError for whatever would fail later for a reason that is known now."""
     require_packages(config.run.sinks)
+    for line in unlikely(config):
+        warn(line)
     domain = get_domain(config.task.domain)
     model_path = resolve_model_path(config.model.path)
     if Protocol.chat in (config.task.protocol, config.eval.protocol):
