@@ -21,22 +21,23 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 import ray
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from actors.simulated import SimulatedActor, Timing
 from azero.buffer import ProblemBuffer
-from azero.config import Config
+from azero.config import Config, Count, NotNegative, Positive, Whole
 from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.errors import RunFailed, UserError
-from azero.overrides import merged
+from azero.overrides import Section, merged
 from cluster import machine
 from cluster.fleet import Fleet
 from cluster.learning import LearnerHost
@@ -50,22 +51,24 @@ from learner.simulated import SimulatedLearner
 WARM_UP_STEPS = 2
 
 
-@dataclass
-class ScaleConfig:
+Some = Field(min_length=1)
+
+
+class ScaleConfig(Section):
     """Every combination of the lists is one run."""
 
-    actors: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
-    batch: list[int] = field(default_factory=lambda: [4096])  # solver samples a step
-    decode_rate: list[float] = field(default_factory=lambda: [32.0])  # tokens/s of each sequence: 160 tokens take 5 s
-    weights_mib: list[float] = field(default_factory=lambda: [2.0])  # published every step
-    max_staleness: list[int] = field(default_factory=lambda: [1])
-    solutions: int = 16  # a problem
-    tokens: int = 160  # of a completion, the mean
-    spread: float = 0.0  # standard deviation of the log of a completion's length
-    load_rate: float = 5.0  # GiB/s, of an engine's own reload
-    learn_rate: float = 0.0  # tokens/s of the learner; 0: twice what all actors make
-    steps: int = 6  # measured, after two of warm-up
-    target: float = 0.0  # solver samples/s to plan for; 0: ten times the largest run's
+    actors: Annotated[list[Count], Some] = [1, 4, 16, 64]
+    batch: Annotated[list[Count], Some] = [4096]  # solver samples a step
+    decode_rate: Annotated[list[Positive], Some] = [32.0]  # tokens/s of each sequence: 160 tokens take 5 s
+    weights_mib: Annotated[list[Positive], Some] = [2.0]  # published every step
+    max_staleness: Annotated[list[Whole], Some] = [1]
+    solutions: Count = 16  # a problem
+    tokens: Count = 160  # of a completion, the mean
+    spread: NotNegative = 0.0  # standard deviation of the log of a completion's length
+    load_rate: Positive = 5.0  # GiB/s, of an engine's own reload
+    learn_rate: NotNegative = 0.0  # tokens/s of the learner; 0: twice what all actors make
+    steps: Count = 6  # measured, after two of warm-up
+    target: NotNegative = 0.0  # solver samples/s to plan for; 0: ten times the largest run's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +105,6 @@ class Measured:
 def parse(overrides: Sequence[str]) -> ScaleConfig:
     """Raises UserError."""
     options = merged(ScaleConfig, [], overrides)
-    lists = ("actors", "batch", "decode_rate", "weights_mib")
-    for key in lists:
-        if not getattr(options, key) or not all(v > 0 for v in getattr(options, key)):
-            raise UserError(f"{key}={getattr(options, key)}: must be one or more numbers greater than 0")
-    if not options.max_staleness or min(options.max_staleness) < 0:
-        raise UserError(f"max_staleness={options.max_staleness}: must be one or more numbers, 0 or more")
-    for key in ("solutions", "tokens", "load_rate", "steps"):
-        if not getattr(options, key) > 0:
-            raise UserError(f"{key}={getattr(options, key)}: must be greater than 0")
-    for key in ("spread", "learn_rate", "target"):
-        if not getattr(options, key) >= 0:
-            raise UserError(f"{key}={getattr(options, key)}: must be 0 or more")
     for actors, batch in itertools.product(options.actors, options.batch):
         if batch % options.solutions or batch // options.solutions < actors:
             raise UserError(

@@ -18,11 +18,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from omegaconf import OmegaConf
-
-from azero.config import Config, to_yaml
+from azero.config import Config
 from azero.errors import UserError
-from azero.overrides import known_keys
+from azero.overrides import known_keys, value_of
 from cluster.rundir import METRICS, RunDirectory, iterate_jsonl
 
 PROJECT = "azero"  # of W&B, and the experiment of MLflow
@@ -194,8 +192,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """The configuration by dotted key; what is neither a number nor text as its text."""
-    tree = OmegaConf.create(to_yaml(config))
-    values = {key: OmegaConf.select(tree, key) for key in known_keys(Config)}
+    values = {key: value_of(config, key) for key in known_keys(Config)}
     return {key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()}
 
 

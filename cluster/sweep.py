@@ -26,20 +26,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ray
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, Field
 from rich.console import Console
 
-from azero.config import ClusterConfig, Config, load_config
+from azero.config import ClusterConfig, Config, File, Seed, load_config
 from azero.errors import UserError
 from azero.models import resolve_model_path
-from azero.overrides import known_keys
+from azero.overrides import Section, known_keys, read_yaml, validated, value_of
 from cluster.comparison import arm_summary, comparison_table, difference
 from cluster.resources import ResourcePlan, plan, require
 from cluster.rundir import RunDirectory, read_jsonl
@@ -53,14 +51,27 @@ DECIDES += [key for key in known_keys(Config) if not key.startswith(("run.", "cl
 LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+def _distinct(values: Sequence[Any]) -> Sequence[Any]:
+    if len({str(v).lower() for v in values}) < len(values):  # folders of some disks do not tell cases apart
+        raise ValueError("must be distinct")
+    return values
+
+
+def _arms(arms: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
+    bad = next((a for a in arms if not a.strip() or a.startswith(".") or set(a) & set("/\\\0\n")), None)
+    if bad is not None:
+        raise ValueError(f"an arm names a folder, and {bad!r} cannot: give names without a slash or a dot in front")
+    _distinct(list(arms))
+    return arms
+
+
+class Sweep(Section):
     base: str
-    dir: str
-    seeds: list[int]
+    dir: Annotated[File, Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     control: str
-    arms: dict[str, list[str]]
-    columns: list[str] = field(default_factory=list)
+    arms: Annotated[dict[str, list[str]], Field(min_length=1), AfterValidator(_arms)]
+    columns: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +101,14 @@ class Run:
         saved = self.path / "config.yaml"
         if not saved.exists():
             return
-        found, own = OmegaConf.load(saved), OmegaConf.structured(self.config)
+        found, own = load_config(saved), self.config
         for key in DECIDES:
-            there, here = OmegaConf.select(found, key), OmegaConf.select(own, key)
-            if not _is_same(there, here):
+            there, here = value_of(found, key), value_of(own, key)
+            if there != here:
                 raise UserError(
                     f"{self.path} holds a run with {key}={there}, and this sweep has {here}: move that folder away, or "
                     "name another dir in the sweep"
                 )
-
-
-def _is_same(saved: Any, own: Any) -> bool:
-    """`saved` was read from a file, which knows no enumerations."""
-    return str(saved) == str(getattr(own, "value", own))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,42 +123,17 @@ def load_sweep(path: str) -> Sweep:
     """Raises UserError for a missing file, or unknown, missing or contradictory keys."""
     if not Path(path).is_file():
         raise UserError(f"sweep {path}: no such file; see configs/experiments/")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, OSError) as e:
-        raise UserError(f"sweep {path}: not readable as YAML ({str(e).splitlines()[0]})") from None
-    needed = {f.name for f in fields(Sweep) if f.default_factory is MISSING}
-    allowed = {f.name for f in fields(Sweep)}
-    if not isinstance(loaded, dict) or not needed <= set(loaded) <= allowed:
+    loaded = read_yaml(Path(path))
+    needed = {name for name, f in Sweep.model_fields.items() if f.is_required()}
+    if not needed <= set(loaded) <= set(Sweep.model_fields):
         raise UserError(
             f"sweep {path}: needs the keys {', '.join(sorted(needed))} and may have "
-            f"{', '.join(sorted(allowed - needed))}; see configs/experiments/"
+            f"{', '.join(sorted(set(Sweep.model_fields) - needed))}; see configs/experiments/"
         )
-    sweep = Sweep(**loaded)  # type: ignore[arg-type]
-    for key, right, shape in (
-        ("base", isinstance(sweep.base, str), "the name of a config"),
-        ("dir", isinstance(sweep.dir, str) and bool(sweep.dir), "a folder"),
-        (
-            "seeds",
-            _is_list(sweep.seeds, int) and 0 < len(set(sweep.seeds)) == len(sweep.seeds),
-            "distinct whole numbers",
-        ),
-        ("columns", _is_list(sweep.columns, str), "a list of metrics"),
-        (
-            "arms",
-            isinstance(sweep.arms, dict) and all(_is_list(o, str) and "/" not in str(a) for a, o in sweep.arms.items()),
-            "names without a slash, each with a list of key=value overrides",
-        ),
-    ):
-        if not right:
-            raise UserError(f"sweep {path}: {key}={getattr(sweep, key)}: give {shape}")
+    sweep = validated(Sweep, loaded, dict.fromkeys(loaded, path))
     if sweep.control not in sweep.arms:
         raise UserError(f"sweep {path}: control={sweep.control} is none of the arms {', '.join(sweep.arms)}")
     return sweep
-
-
-def _is_list(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(isinstance(v, kind) for v in value)
 
 
 def runs_of(sweep: Sweep, overrides: Sequence[str]) -> list[Run]:

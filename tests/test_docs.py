@@ -18,7 +18,7 @@ def test_config_keys_named_in_the_docs_are_keys() -> None:
     from azero.config import Config
     from azero.overrides import known_keys
 
-    sections = "|".join(Config.__dataclass_fields__)
+    sections = "|".join(Config.model_fields)
     keys = set(known_keys(Config))
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for key in re.findall(rf"`((?:{sections})\.[a-z_]+)(?:[=:][^`]*)?`", page.read_text()):

@@ -30,7 +30,7 @@ CASES = [
     ("train local rollout.solutions_per_problem=1", ["solutions_per_problem"]),
     ("train local rollout.actors=99", ["rollout.actors=99", "problems_per_step"]),
     ("train local algorithm.name=grpo", ["grpo", "task.source"]),
-    ("train local algorithm.clip_low=1.5", ["clip_low", "[0, 1)"]),
+    ("train local algorithm.clip_low=1.5", ["clip_low", "less than 1"]),
     ("train local algorithm.ratio_cap=1.1", ["ratio_cap", "clip_high"]),
     ("train local rollout.engine=hf rollout.tensor_parallel=2", ["tensor_parallel", "vllm"]),
     ("train local rollout.tensor_parallel=2", ["tensor_parallel", "gpus_per_actor"]),
@@ -49,6 +49,17 @@ CASES = [
     ("train local eval.data={tmp}/data.txt", ["data.txt", "parquet"]),
     ("train local rollout.cpus_per_actor=512", ["513 CPUs needed", "rollout.cpus_per_actor"]),
     ("train local rollout.gpus_per_actor=16", ["GPUs needed"]),
+    ("train local optim.beta1=1.5", ["optim.beta1=1.5", "less than 1"]),
+    ("train local optim.lr=nan", ["optim.lr=nan", "finite"]),
+    ("train local run.name=", ["run.name=", "empty"]),
+    ("train local run.dir=${{nope}}", ["run.dir", "nope"]),
+    ("train {tmp}/section.yaml", ["optim=5", "section", "section.yaml"]),
+    ("train {tmp}/twice.yaml", ["twice.yaml, line 2", "stands here twice"]),
+    ("train {tmp}/tab.yaml", ["tab.yaml, line 2", "YAML"]),
+    ("train {tmp}/bytes.yaml", ["bytes.yaml", "YAML"]),
+    ("train {tmp}/empty", ["empty", "is a folder"]),
+    ("sweep {tmp}/tab.yaml", ["tab.yaml, line 2", "YAML"]),
+    ("scale actors=[0]", ["actors=0", "greater than 0"]),
     ("train local run.dir={tmp}/holds_run", ["holds_run", "--resume"]),
     ("train local run.dir={tmp}/locked", ["locked", "in use"]),
     ("train local run.dir={tmp}/new --resume", ["new", "--resume"]),
@@ -74,6 +85,10 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     tmp = tmp_path_factory.mktemp("world")
     (tmp / "unknown_key.yaml").write_text("rollout: {actorz: 2}\n")
     (tmp / "not_yaml.yaml").write_text("run: [1\n")
+    (tmp / "section.yaml").write_text("optim: 5\n")
+    (tmp / "twice.yaml").write_text("run: {steps: 1}\nrun: {steps: 2}\n")
+    (tmp / "tab.yaml").write_text("run:\n\tsteps: 1\n")
+    (tmp / "bytes.yaml").write_bytes(b"run: {name: \xff\xfe}\n")
     (tmp / "list.yaml").write_text("- run\n")
     (tmp / "loop.yaml").write_text("defaults: [loop]\n")
     (tmp / "empty").mkdir()

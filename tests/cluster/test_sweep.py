@@ -16,7 +16,7 @@ from azero.errors import UserError
 from cluster.cli import main
 from cluster.resources import ResourcePlan
 from cluster.rundir import read_jsonl
-from cluster.sweep import Run, Started, _fits, load_sweep, run_sweep, runs_of
+from cluster.sweep import Run, Started, _fits, load_sweep, run_sweep, runs_of, summary
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"))
 TINY = [
@@ -54,19 +54,38 @@ def test_an_experiment_is_at_most_ten_lines_with_its_hypothesis(path):
         ({"arms": {"a": ["rollout.actorz=1"]}}, "rollout.actorz"),
         ({"arms": {"a": ["optim.lr=-1"]}}, "optim.lr"),
         ({"base": "nothing"}, "nothing"),
-        ({"seeds": 3}, "seeds=3: give distinct"),
-        ({"seeds": [0, 0]}, "seeds=.* give distinct"),
-        ({"seeds": []}, "seeds=.* give distinct"),
-        ({"dir": ""}, "dir=: give a folder"),
-        ({"columns": "lr"}, "columns=lr: give a list"),
-        ({"arms": ["a", "b"]}, "arms=.* give names"),
-        ({"arms": {"a": "optim.lr=0"}}, "arms=.* a list of key=value"),
+        ({"seeds": 3}, "seeds=3: must be a list"),
+        ({"seeds": [0, 0]}, "seeds=.* must be distinct"),
+        ({"seeds": []}, "seeds=.* must not be empty"),
+        ({"seeds": ["one"]}, "seeds=one: must be a whole number"),
+        ({"dir": ""}, "dir=: must not be empty"),
+        ({"columns": "lr"}, "columns=lr: must be a list"),
+        ({"arms": ["a", "b"]}, "arms=.* must be a mapping"),
+        ({"arms": {"a": "optim.lr=0"}}, "arms.a=optim.lr=0: must be a list"),
         ({"arms": {"a": [], "b/c": []}}, "without a slash"),
+        ({"arms": {"a": [], "..": []}}, "dot in front"),
+        ({"arms": {"a": [], "": []}}, "names a folder"),
+        ({"arms": {"a": [], "A": []}}, "must be distinct"),
     ],
 )
 def test_a_mistake_in_a_sweep_is_one_line(tmp_path, keys, message):
     with pytest.raises(UserError, match=message):
         runs_of(load_sweep(write(tmp_path / "s.yaml", **keys)), [])
+
+
+def test_arms_are_named_as_they_are_written(tmp_path):
+    """YAML 1.1 takes each of these for a truth value, a number, a date or nothing."""
+    names = ["on", "off", "yes", "0.1", "1", "1_000", "null", "~", "2025-01-12", "0x1f", "a #b"]
+    arms = "".join(f"  {name}: []\n" if "#" not in name else f"  '{name}': []\n" for name in names)
+    text = f"base: local\ndir: {tmp_path}/20250112_093015\nseeds: [0]\ncontrol: 0.1\narms:\n{arms}"
+    (tmp_path / "s.yaml").write_text(text)
+    sweep = load_sweep(str(tmp_path / "s.yaml"))
+    runs = runs_of(sweep, [])
+    assert list(sweep.arms) == names and sweep.control == "0.1"
+    assert [r.config.run.name for r in runs] == [f"{name}-0" for name in names]
+    assert runs[0].path == tmp_path / "20250112_093015" / "on-0"
+    result = summary(sweep, runs, {})
+    assert list(json.loads(json.dumps(result))["arms"]) == names
 
 
 def test_a_sweep_that_is_no_yaml_is_one_line(tmp_path):
