@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +17,7 @@ REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "nu
 BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "pyarrow", "tensorboard", "matplotlib")
 EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
 SOURCE = Path(__file__).resolve().parent.parent
+CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def version_of(package: str) -> str | None:
@@ -53,8 +56,36 @@ def gpus() -> list[dict[str, str]]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those of its affinity, or as many as its control group's quota comes to."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [float(allowed)]
+    for folder in _control_groups("cpu"):
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
+            try:
+                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
+            except (OSError, ValueError):
+                continue  # absent, or "max"
+            if quota > 0:
+                quotas.append(quota / period)
+    return max(1, math.ceil(min(quotas)))
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, with those above them, whose limits hold too.
+
+    In a container the path is the host's, and what is mounted is the container's own group.
+    """
+    try:
+        lines = OWN_GROUP.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        for root in (CONTROL_GROUPS / controllers, CONTROL_GROUPS / controller, CONTROL_GROUPS / "unified"):
+            folder = root / path.lstrip("/")
+            yield from (f for f in (folder, *folder.parents) if f.is_relative_to(root))
 
 
 def busy_seconds() -> float:
@@ -69,11 +100,12 @@ def busy_seconds() -> float:
 def memory_bytes() -> int:
     """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):
-            continue  # absent, or "max"
+    for folder in _control_groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                total = min(total, int((folder / name).read_text()))
+            except (OSError, ValueError):
+                continue  # absent, or "max"
     return total
 
 

@@ -10,7 +10,6 @@ colocated       pairs: worker i and actor i share one bundle, and so its GPU, by
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from azero.config import ClusterConfig, Config, Layout
 from azero.errors import RunFailed, UserError
+from cluster import machine
 from cluster.runtime import cluster_address, ray_session
 
 Bundle = dict[str, float]
@@ -108,7 +108,7 @@ def require_room(config: Config, nodes: Sequence[Mapping[str, float]], where: st
 def nodes_of(cluster: ClusterConfig) -> tuple[list[dict[str, float]], str]:
     """(resources of each node that a run would have, where that is). Connects to the cluster, where there is one."""
     if not cluster_address(cluster):
-        return [{"CPU": os.cpu_count() or 1, "GPU": visible_gpus()}], "this machine"
+        return [{"CPU": machine.cores(), "GPU": visible_gpus()}], "this machine"
     with ray_session(cluster):
         return alive_nodes(), "the cluster"
 

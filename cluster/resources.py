@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from azero.config import Config, Dtype
 from azero.errors import UserError
+from cluster import machine
 
 GIB = 1024**3
 
@@ -98,7 +98,7 @@ def require(needed: ResourcePlan, available: Mapping[str, float], where: str) ->
 def share_threads(config: Config, local: bool) -> None:
     """Fill rollout.threads and learner.threads where they are 0 (in place), so that a resumed run has the same."""
     rollout, learner = config.rollout, config.learner
-    cores = os.cpu_count() or 1
+    cores = machine.cores()
     alone = rollout.max_staleness == 0  # actors and learner take turns
     rollout.threads = rollout.threads or _share(
         local, cores, rollout.actors + (0 if alone else 1), rollout.cpus_per_actor
