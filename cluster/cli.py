@@ -25,7 +25,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="a YAML file, or the name of a shipped config")],
+    config: Annotated[str, typer.Argument(help="a YAML file, the name of a shipped config, or a run directory")],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run directory's newest checkpoint")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved config and what it needs")] = False,
@@ -34,13 +34,17 @@ def train(
     from rich.console import Console
 
     from azero.config import load_config
+    from cluster.rundir import CONFIG, run_of
 
-    resolved = load_config(config, overrides or [])
+    given, folder = overrides or [], run_of(config)
+    resolved = load_config(folder / CONFIG if folder else config, given)
+    if folder and not any(o.startswith("run.dir=") for o in given):
+        resolved.run.dir = str(folder)  # wherever it was when its config was written
     console = Console(soft_wrap=True)
     if dry_run:
         from cluster.dryrun import dry_run as show
 
-        show(resolved, config, overrides or [], console)
+        show(resolved, config, given, console)
         return 0
     from cluster.train import train as run
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,27 @@ from typing import Any
 from azero.errors import UserError
 from azero.types import Episode, Group, Sample
 from cluster import machine
+from cluster.jsonl import iterate_jsonl, plain, replace, truncate_after
+from cluster.jsonl import read_jsonl as read_jsonl
+from cluster.resume import changes, require_same_run, settings
 from learner.manifest import newest_whole
 
 METRICS, EVALS, SAMPLES = "metrics.jsonl", "evals.jsonl", "samples.jsonl"
 PROPOSER_EVALS = "proposer_evals.jsonl"
+CONFIG, PROVENANCE, CHECKPOINTS = "config.yaml", "provenance.json", "checkpoints"
+SINKS_RUNS = ("wandb_run_id", "mlflow_run_id")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is a run's directory: others have a config.yaml too."""
+    return (folder / CONFIG).is_file() and any((folder / n).exists() for n in (PROVENANCE, METRICS, CHECKPOINTS))
+
+
+def run_of(path: str) -> Path | None:
+    """The run directory that this is, or whose config.yaml this is; None for anything else."""
+    given = Path(path).expanduser()
+    folder = given.parent if given.name == CONFIG and given.is_file() else given
+    return folder if is_run(folder) else None
 
 
 def warn(text: str) -> None:
@@ -44,38 +60,120 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.checkpoint: Path | None = None  # what a resumed run goes on from
         self._unwritten: dict[str, str] = {}  # file -> lines that a full disk has kept out of it
 
     @contextmanager
-    def open(self, config_yaml: str, provenance: Mapping[str, Any], *, resume: bool) -> Iterator[RunDirectory]:
-        """Hold the directory for a run, made where it is missing.
+    def open(
+        self,
+        config_yaml: str,
+        provenance: Mapping[str, Any],
+        *,
+        resume: bool,
+        newest_checkpoint: Callable[[], Path | None] | None = None,
+    ) -> Iterator[RunDirectory]:
+        """Hold the directory for a run, made where it is missing. A start that fails before any record leaves no run.
 
-        On resume the config is replaced and the provenance joins the first one's list `resumed`; `truncate_after` the
-        checkpoint's step comes next. Raises UserError where another run uses the directory, where it holds a run and
-        `resume` is false, and where it is not there and `resume` is true.
+        On resume the config is replaced, and the provenance joins the first one's list `resumed` with what changed;
+        `truncate_after` the step of `checkpoint`, which `newest_checkpoint` found, comes next. Raises UserError where
+        another run uses the directory, where it holds a run and `resume` is false, where it is not there and `resume`
+        is true, and where what it holds is not what the run goes on from: nothing is written then.
         """
         if resume and not self.path.is_dir():
             raise UserError(f"run.dir={self.path}: holds no run to resume; leave out --resume to begin one")
         lock = self._acquire()
         try:
-            if self.holds_run() and not resume:
+            held = self.holds_run()
+            if (self.path / CONFIG).exists() and not is_run(self.path):
+                raise UserError(f"run.dir={self.path}: holds a {CONFIG} that is no run's; give another run.dir")
+            if held and not resume:
                 raise UserError(
                     f"run.dir={self.path}: already holds a run; add --resume to go on with it, or give another run.dir"
                 )
+            if held:
+                provenance = self._going_on(config_yaml, provenance)
+            if resume:
+                last = self.last_step()
+                self.checkpoint = (newest_checkpoint or self.latest_checkpoint)()
+                if self.checkpoint is None and last > 0:
+                    raise UserError(
+                        f"run.dir={self.path}: its records reach step {last}, and it has no checkpoint to go on from; "
+                        f"put {CHECKPOINTS}/ back, or begin a new run in another run.dir"
+                    )
             self.logs.mkdir(exist_ok=True)
-            file = self.path / "provenance.json"
-            content = plain(provenance)
-            if self.holds_run() and file.exists():
-                first = json.loads(file.read_text())
-                content = first | {"resumed": [*first.get("resumed", []), content]}
-            _replace(file, json.dumps(content, indent=2) + "\n")
-            _replace(self.path / "config.yaml", config_yaml)
-            yield self
+            replace(self.path / PROVENANCE, f"{json.dumps(plain(provenance), indent=2)}\n".encode())
+            replace(self.path / CONFIG, config_yaml.encode())
+            try:
+                yield self
+            except BaseException:
+                if not held:
+                    self._take_back()
+                raise
         finally:
             os.close(lock)
 
+    def _going_on(self, config_yaml: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+        """The provenance of a run that is resumed. Raises UserError where it would be another run."""
+        first = self._read(PROVENANCE, {})
+        if (self.path / CONFIG).exists():
+            before = settings(
+                (self.path / CONFIG).read_text(encoding="utf-8", errors="replace"), str(self.path / CONFIG)
+            )
+            now = settings(config_yaml, "config")
+            changed = changes(before, now)
+            require_same_run(self.path, changed, first.get("fingerprints", {}), provenance.get("fingerprints", {}))
+            if self._is_copy_of(original := Path(str(before.get("run.dir", ""))), first):
+                if before.get("run.mirror") and "run.mirror" not in changed:
+                    raise UserError(
+                        f"run.mirror={before['run.mirror']}: keeps the checkpoints of {original}, of which {self.path} "
+                        "is a copy; give the copy a run.mirror of its own"
+                    )
+                for name in SINKS_RUNS:  # those are the original's
+                    (self.path / name).unlink(missing_ok=True)
+            provenance = dict(provenance) | ({"changed": changed} if changed else {})
+        return {**first, "resumed": [*first.get("resumed", []), provenance]} if first else dict(provenance)
+
+    def _is_copy_of(self, other: Path, first: Mapping[str, Any]) -> bool:
+        """`first`: this one's provenance, which a copy has from its original."""
+        if not is_run(other) or other.samefile(self.path):
+            return False
+        return bool(first) and RunDirectory(other)._read(PROVENANCE, {}).get("time") == first.get("time")
+
+    def _read(self, name: str, default: dict[str, Any]) -> dict[str, Any]:
+        """Raises UserError for a file that is no JSON object."""
+        file = self.path / name
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return default
+        except (OSError, ValueError):
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(f"{file}: cannot be read as a JSON object; restore it, or move it away")
+        return content
+
+    def _take_back(self) -> None:
+        """After a start that failed: leave what was written by then only where it may help, in logs/."""
+        if any((self.path / name).exists() for name in (METRICS, EVALS, SAMPLES, CHECKPOINTS)):
+            return
+        for name in (CONFIG, PROVENANCE, ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.logs, self.path):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
     def holds_run(self) -> bool:
-        return any((self.path / name).exists() for name in ("config.yaml", METRICS, "checkpoints"))
+        return any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINTS))
+
+    def last_step(self, *files: str) -> int:
+        """The highest step of any record; -1 without one. Raises UserError for a damaged line, by its number."""
+        last = -1
+        for name in files or (METRICS, EVALS, SAMPLES):
+            for number, record in enumerate(iterate_jsonl(self.path / name), start=1):
+                if not isinstance(step := record.get("step"), int):
+                    raise UserError(f"{self.path / name}: line {number} has no step; remove that line")
+                last = max(last, step)
+        return last
 
     def has_checkpoint(self) -> bool:
         return (self.checkpoints / "latest").is_file()
@@ -98,7 +196,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        return (self.path / "checkpoints").absolute()  # the learner works elsewhere
+        return (self.path / CHECKPOINTS).absolute()  # the learner works elsewhere
 
     @property
     def logs(self) -> Path:
@@ -147,14 +245,14 @@ class RunDirectory:
         return ""
 
     def truncate_after(self, step: int) -> None:
-        """Drop every record of a later step, and a torn last line. Steps rise from line to line; no room is needed."""
+        """Drop every record of a later step, and a torn last line. No room is needed where steps rise line by line."""
         self._unwritten = {
             name: "".join(f"{line}\n" for line in text.splitlines() if json.loads(line)["step"] <= step)
             for name, text in self._unwritten.items()
         }
         for name in (METRICS, EVALS, SAMPLES):
             if (self.path / name).exists():
-                os.truncate(self.path / name, _end_of(self.path / name, step))
+                truncate_after(self.path / name, step)
 
     def _acquire(self) -> int:
         """File descriptor that holds the lock."""
@@ -180,60 +278,6 @@ class RunDirectory:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         return lock
-
-
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """All records of a file; none where it is missing. See `iterate_jsonl`."""
-    return list(iterate_jsonl(path))
-
-
-def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, without a last line that a killed writer tore or that one is just writing.
-
-    Raises UserError for any other bad line.
-    """
-    if not Path(path).exists():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                if not line.endswith(b"\n"):
-                    return  # even if its writer goes on meanwhile: the next read would begin within this line
-                raise UserError(f"{path}: line {number} is not JSON; remove that line") from None
-            yield record
-            if not line.endswith(b"\n"):
-                return
-
-
-def _end_of(path: Path, step: int) -> int:
-    """Bytes up to the first record of a later step, or to a torn line."""
-    end = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
-                    break
-            except ValueError:
-                break
-            end += len(line)
-    return end
-
-
-def plain(value: Any) -> Any:
-    """The same as JSON has it: numpy scalars as numbers, tuples as lists, NaN and infinity as null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    return plain(value.tolist())  # numpy
 
 
 def provenance() -> dict[str, Any]:
@@ -310,13 +354,3 @@ def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
     }
     texts = {"prompt": group.prompt, "completions": [s.completion.text for s in samples]}
     return record | texts if with_text else record
-
-
-def _replace(path: Path, content: str | Iterable[str]) -> None:
-    """The file holds its old content or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.writelines([content] if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)

@@ -31,7 +31,8 @@ from cluster.placement import Rooms, alive_nodes, require_room, visible_gpus
 from cluster.progress import Progress
 from cluster.records import Recorder
 from cluster.resources import ResourcePlan, plan, require, share_threads
-from cluster.rundir import RunDirectory, provenance, read_jsonl, warn
+from cluster.resume import fingerprints
+from cluster.rundir import METRICS, RunDirectory, provenance, read_jsonl, warn
 from cluster.runtime import cluster_address, ray_session
 from cluster.sinks import open_sinks, require_packages
 from cluster.trace import Trace
@@ -108,13 +109,17 @@ def train(config: Config, resume: bool, console: Console) -> int:
         run.path.mkdir(parents=True, exist_ok=True)  # on a new machine the copies are all there is
     elif config.run.mirror:
         require_unused(Mirror(config.run.mirror), warn)
-    with run.open(to_yaml(config), provenance(), resume=resume), ray_session(config.cluster):
+    origin = {**provenance(), "fingerprints": fingerprints(ready.model_path, ready.items)}
+    find = partial(_newest_checkpoint, config, run, warn)
+    with (
+        run.open(to_yaml(config), origin, resume=resume, newest_checkpoint=find),
+        ray_session(config.cluster),
+    ):
         if incomplete := _room(config):
             console.print(incomplete)
-        checkpoint = _newest_checkpoint(config, run, warn) if resume else None
         with StopSignals(only_ask=False) as stop:
             try:
-                done = _train(ready, run, checkpoint, stop, console)
+                done = _train(ready, run, stop, console)
             except LearnerLost as e:
                 raise RunFailed(f"{e}; see {run.logs}") from None
             except KeyboardInterrupt:
@@ -147,7 +152,7 @@ def _newest_checkpoint(config: Config, run: RunDirectory, report: Callable[[str]
     return newest_anywhere(lambda: run.latest_checkpoint(report), mirror, run.checkpoints, report)
 
 
-def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: StopSignals, console: Console) -> bool:
+def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Console) -> bool:
     config, domain = ready.config, ready.domain
     logs = (run.path / "logs").absolute()
 
@@ -198,7 +203,7 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
     )
     trace = Trace(run.path / "trace.json" if config.run.trace else None)
     with console.status("starting the learner and the rollout actors"):
-        start_learner = partial(learner.start, checkpoint)
+        start_learner = partial(learner.start, run.checkpoint)
         make_fleet = partial(
             Fleet, spawn, config.rollout.actors, config.rollout.timeout_s, start_timeout_s, progress.warning, trace
         )
@@ -208,7 +213,8 @@ def _train(ready: Prepared, run: RunDirectory, checkpoint: Path | None, stop: St
             fleet, started = make_fleet(), start_learner()
         fleet.wait_ready()
     stop.only_ask = True  # what is cut off now is made again by the loop alone
-    run.truncate_after(started.snapshot.version if checkpoint else -1)
+    # Of a run that was stopped before its first step: its evaluation of the start model is used where it is recorded.
+    run.truncate_after(started.snapshot.version if run.checkpoint or run.last_step(METRICS) == 0 else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     progress.start()
     try:

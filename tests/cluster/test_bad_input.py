@@ -96,7 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     (tmp / "data.txt").write_text("1 + 1\n")
     for name in ("holds_run", "locked"):
         with RunDirectory(tmp / name).open("run: {}\n", {}, resume=False):
-            RunDirectory(tmp / name).append_metrics({"step": 1})
+            RunDirectory(tmp / name).append_metrics({"step": 0})
     with RunDirectory(tmp / "locked").open("run: {}\n", {}, resume=True):
         yield tmp
 

@@ -16,6 +16,15 @@ def open_run(path, resume=False, config="run: {}\n", origin=None):
     return RunDirectory(path).open(config, origin or {"time": "t0"}, resume=resume)
 
 
+def checkpoint(folder, step):
+    made = folder / "checkpoints" / f"step_{step:06d}"
+    (made / "model").mkdir(parents=True)
+    (made / "model" / "model.safetensors").write_bytes(b"weights")
+    (made / "state.json").write_text("{}")
+    write_manifest(made)
+    (folder / "checkpoints" / "latest").write_text(made.name)
+
+
 def test_create_then_resume(tmp_path):
     folder = tmp_path / "runs" / "a"
     with open_run(folder) as run:
@@ -23,10 +32,12 @@ def test_create_then_resume(tmp_path):
         run.append_metrics({"step": 1})
     with pytest.raises(UserError, match=r"run\.dir=.*a: already holds a run; add --resume"), open_run(folder):
         pass
-    with open_run(folder, resume=True, config="run: {steps: 9}\n", origin={"time": "t1"}):
-        pass
+    checkpoint(folder, 1)
+    with open_run(folder, resume=True, config="run: {steps: 9}\n", origin={"time": "t1"}) as run:
+        assert run.checkpoint == folder / "checkpoints" / "step_000001"
     assert (folder / "config.yaml").read_text() == "run: {steps: 9}\n"
-    assert json.loads((folder / "provenance.json").read_text()) == {"time": "t0", "resumed": [{"time": "t1"}]}
+    resumed = [{"time": "t1", "changed": {"run.steps": [None, 9]}}]
+    assert json.loads((folder / "provenance.json").read_text()) == {"time": "t0", "resumed": resumed}
     assert read_jsonl(folder / "metrics.jsonl") == [{"step": 1}]
 
 
@@ -152,12 +163,8 @@ def test_read_jsonl(tmp_path):
 def test_latest_checkpoint(tmp_path, capsys):
     run = RunDirectory(tmp_path)
     assert run.latest_checkpoint() is None
-    for name in ("step_000002", "step_000004"):
-        (run.checkpoints / name / "model").mkdir(parents=True)
-        (run.checkpoints / name / "model" / "model.safetensors").write_bytes(b"weights")
-        (run.checkpoints / name / "state.json").write_text("{}")
-        write_manifest(run.checkpoints / name)
-    (run.checkpoints / "latest").write_text("step_000004\n")
+    for step in (2, 4):
+        checkpoint(tmp_path, step)
     assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000004"
     (run.checkpoints / "step_000004" / "state.json").write_text("{ }")
     assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000002"

@@ -1,0 +1,88 @@
+"""What makes a run the same run: what a resume may change, and what it may not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from azero.errors import UserError
+from azero.types import EvalItem
+
+# With another value of one of these, figures before and after the resume are not of one thing.
+FIXED = (
+    *("model.path", "model.dtype", "task.domain", "task.protocol", "run.seed"),
+    *("eval.data", "eval.protocol", "eval.max_new_tokens", "eval.stop"),
+)
+SAMPLED, SAMPLE_BYTES = 256, 2**16  # places in a file of weights that are looked at, and how much of each
+
+
+def settings(text: str, where: str) -> dict[str, Any]:
+    """Dotted key -> value of a config.yaml's text. Raises UserError where it is no mapping of sections."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(text))
+    except (YAMLError, OmegaConfBaseException, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: cannot be read as keys and values; restore it")
+    return dict(_flat(content, ""))
+
+
+def _flat(content: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Key -> [value before, value now] of what differs; None for a key that one of them has not."""
+    return {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
+
+
+def fingerprints(model_path: str, items: Sequence[EvalItem]) -> dict[str, str | None]:
+    """Of what two keys name, so that it may move, and may not become something else; None where it is not here."""
+    data = hashlib.sha256(repr([(i.prompt, i.answer, i.label, i.operation) for i in items]).encode()).hexdigest()
+    return {"model.path": _of_weights(Path(model_path)), "eval.data": data}
+
+
+def _of_weights(folder: Path) -> str | None:
+    """SHA-256 of the sizes of a model folder's weights and of samples spread over each file: 16 MiB of it at most."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{size} ".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(SAMPLE_BYTES, size // SAMPLED)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest() if files else None
+
+
+def require_same_run(
+    folder: Path,
+    changed: Mapping[str, Sequence[Any]],
+    before: Mapping[str, str | None],
+    now: Mapping[str, str | None],
+) -> None:
+    """Raises UserError where a resume would make it another run. `before`, `now`: fingerprints, where known."""
+    for key in FIXED:
+        was, is_now = changed.get(key, (None, None))
+        if before.get(key) and now.get(key):
+            if before[key] == now[key]:
+                continue
+            how = f"{key}={is_now}, and it began with {key}={was}" if key in changed else f"{key} with other content"
+        elif key in changed and was is not None:
+            how = f"{key}={is_now}, and it began with {key}={was}"
+        else:
+            continue
+        raise UserError(
+            f"run.dir={folder}: cannot go on with {how}, which makes it another run; leave it as it was, or begin a "
+            "new one in another run.dir"
+        )
