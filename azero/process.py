@@ -7,6 +7,7 @@ import faulthandler
 import os
 import resource
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,11 +63,16 @@ def use_threads(count: int) -> None:
 def deadline_stacks(deadline_s: float) -> Iterator[None]:
     """Just before a deadline, after which a process may be ended, write the stacks of its threads to the log, once.
 
-    A thread of its own does it, outside Python's lock, so that a call that hangs in a library shows too.
+    A thread of its own does it, outside Python's lock, so that a call that hangs in a library shows too. What the work
+    raises is written there too: the driver tells its first line alone.
     """
-    faulthandler.dump_traceback_later(0.9 * deadline_s, file=sys.__stderr__ or sys.stderr)
+    log = sys.__stderr__ or sys.stderr
+    faulthandler.dump_traceback_later(0.9 * deadline_s, file=log)
     try:
         yield
+    except Exception:
+        traceback.print_exc(file=log)
+        raise
     finally:
         faulthandler.cancel_dump_traceback_later()
 

@@ -144,7 +144,18 @@ def main(argv: list[str] | None = None) -> int:
             return _say(str(cause), 2)
         if isinstance(cause, RunFailed):
             return _say(str(cause), 1)
-        raise
+        return _say(_unforeseen(e), 1)
+
+
+def _unforeseen(error: Exception) -> str:
+    """A line for it; its traceback goes to a file, so that nobody has to read it who cannot use it."""
+    import tempfile
+
+    from cluster.failures import internal_error, write_traceback
+
+    log = Path(tempfile.gettempdir()) / f"azero-{os.getpid()}.log"
+    write_traceback(error, log)
+    return internal_error(error, log)
 
 
 def _say(message: str, status: int) -> int:

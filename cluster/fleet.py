@@ -26,6 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_line
 from azero.types import Assignment, EvalItem, WeightSnapshot
+from cluster.failures import failure, is_loss
 from cluster.trace import NO_TRACE, Trace
 
 MAX_DEATHS_WITHOUT_RESULT = 3  # of one actor; a machine that kills every actor it starts is not worth a fourth try
@@ -118,7 +119,7 @@ class Fleet:
             self._start(member)
 
     def wait_ready(self, count: int = 1) -> None:
-        """Returns when `count` actors are up. Raises RunFailed, and what building the first engine raised."""
+        """Returns when `count` actors are up. Raises RunFailed, and UserError where no engine can be built."""
         began = time.monotonic()
         while sum(m.state in UP for m in self._members) < count:
             refs = self.refs  # all that are ready: nobody is late who is only not looked at
@@ -179,7 +180,8 @@ class Fleet:
     def collect(self, ref: Any) -> tuple[Work, Any] | None:
         """The result of a finished call, where it is work's and still wanted.
 
-        Raises WeightsLost, SyncError, RunFailed, and what building the first engine raised.
+        Raises WeightsLost, SyncError, UserError where the first engine cannot be built, and RunFailed, as for work that
+        would fail again wherever it is done.
         """
         member = next(m for m in self._members if m.ref == ref)
         work, began = member.work, member.since
@@ -280,8 +282,9 @@ class Fleet:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, SyncError):
             raise cause
-        if not self._was_up and isinstance(error, RayTaskError):
-            raise error  # nothing can start: bad input, or a bug
+        log = f"logs/actor-{member.index}.log"
+        if not self._was_up and isinstance(error, RayTaskError):  # nothing can start: bad input, or a bug
+            raise failure(f"the start of rollout actor {member.index}", error, log) from error
         if isinstance(cause, VersionGone | VersionLate):  # the actor is well
             work, member.ref, member.work, member.since = member.work, None, None, time.monotonic()
             member.state = ActorState.STALE
@@ -292,6 +295,9 @@ class Fleet:
                 raise WeightsLost(f"the published version is gone ({first_line(cause)})")
             self.report(f"rollout actor {member.index} {cause}; trying again")  # a learner that hangs has its deadline
             return
+        if member.work is not None and not is_loss(error):
+            raised = failure(f"rollout actor {member.index} on {member.work.id}", error, log)
+            raise RunFailed(str(raised)) from error
         self._end(member, f"died: {first_line(cause)}")
 
     def _end(self, member: _Member, why: str) -> None:

@@ -13,9 +13,11 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from azero.errors import RunFailed, UserError, first_line
 from azero.types import Episode, Update, WeightSnapshot
+from cluster.failures import failure, is_loss
 
 MAX_DEATHS_IN_A_ROW = 3  # without an update in between: it cannot learn
 MAX_DEATHS_WITHOUT_PROGRESS = 10  # before a version beyond the furthest: it cannot get on
+PEER_S = 2.0  # for Ray to tell of a worker that died, after another has failed for want of it
 PING_EVERY_S = 5.0  # while it waits for a batch
 PING = "a ping or its probes"
 
@@ -221,6 +223,8 @@ class LearnerHost:
         return replace(snapshot, handle=call.handle, probes=probes[0], lineage=self.restarts)
 
     def _call(self, method: str, what: str, *arguments: Any) -> _Call:
+        if not self._workers:
+            raise LearnerLost("the learner has ended")
         returned = [getattr(w, method).remote(*arguments) for w in self._workers]
         results = [r[0] if isinstance(r, list) else r for r in returned]
         handle = returned[0][1] if isinstance(returned[0], list) else None
@@ -230,7 +234,8 @@ class LearnerHost:
         """A worker's result, or its failure. Raises LearnerLost."""
         rank = call.results.index(ref)
         call.waiting.remove(ref)
-        value = self._get(ref, self._timeout_s, call.what + (f", worker {rank}" if rank else ""), tolerant)
+        what = call.what + (f", worker {rank}" if rank else "")
+        value = self._get(ref, self._timeout_s, what, tolerant, call.waiting)
         if rank == 0:
             call.value = value
 
@@ -253,8 +258,10 @@ class LearnerHost:
             raise tolerated
         return call.value
 
-    def _get(self, ref: Any, timeout_s: float, what: str, tolerant: bool = False) -> Any:
-        """Raises LearnerLost, and RayTaskError where `tolerant`, or where a new start would change nothing."""
+    def _get(self, ref: Any, timeout_s: float, what: str, tolerant: bool = False, others: Sequence[Any] = ()) -> Any:
+        """`others`: what other workers owe. Raises LearnerLost, and RayTaskError where `tolerant`; where a new start
+        would change nothing UserError and RunFailed, and the learner is ended.
+        """
         try:
             return ray.get(ref, timeout=timeout_s)
         except GetTimeoutError:
@@ -263,8 +270,11 @@ class LearnerHost:
             # Of several workers one alone can fail unnoticed only after its work, when Ray stores what it returned:
             # a failure of the work itself leaves the others waiting for it.
             alone = len(self._workers) == 1 or isinstance(e.cause, RayError)
-            if (tolerant and alone) or self._furthest < 0 or isinstance(e.cause, UserError | RunFailed):
+            if tolerant and alone:
                 raise
+            if self._furthest < 0 or not (is_loss(e) or _is_any_dead(others)):
+                self.end()
+                raise failure(f"the learner on {what}", e, "logs/learner.log") from e
             raise self._lost(
                 f"the learner failed on {what} ({type(e.cause).__name__}: {first_line(e.cause)})"
             ) from None
@@ -274,6 +284,18 @@ class LearnerHost:
     def _lost(self, why: str, kind: type[LearnerLost] = LearnerLost) -> LearnerLost:
         self.end()
         return kind(why)
+
+
+def _is_any_dead(references: Sequence[Any]) -> bool:
+    """Whether one of the workers that owe these is gone, to which another's failure may be due."""
+    for ref in ray.wait(list(references), num_returns=len(references), timeout=PEER_S)[0] if references else ():
+        try:
+            ray.get(ref)
+        except RayTaskError:
+            continue
+        except RayError:
+            return True
+    return False
 
 
 def _version(checkpoint: Path) -> int:

@@ -24,6 +24,7 @@ from azero.errors import RunFailed, UserError
 from azero.evaluation import table
 from azero.models import resolve_model_path
 from azero.types import EvalItem
+from cluster.failures import in_one_line
 from cluster.fleet import Fleet
 from cluster.learning import LearnerHost, LearnerLost
 from cluster.loop import TrainingLoop
@@ -113,6 +114,7 @@ def train(config: Config, resume: bool, console: Console) -> int:
     find = partial(_newest_checkpoint, config, run, warn)
     with (
         run.open(to_yaml(config), origin, resume=resume, newest_checkpoint=find),
+        in_one_line(run.logs.absolute() / "driver.log"),
         ray_session(config.cluster),
     ):
         if incomplete := _room(config):

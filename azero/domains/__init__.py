@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import cast
 
 from azero.domains.base import Domain
+from azero.domains.checked import Checked
 from azero.errors import UserError
+from azero.failures import told
 
 # Import paths, so that a run loads only the domain that it is about.
 DOMAINS = {
@@ -23,7 +25,8 @@ def get_domain(name: str) -> Domain:
     """The domain of `task.domain`: a built-in name, or "package.module:Class", looked up in the working directory too.
 
     The class is called without arguments. Raises UserError where there is no such module or class, where importing or
-    calling it fails, and where the result lacks a part of the `Domain` protocol.
+    calling it fails, and where the result lacks a part of the `Domain` protocol. What
+    its methods do wrong is RunFailed, with file and line.
     """
     path = DOMAINS.get(name, name)
     module_name, colon, class_name = path.partition(":")
@@ -40,20 +43,20 @@ def get_domain(name: str) -> Domain:
                 f"task.domain={name}: there is no module {module_name}; run in the folder that holds it, or put that "
                 "folder on PYTHONPATH"
             ) from None
-        raise UserError(f"task.domain={name}: importing {module_name} fails with {_short(e)}; repair it") from e
+        raise UserError(f"task.domain={name}: importing {module_name} fails with {told(e)}; repair it") from e
     found = getattr(module, class_name, None)
     if not isclass(found):
         raise UserError(f"task.domain={name}: {module_name} has no class {class_name}; give one that it defines")
     try:
         domain = found()
     except Exception as e:
-        raise UserError(f"task.domain={name}: {class_name}() fails with {_short(e)}; it must need no arguments") from e
+        raise UserError(f"task.domain={name}: {class_name}() fails with {told(e)}; it must need no arguments") from e
     if missing := _missing(domain):
         raise UserError(
             f"task.domain={name}: {class_name} lacks {', '.join(missing)} of the Domain protocol; "
             "see azero/domains/base.py and docs/your-own-domain.md"
         )
-    return cast(Domain, domain)
+    return cast(Domain, Checked(domain, name))
 
 
 def _import(module: str) -> ModuleType:
@@ -68,7 +71,3 @@ def _missing(domain: object) -> list[str]:
     methods = [key for key in vars(Domain) if not key.startswith("_")]
     lacks_name = [] if isinstance(getattr(domain, "name", None), str) else ["name"]
     return lacks_name + [m for m in methods if not callable(getattr(domain, m, None))]
-
-
-def _short(e: Exception) -> str:
-    return f"{type(e).__name__}: {' '.join(str(e).split())}"

@@ -21,6 +21,10 @@ from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
 
 
+class EngineDeadError(Exception):
+    """As vLLM's, which the driver does not know."""
+
+
 @ray.remote(num_cpus=0)
 class Sleeper:
     """Plays an assignment by sleeping; the id of one may be the name of what goes wrong."""
@@ -44,7 +48,11 @@ class Sleeper:
         if assignment.id.startswith("fatal"):
             os._exit(1)
         if assignment.id.startswith("broken"):
-            raise ValueError("the engine is broken")
+            raise EngineDeadError("the engine is broken")
+        if assignment.id.startswith("full"):
+            raise OSError(28, "No space left on device")
+        if assignment.id.startswith("slip"):
+            {}["reward"]
         if assignment.id.startswith("silent"):
             raise AssertionError  # as vLLM has many, without a word
         if assignment.id.startswith("refused"):
@@ -189,18 +197,30 @@ def test_actors_that_die_again_and_again_are_retired(monkeypatch: pytest.MonkeyP
     assert fleet.states()[ActorState.RETIRED] == 1 and "retired, after 4 deaths" in said[-1]
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"), [("silent", "AssertionError"), ("refused", "rollout.max_model_len=8: too short")]
-)
-def test_whatever_an_actor_raises_after_its_start_is_a_death(
-    monkeypatch: pytest.MonkeyPatch, fault: str, said: str
-) -> None:
-    """Bad input too: a node that joins late may lack what the others have."""
+def test_what_an_actor_loses_is_tried_again_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is not the work's fault, as far as anyone knows."""
     monkeypatch.setattr(module, "PAUSE_S", 0.05)
     fleet = make(2, [])
-    fleet.submit(work(fault))
-    with pytest.raises(RunFailed, match=f"died 5 times on assignment {fault}; the last died: {said}"):
+    fleet.submit(work("full"))
+    with pytest.raises(RunFailed, match=r"died 5 times on assignment full; the last died: .*No space left on device"):
         drive(fleet, finished(fleet))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("slip", r"KeyError: 'reward' \(.*test_fleet\.py:\d+ in play\); see logs/actor-"),
+        ("silent", r"AssertionError \(.*test_fleet\.py:\d+ in play\)"),
+        ("refused", r"rollout\.max_model_len=8: too short"),
+    ],
+)
+def test_what_would_fail_again_is_told_once_with_its_place(fault: str, said: str) -> None:
+    told: list[str] = []
+    fleet = make(2, told)
+    fleet.submit(work(fault))
+    with pytest.raises(RunFailed, match=said):
+        drive(fleet, finished(fleet))
+    assert not told and fleet.restarts == 0
 
 
 @pytest.mark.parametrize("what", ["lost", "fatal", "broken"])

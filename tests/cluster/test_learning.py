@@ -55,6 +55,10 @@ class Counting:
         if self.is_last:
             if "die" in episodes:
                 os._exit(1)
+            if "slip" in episodes:
+                {}["reward"]
+            if "peer" in episodes:
+                raise RuntimeError("[/pytorch/third_party/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:4")
             if "fail" in episodes:
                 raise MemoryError("too long a batch")
             if "hang" in episodes:
@@ -267,6 +271,24 @@ def test_a_failed_update_is_a_lost_learner() -> None:
     update(host)
     with pytest.raises(LearnerLost, match=r"failed on its update \(MemoryError: too long a batch\)"):
         update(host, "fail")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_would_fail_again_is_told_once_with_its_place(workers: int) -> None:
+    host = make(Disk(), workers=workers)
+    update(host)
+    with pytest.raises(RunFailed, match=r"its update.* KeyError: 'reward' \(.*test_learning\.py:\d+ in update\); see"):
+        update(host, "slip")
+    assert host.restarts == 0 and not host.is_busy
+    with pytest.raises(LearnerLost, match="has ended"):  # no checkpoint of half an update
+        host.save(Path("unused"), {})
+
+
+def test_a_peer_that_hangs_up_is_a_loss() -> None:
+    host = make(Disk())
+    update(host)
+    with pytest.raises(LearnerLost, match="Connection closed by peer"):
+        update(host, "peer")
 
 
 def test_a_learner_that_is_lost_again_and_again_fails_the_run() -> None:

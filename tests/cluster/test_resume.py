@@ -157,7 +157,7 @@ def test_records_without_a_checkpoint_are_never_erased(tmp_path: Path) -> None:
     assert content(folder) == before
     for empty in ("checkpoints", "checkpoints/step_000002"):  # what a killed save leaves is none either
         (folder / empty).mkdir()
-        with pytest.raises(UserError, match="no checkpoint|whole"):
+        with pytest.raises(UserError, match=r"no checkpoint|whole"):
             opened(folder, config)
 
 

@@ -1,0 +1,75 @@
+"""A domain whose every answer is looked at: a user's mistake is told once, by its name, file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from azero.domains.base import Proposal
+from azero.errors import RunFailed, UserError
+from azero.failures import told
+from azero.types import EvalItem, Problem, Verdict
+
+RETURNS: dict[str, type] = {
+    "generate": Problem,
+    "proposer_prompt": str,
+    "parse_proposal": Proposal,
+    "solver_prompt": str,
+    "verify": Verdict,
+}
+RETURNS_SOME: dict[str, type] = {"seed_problems": Problem, "evaluation_set": EvalItem}  # a list or a tuple, not empty
+SHOWN = 60  # characters of a wrong value
+
+
+class Checked:
+    """Stands for the domain. Its methods raise UserError as they like, and RunFailed for whatever else goes wrong."""
+
+    def __init__(self, domain: object, name: str) -> None:
+        self._domain, self._name = domain, name
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__"):  # of a copy that is not filled yet
+            raise AttributeError(key)
+        value = getattr(self._domain, key)
+        if not callable(value):
+            return value
+        checked = self._checked(key, value)
+        self.__dict__[key] = checked
+        return checked
+
+    def _checked(self, key: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        where = f"task.domain={self._name}: {type(self._domain).__name__}.{key}"
+
+        @wraps(method)
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                result = method(*arguments, **named)
+            except (UserError, RunFailed):
+                raise
+            except (Exception, SystemExit) as e:
+                raise RunFailed(f"{where} fails with {told(e)}; repair it") from e
+            if wrong := _wrong(key, result):
+                raise RunFailed(f"{where} {wrong}")
+            return result
+
+        return call
+
+
+def _wrong(key: str, result: Any) -> str:
+    """What is wrong with the type of a result; empty where nothing is."""
+    kind = RETURNS.get(key)
+    if kind and not isinstance(result, kind):
+        return f"returns {_shown(result)}; it must return a {kind.__name__}"
+    if isinstance(result, Proposal) and result.verdict is Verdict.VALID and not isinstance(result.problem, Problem):
+        return f"returns a valid proposal whose problem is {_shown(result.problem)}; it must be a Problem"
+    kind = RETURNS_SOME.get(key)
+    if kind and not (isinstance(result, list | tuple) and result):
+        return f"returns {_shown(result)}; it must return a list of {kind.__name__}, with one at least"
+    if kind and (strangers := [item for item in result if not isinstance(item, kind)]):
+        return f"returns a list with {_shown(strangers[0])}; each must be a {kind.__name__}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    return f"{' '.join(repr(value).split())[:SHOWN]} ({type(value).__name__})"
