@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azero.errors import UserError, first_line
 from azero.gguf import converted, is_gguf
+from azero.lfs import require_fetched
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ def resolve_model_path(path: str) -> str:
         if not (EMBEDDED / "config.json").is_file():
             raise UserError(f"model.path=embedded: {EMBEDDED} holds no model; build it with `make base-model`")
         return str(EMBEDDED)
+    require_fetched(Path(path).expanduser(), "model.path")
     if is_gguf(path):
         return str(converted(Path(path).expanduser()))
     folder = Path(path)
@@ -33,6 +36,27 @@ def resolve_model_path(path: str) -> str:
         f"model.path={path}: no such folder; give embedded, a model folder, a .gguf file, "
         "or a Hub id such as Qwen/Qwen2-0.5B"
     )
+
+
+def require_weights(path: str) -> None:
+    """Raises UserError for a model folder that lacks weights; a Hub id is looked at when it is loaded."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model.path={path}: the folder has no weights (*.safetensors); give a whole one, saved by save_pretrained"
+        )
+    index = folder / "model.safetensors.index.json"
+    try:
+        named = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"model.path={path}: {index.name} cannot be read; download the folder again") from None
+    if missing := sorted(name for name in named if not (folder / name).is_file()):
+        raise UserError(
+            f"model.path={path}: {len(missing)} of its {len(named)} files of weights are missing ({missing[0]}, ...); "
+            "download the folder again"
+        )
 
 
 def load_tokenizer(path: str) -> Any:

@@ -12,6 +12,22 @@ import typer
 from azero.errors import RunFailed, UserError
 from azero.types import Role
 
+
+def _writable(file: Path | None) -> Path | None:
+    """Raises UserError where the file cannot be written when the work is done: it is tried before."""
+    if file is None:
+        return None
+    is_new = not file.exists()
+    try:
+        with file.open("a"):
+            pass
+        if is_new:
+            file.unlink()
+    except OSError as e:
+        raise UserError(f"{file}: cannot be written ({e.strerror}); give a file in a folder that is there") from None
+    return file
+
+
 app = typer.Typer(
     help="Train a language model by self-play with no data.",
     no_args_is_help=True,
@@ -21,6 +37,7 @@ app = typer.Typer(
 # What typer raises for a wrong command line; it has no public name for the base class.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override config keys")]
+JsonFile = Annotated[Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")]
 
 
 @app.command()
@@ -44,8 +61,7 @@ def train(
     if dry_run:
         from cluster.dryrun import dry_run as show
 
-        show(resolved, config, given, console)
-        return 0
+        return show(resolved, config, given, resume, console)
     from cluster.train import train as run
 
     return run(resolved, resume, console)
@@ -58,7 +74,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="test, dev, a Hub id, or a parquet, json, jsonl or arrow file")] = "",
     role: Annotated[Role, typer.Option(help="solver: accuracy; proposer: what it writes")] = Role.SOLVER,
     config: Annotated[str, typer.Option(help="a config whose engine and protocol to use")] = "",
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
+    ] = None,
 ) -> int:
     """Greedy and sampled accuracy of a model, with intervals; or what it proposes."""
     from cluster.evaluate import evaluate_model, evaluate_proposer
@@ -86,7 +104,9 @@ def export(
 def sweep(
     path: Annotated[str, typer.Argument(metavar="SWEEP_YAML", help="for example configs/experiments/controls.yaml")],
     overrides: Overrides = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
+    ] = None,
 ) -> int:
     """Run the arms and seeds that are missing, then compare them."""
     from cluster.sweep import run_sweep
@@ -97,7 +117,9 @@ def sweep(
 @app.command()
 def report(
     run_dirs: Annotated[list[str], typer.Argument(metavar="RUN_DIR...", help="run directories, or a sweep's")],
-    out: Annotated[Path | None, typer.Option(help="the file to write; default: report.html in the first one")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=_writable, help="the file to write; default: report.html in the first one")
+    ] = None,
 ) -> int:
     """Write one self-contained HTML file about runs, finished or going on."""
     from cluster.report.page import build
@@ -109,7 +131,9 @@ def report(
 @app.command()
 def scale(
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see docs/cluster.md")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
+    ] = None,
 ) -> int:
     """Simulate many actors around the real control plane, and plan for a target."""
     from cluster.scale import scale as run

@@ -1,11 +1,13 @@
-"""`azero train --dry-run`: the resolved config, the arithmetic of its resources, and the next command."""
+"""`azero train --dry-run`: the resolved config, what it needs, whether it could start here, and the next command."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from azero.config import Config, to_yaml
@@ -15,26 +17,51 @@ from azero.gguf import is_gguf
 from azero.models import resolve_model_path
 from cluster.placement import nodes_of, require_room
 from cluster.resources import plan
+from cluster.rundir import RunDirectory
+from cluster.train import prepare, unchecked
 
 
-def dry_run(config: Config, path: str, overrides: Sequence[str], console: Console) -> None:
-    """Print; start and load nothing. Raises UserError where the model or the domain is missing, or a cluster."""
+def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, console: Console) -> int:
+    """Print; start and load nothing. 0 where `azero train` could start here, else 1 and what to change.
+
+    Raises UserError where the model or the domain is missing, or a cluster.
+    """
     get_domain(config.task.domain)
     print(to_yaml(config))
     table = Table("needs", "", title=f"{config.run.name}: {config.run.steps} steps", title_justify="left")
     path_of_model = config.model.path if is_gguf(config.model.path) else resolve_model_path(config.model.path)
     for what, amount in plan(config, path_of_model).lines():
         table.add_row(what, amount)
-    table.add_row("room", room(config))
+    has_room, said = room(config)
+    trouble = troubles(config, resume)
+    table.add_row("room", escape(said))
+    table.add_row("other checks", escape(f"no: {trouble}") if trouble else "passed")
+    for what in unchecked(config):
+        table.add_row("not checked", escape(what))
     console.print(table)
-    console.print("next:", shlex.join(["azero", "train", path, *overrides]), markup=False, highlight=False)
+    if trouble or not has_room:
+        console.print("it cannot start here: change what stands behind `no`", markup=False, highlight=False)
+        return 1
+    given = shlex.join(["azero", "train", path, *overrides, *(["--resume"] if resume else [])])
+    console.print("next:", given, markup=False, highlight=False)
+    return 0
 
 
-def room(config: Config) -> str:
-    """Whether this machine, or the cluster that RAY_ADDRESS or cluster.address names, can hold the run."""
+def troubles(config: Config, resume: bool) -> str:
+    """The first thing for which `azero train` would refuse the run; empty where nothing is known."""
+    try:
+        RunDirectory(Path(config.run.dir)).require_fit(resume)
+        prepare(config, dry=True)
+    except UserError as e:
+        return str(e)
+    return ""
+
+
+def room(config: Config) -> tuple[bool, str]:
+    """Whether this machine, or the cluster that is named, can hold the run; and the same in words."""
     nodes, where = nodes_of(config.cluster)
     try:
         incomplete = require_room(config, nodes, where)
     except UserError as e:
-        return f"no: {e}"
-    return f"at first: {incomplete}" if incomplete else f"yes: {where} can hold all of it now"
+        return False, f"no: {e}"
+    return True, f"at first: {incomplete}" if incomplete else f"yes: {where} can hold all of it now"

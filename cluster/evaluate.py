@@ -19,13 +19,14 @@ from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.engine import Engine
 from azero.evaluation import table
-from azero.models import resolve_model_path
+from azero.lfs import require_fetched
+from azero.models import require_weights, resolve_model_path
 from azero.play import Player
 from azero.proposals import proposer_summary, proposer_table
 from azero.types import Assignment
 from cluster.export import resolve_model
 from cluster.resources import share_threads
-from cluster.rundir import PROPOSER_EVALS, warn
+from cluster.rundir import CONFIG, PROPOSER_EVALS, is_run, warn
 from cluster.train import require_chat_template
 
 PROPOSALS = 240  # 80 a tier
@@ -43,8 +44,10 @@ def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[
     for line in unlikely(config):
         warn(line)
     path = resolve_model_path(resolve_model(model))
+    require_weights(path)
     if config.eval.protocol is Protocol.chat:
         require_chat_template(path)
+    require_fetched(Path(config.eval.data), "eval.data")
     items = get_domain(config.task.domain).evaluation_set(config.eval.data)
     with _engine(config, path) as engine:
         result = evaluate_solver(engine, config, items)
@@ -64,6 +67,8 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], ou
     config.task.source = Source.selfplay
     path, own = Path(resolve_model_path(resolve_model(model))), _own_config(Path(model))
     start = resolve_model_path(config.model.path) if own else str(path)
+    for each in (start, str(path)):
+        require_weights(each)
     if config.task.protocol is Protocol.chat:
         require_chat_template(start)
     with _engine(config, start) as engine:
@@ -110,7 +115,7 @@ def _engine(config: Config, path: str) -> Iterator[Engine]:
 
 def _own_config(model: Path) -> Path | None:
     """config.yaml of the run directory that this is, or that this checkpoint is in."""
-    return next((f for f in (model / "config.yaml", model / "../../config.yaml") if f.is_file()), None)
+    return next((folder / CONFIG for folder in (model, model / "../..") if is_run(folder)), None)
 
 
 def _step_of(model: Path) -> int:

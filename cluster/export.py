@@ -8,7 +8,7 @@ from pathlib import Path
 
 from azero.errors import UserError
 from azero.gguf import is_gguf
-from cluster.rundir import RunDirectory
+from cluster.rundir import CHECKPOINTS, RunDirectory, is_run
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -63,7 +63,7 @@ def _model_folder(path: Path) -> Path:
         return path
     if (path / "model" / "config.json").is_file():
         return path / "model"
-    if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
+    if (path / CHECKPOINTS).is_dir() or is_run(path):
         checkpoint = RunDirectory(path).latest_checkpoint()
         if checkpoint is None:
             raise UserError(f"{path}: holds no whole checkpoint yet; see run.checkpoint_every")
@@ -74,4 +74,4 @@ def _model_folder(path: Path) -> Path:
 
 
 def _runs_in(folder: Path) -> list[str]:
-    return sorted(p.parent.name for p in folder.glob("*/config.yaml")) if folder.is_dir() else []
+    return sorted(p.name for p in folder.glob("*") if is_run(p)) if folder.is_dir() else []

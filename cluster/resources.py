@@ -75,12 +75,16 @@ def plan(config: Config, model_path: str) -> ResourcePlan:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """From the headers of the safetensors files of a model folder; None where there are none."""
+    """From the headers of the safetensors files of a model folder; None where there are none. Raises UserError."""
     total = 0
     for file in folder.glob("*.safetensors") if folder.is_dir() else ():
         with file.open("rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        total += sum(prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+            size = int.from_bytes(f.read(8), "little")
+            try:
+                header = json.loads(f.read(size) if size < file.stat().st_size else b"")
+                total += sum(prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise UserError(f"{file}: is no safetensors file, or a part of one; download it again") from None
     return total or None
 
 

@@ -41,7 +41,9 @@ SINKS_RUNS = ("wandb_run_id", "mlflow_run_id")
 
 def is_run(folder: Path) -> bool:
     """Whether it is a run's directory: others have a config.yaml too."""
-    return (folder / CONFIG).is_file() and any((folder / n).exists() for n in (PROVENANCE, METRICS, CHECKPOINTS))
+    return (folder / CONFIG).is_file() and any(
+        (folder / n).exists() for n in (PROVENANCE, METRICS, CHECKPOINTS, "logs")
+    )
 
 
 def run_of(path: str) -> Path | None:
@@ -79,17 +81,12 @@ class RunDirectory:
         another run uses the directory, where it holds a run and `resume` is false, where it is not there and `resume`
         is true, and where what it holds is not what the run goes on from: nothing is written then.
         """
-        if resume and not self.path.is_dir():
-            raise UserError(f"run.dir={self.path}: holds no run to resume; leave out --resume to begin one")
+        if not self.path.exists():
+            self.require_fit(resume)
         lock = self._acquire()
         try:
+            self.require_fit(resume)
             held = self.holds_run()
-            if (self.path / CONFIG).exists() and not is_run(self.path):
-                raise UserError(f"run.dir={self.path}: holds a {CONFIG} that is no run's; give another run.dir")
-            if held and not resume:
-                raise UserError(
-                    f"run.dir={self.path}: already holds a run; add --resume to go on with it, or give another run.dir"
-                )
             if held:
                 provenance = self._going_on(config_yaml, provenance)
             if resume:
@@ -111,6 +108,17 @@ class RunDirectory:
                 raise
         finally:
             os.close(lock)
+
+    def require_fit(self, resume: bool) -> None:
+        """Raises UserError where a run cannot begin here, or go on; writes nothing."""
+        if resume and not self.path.is_dir():
+            raise UserError(f"run.dir={self.path}: holds no run to resume; leave out --resume to begin one")
+        if (self.path / CONFIG).exists() and not is_run(self.path):
+            raise UserError(f"run.dir={self.path}: holds a {CONFIG} that is no run's; give another run.dir")
+        if self.holds_run() and not resume:
+            raise UserError(
+                f"run.dir={self.path}: already holds a run; add --resume to go on with it, or give another run.dir"
+            )
 
     def _going_on(self, config_yaml: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """The provenance of a run that is resumed. Raises UserError where it would be another run."""

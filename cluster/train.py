@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,11 @@ from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.errors import RunFailed, UserError
 from azero.evaluation import table
-from azero.models import resolve_model_path
+from azero.gguf import is_gguf
+from azero.lfs import require_fetched
+from azero.models import require_weights, resolve_model_path
 from azero.types import EvalItem
+from cluster import machine
 from cluster.failures import in_one_line
 from cluster.fleet import Fleet
 from cluster.learning import LearnerHost, LearnerLost
@@ -40,6 +43,7 @@ from cluster.trace import Trace
 from learner.learner import Learner
 from learner.mirror import Mirror, newest_anywhere, require_unused
 
+HUB_ID, FILE_ENDING = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+"), re.compile(r"\.[a-z]{2,8}")
 INTERRUPTED = 130  # exit status of a run that was stopped and can be resumed
 
 
@@ -56,23 +60,28 @@ class Prepared:
     source: SlotSource
 
 
-def prepare(config: Config) -> Prepared:
-    """Raises UserError for whatever would fail later for a reason that is known now."""
+def prepare(config: Config, *, dry: bool = False) -> Prepared:
+    """Raises UserError for whatever would fail later for a reason that is known now.
+
+    Where `dry`, nothing is converted and nothing is asked of the Hub: `unchecked` says what is left out.
+    """
     require_packages(config.run.sinks)
     for line in unlikely(config):
         warn(line)
     domain = get_domain(config.task.domain)
-    model_path = resolve_model_path(config.model.path)
+    model_path = config.model.path if dry and is_gguf(config.model.path) else resolve_model_path(config.model.path)
+    require_weights(model_path)
     if Protocol.chat in (config.task.protocol, config.eval.protocol):
         require_chat_template(model_path)
-    items = domain.evaluation_set(config.eval.data)
+    require_fetched(Path(config.eval.data), "eval.data")
+    items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation_set(config.eval.data)
     if config.run.mirror:
         Mirror(config.run.mirror)
     local = not cluster_address(config.cluster)
     share_threads(config, local)
     needs = plan(config, model_path)
     if local:
-        require(needs, {"CPU": os.cpu_count() or 1, "GPU": visible_gpus()}, "this machine")
+        require(needs, {"CPU": machine.cores(), "GPU": visible_gpus()}, "this machine")
     rollout = config.rollout
     return Prepared(
         config=config,
@@ -83,6 +92,18 @@ def prepare(config: Config) -> Prepared:
         buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems()),
         source=SlotSource(domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed),
     )
+
+
+def unchecked(config: Config) -> list[str]:
+    """What of a run only its start will show, in words."""
+    named = {"model.path": config.model.path, "eval.data": config.eval.data}
+    return [f"{key}={value}, of the Hugging Face Hub" for key, value in named.items() if is_of_hub(value)]
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether it looks like the Hub id of a model or a data set, and is nothing on this disk."""
+    path = Path(name)
+    return bool(HUB_ID.fullmatch(name)) and not FILE_ENDING.fullmatch(path.suffix) and not path.exists()
 
 
 def require_chat_template(model_path: str) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from azero.config import load_config
+from azero.config import Config, load_config
+from azero.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -40,11 +41,28 @@ def test_config_dry_runs(
     from cluster.cli import main
 
     monkeypatch.chdir(tmp_path)
+    config = load_config(path)
+    fits = has_room(config)
     status = main(["train", str(path), "--dry-run"])
     said = capsys.readouterr()
-    assert status == 0, said.err
-    assert load_config(path).run.name in said.out
+    assert status == (0 if fits else 1), said
+    assert config.run.name in said.out and ("next: azero train" in said.out) is fits
+    assert fits or " no: " in said.out
     assert list(tmp_path.iterdir()) == [], "a dry run leaves nothing behind"
+
+
+def has_room(config: Config) -> bool:
+    """Whether this machine has what the config asks for."""
+    from cluster.placement import nodes_of, require_room
+    from cluster.resources import plan, require
+
+    nodes, where = nodes_of(config.cluster)
+    try:
+        require_room(config, nodes, where)
+        require(plan(config, config.model.path), nodes[0], where)
+    except UserError:
+        return False
+    return True
 
 
 def project() -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from azero.errors import UserError
-from cluster.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, iterate_jsonl, read_jsonl
+from cluster.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, is_run, iterate_jsonl, read_jsonl
 
 EPISODE_BYTES = 5_000_000  # of all runs' episodes in the page
 TEXT_CHARS = 2_000  # of one prompt or completion
@@ -124,13 +124,15 @@ def read(paths: Sequence[str | Path], budget: int = EPISODE_BYTES) -> Source:
         if (path / "sweep.json").is_file():
             sweep = _mapping(path / "sweep.json")
             sweeps.append(sweep)
-            found = sorted(f.parent for f in path.glob("*/config.yaml"))
+            found = sorted(f for f in path.glob("*") if is_run(f))
             order = {f: arm for arm in sweep["arms"] for f in found if f.name.rpartition("-")[0] == arm}
             folders |= order | {f: f.name for f in found if f not in order}
-        elif (path / "config.yaml").is_file():
+        elif is_run(path):
             folders.setdefault(path, "")
         else:
             what = "holds neither config.yaml nor sweep.json" if path.is_dir() else "no such directory"
+            if (path / "config.yaml").exists():
+                what = "its config.yaml cannot be read as a run's, which has records beside it"
             raise UserError(f"report {path}: {what}; give the run.dir of a run, or the dir of a sweep")
     if not folders:
         raise UserError(f"report {' '.join(map(str, paths))}: no run has begun there; start the sweep first")

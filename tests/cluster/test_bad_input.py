@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from azero.models import EMBEDDED
 from cluster.cli import main
 from cluster.rundir import RunDirectory
 
@@ -63,6 +65,32 @@ CASES = [
     ("train local run.dir={tmp}/holds_run", ["holds_run", "--resume"]),
     ("train local run.dir={tmp}/locked", ["locked", "in use"]),
     ("train local run.dir={tmp}/new --resume", ["new", "--resume"]),
+    ("train local model.path={tmp}/pointers", ["model.path", "model.safetensors", "git lfs pull"]),
+    ("train local model.path={tmp}/tokenizer_pointer", ["model.path", "tokenizer.json", "git lfs pull"]),
+    ("train local model.path={tmp}/pointer.gguf", ["pointer.gguf", "git lfs pull"]),
+    ("train local eval.data={tmp}/pointer.jsonl", ["eval.data", "pointer.jsonl", "git lfs pull"]),
+    ("train local eval.data={tmp}/pointer.parquet", ["pointer.parquet", "git lfs pull"]),
+    ("train local model.path={tmp}/no_weights", ["no_weights", "*.safetensors"]),
+    ("train local model.path={tmp}/shard_missing", ["1 of its 1", "model-1.safetensors"]),
+    ("train local model.path={tmp}/garbage", ["garbage", "safetensors"]),
+    ("train local run.dir={tmp}/foreign", ["foreign", "config.yaml", "no run's"]),
+    ("train local run.dir={tmp}/foreign --resume", ["foreign", "config.yaml", "no run's"]),
+    ("train {tmp}/empty --resume", ["empty", "no such file"]),
+    ("train local cluster.address=127.0.0.1:1", ["cluster.address=127.0.0.1:1", "ray start --head"]),
+    ("train local cluster.address=ray://127.0.0.1:1", ["Ray Client"]),
+    ("train local cluster.address=nonsense", ["cluster.address=nonsense"]),
+    ("train local --dry-run cluster.address=127.0.0.1:1", ["cluster.address=127.0.0.1:1"]),
+    ("eval embedded --json {tmp}/nowhere/out.json", ["nowhere/out.json", "cannot be written"]),
+    ("eval embedded --json {tmp}/empty", ["empty", "cannot be written"]),
+    ("eval embedded --data {tmp}/pointer.jsonl", ["pointer.jsonl", "git lfs pull"]),
+    ("eval {tmp}/pointers", ["git lfs pull"]),
+    ("eval {tmp}/no_weights", ["no_weights", "*.safetensors"]),
+    ("sweep controls.yaml --json {tmp}/nowhere/out.json", ["nowhere/out.json", "cannot be written"]),
+    ("scale --json {tmp}/nowhere/out.json", ["nowhere/out.json", "cannot be written"]),
+    ("report {tmp}/holds_run --out {tmp}/nowhere/out.html", ["nowhere/out.html", "cannot be written"]),
+    ("report {tmp}/foreign", ["foreign", "config.yaml"]),
+    ("export {tmp}/foreign {tmp}/out", ["foreign", "holds no model"]),
+    ("export {tmp}/holds_run {tmp}/file.txt/out", ["holds no whole checkpoint"]),
     ("eval {tmp}/no_model", ["no_model"]),
     ("eval embedded --data {tmp}/none.parquet", ["none.parquet"]),
     ("eval embedded --config {tmp}/nothing.yaml", ["nothing.yaml"]),
@@ -94,6 +122,9 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     (tmp / "empty").mkdir()
     (tmp / "columns.jsonl").write_text(json.dumps({"prompt": "Calculate: 1 + 1 = "}) + "\n")
     (tmp / "data.txt").write_text("1 + 1\n")
+    _models(tmp)
+    (tmp / "foreign").mkdir()
+    (tmp / "foreign" / "config.yaml").write_text("some_key_of_theirs: 1\n")
     for name in ("holds_run", "locked"):
         with RunDirectory(tmp / name).open("run: {}\n", {}, resume=False):
             RunDirectory(tmp / name).append_metrics({"step": 0})
@@ -101,12 +132,30 @@ def world(tmp_path_factory: pytest.TempPathFactory):
         yield tmp
 
 
+def _models(tmp: Path) -> None:
+    """Model folders, each with something wrong; a pointer is what git leaves of a file without git-lfs."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 269060552\n"
+    for name in ("pointers", "tokenizer_pointer", "no_weights", "shard_missing", "garbage"):
+        (tmp / name).mkdir()
+        (tmp / name / "config.json").write_text((EMBEDDED / "config.json").read_text())
+    (tmp / "pointers" / "model.safetensors").write_text(pointer)
+    (tmp / "tokenizer_pointer" / "tokenizer.json").write_text(pointer)
+    for name in ("pointer.gguf", "pointer.jsonl", "pointer.parquet"):
+        (tmp / name).write_text(pointer)
+    (tmp / "shard_missing" / "model-0.safetensors").write_bytes(bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"{}")
+    index = {"weight_map": {"embed": "model-1.safetensors"}}
+    (tmp / "shard_missing" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp / "garbage" / "model.safetensors").write_text("no tensors at all, but some text")
+
+
 @pytest.mark.parametrize(("line", "says"), CASES, ids=[c[0] for c in CASES])
 def test_bad_input(line: str, says: list[str], world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     argv = line.format(tmp=world).split()
     if argv[0] == "train" and len(argv) > 1 and "run.dir" not in line:
         argv.append(f"run.dir={tmp_path}/run")
+    began = time.monotonic()
     assert main(argv) == 2
+    assert time.monotonic() - began < 10  # nothing is loaded
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("azero: "), error
     assert "Traceback" not in error
@@ -127,3 +176,45 @@ def test_the_process_exits_with_the_status() -> None:
         check=False,
     )
     assert done.returncode == 2 and "run.steps" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("rollout.gpus_per_actor=16", ["16 GPUs needed", "rollout.gpus_per_actor"]),
+        ("rollout.cpus_per_actor=512", ["513 CPUs needed", "rollout.cpus_per_actor"]),
+        ("task.protocol=chat", ["no chat template"]),
+        ("eval.data={tmp}/none.parquet", ["none.parquet"]),
+        ("model.path={tmp}/no_weights", ["no weights"]),
+        ("run.dir={tmp}/holds_run", ["already holds a run"]),
+        ("run.dir={tmp}/foreign", ["no run's"]),
+        ("run.mirror=nosuch://bucket", ["run.mirror"]),
+    ],
+)
+def test_a_dry_run_of_what_cannot_start_says_what_to_change_and_ends_with_1(
+    given: str, says: list[str], world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert main(["train", "local", "--dry-run", f"run.dir={world}/new", given.format(tmp=world)]) == 1
+    said = capsys.readouterr().out
+    assert " no: " in said and "next:" not in said
+    for word in says:
+        assert word in said
+
+
+def test_a_dry_run_says_what_only_the_hub_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = ["train", "local", "--dry-run", f"run.dir={tmp_path}/new", "model.path=Qwen/Qwen2-0.5B", "eval.data=a/b"]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "model.path=Qwen/Qwen2-0.5B, of the Hugging Face Hub" in said and "eval.data=a/b, of the" in said
+    assert f"next: azero train local run.dir={tmp_path}/new" in said
+
+
+def test_someone_elses_config_beside_a_model_is_not_the_runs(tmp_path: Path) -> None:
+    from cluster.evaluate import _own_config
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("some_key_of_theirs: 1\n")
+    assert _own_config(tmp_path) is None
+    (tmp_path / "checkpoints" / "step_000002").mkdir(parents=True)
+    assert _own_config(tmp_path / "checkpoints" / "step_000002") is not None

@@ -20,7 +20,8 @@ def run(tmp_path):
         (model.parent / "state.json").write_text("{}")
         write_manifest(model.parent)
     (folder / "checkpoints" / "latest").write_text("step_000004")
-    (folder / "config.yaml").write_text("")
+    for name in ("config.yaml", "provenance.json"):
+        (folder / name).write_text("")
     return folder
 
 

@@ -21,10 +21,6 @@ from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
 
 
-class EngineDeadError(Exception):
-    """As vLLM's, which the driver does not know."""
-
-
 @ray.remote(num_cpus=0)
 class Sleeper:
     """Plays an assignment by sleeping; the id of one may be the name of what goes wrong."""
@@ -48,7 +44,7 @@ class Sleeper:
         if assignment.id.startswith("fatal"):
             os._exit(1)
         if assignment.id.startswith("broken"):
-            raise EngineDeadError("the engine is broken")
+            raise type("EngineDeadError", (Exception,), {})("the engine is broken")  # as vLLM's
         if assignment.id.startswith("full"):
             raise OSError(28, "No space left on device")
         if assignment.id.startswith("slip"):
