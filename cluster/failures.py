@@ -43,7 +43,12 @@ def failure(who: str, error: RayError, log: str) -> Exception:
     cause = cause_of(error)
     if isinstance(cause, UserError | RunFailed):
         return cause
-    return RunFailed(f"{who} fails with {told(cause, getattr(error, 'traceback_str', ''))}; see {log}")
+    return RunFailed(f"{who} fails with {told(cause, _text(error))}; see {log}")
+
+
+def _text(error: BaseException) -> str:
+    """The traceback of another process, which is what Ray's errors say."""
+    return str(error) if isinstance(error, RayTaskError) else ""
 
 
 @contextmanager
@@ -61,7 +66,7 @@ def in_one_line(log: Path) -> Iterator[None]:
 
 def internal_error(error: BaseException, log: Path) -> str:
     """A line for what nobody foresaw."""
-    return f"internal error: {told(cause_of(error), getattr(error, 'traceback_str', ''))}; its traceback is in {log}"
+    return f"internal error: {told(cause_of(error), _text(error))}; its traceback is in {log}"
 
 
 def write_traceback(error: BaseException, log: Path) -> None:
