@@ -20,6 +20,7 @@ from azero.domains import get_domain
 from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation import evaluate
+from azero.exclusion import evaluation_problems
 from azero.play import Player, PlayRules
 from azero.process import (
     deadline_stacks,
@@ -75,16 +76,17 @@ def sampling_seed(seed: int, version: int, work: str) -> int:
 class RolloutActor:
     """Plays whole episodes on weights that it has proven. It holds no state that a new actor could not get back."""
 
-    def __init__(self, index: int, config: Config, model_path: str, log: str) -> None:
+    def __init__(self, index: int, config: Config, model_path: str, log: str, items: Sequence[EvalItem] = ()) -> None:
+        """`items`: of the run's evaluation."""
         redirect_output(log)
         use_threads(config.rollout.threads)
         keep_heap()
         self.log = log
-        self.index, self.config, self.model_path = index, config, model_path
+        self.index, self.config, self.model_path, self.items = index, config, model_path, items
         self.domain = get_domain(config.task.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
-        self.player = Player(lambda role: self.engine, self.domain, play_rules(config))
         self._engine: Engine | None = None
+        self._player: Player | None = None
         self._lineage = 0  # of the weights in the engine
         self._trimmed = time.monotonic()
 
@@ -96,6 +98,13 @@ class RolloutActor:
             c = self.config
             self._engine = build_engine(c.model, c.rollout, seed=c.run.seed, path=self.model_path)
         return self._engine
+
+    @property
+    def player(self) -> Player:
+        if self._player is None:
+            evaluation = evaluation_problems(self.domain, self.items)
+            self._player = Player(lambda role: self.engine, self.domain, play_rules(self.config), evaluation)
+        return self._player
 
     def __repr__(self) -> str:
         """What Ray's dashboard calls it."""

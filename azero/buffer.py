@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from azero.errors import UserError
@@ -21,9 +21,9 @@ class ProblemBuffer:
     takes the place of one that is removed.
     """
 
-    def __init__(self, capacity: int, seeds: Sequence[Problem]) -> None:
-        """Raises UserError where the seeds leave no room for other problems."""
-        self.capacity, self._seeds = capacity, tuple(seeds)
+    def __init__(self, capacity: int, seeds: Sequence[Problem], excluded: Container[Problem] = ()) -> None:
+        """`excluded`: never held, from wherever they come. Raises UserError where seeds leave no room for others."""
+        self.capacity, self._seeds, self._excluded = capacity, tuple(seeds), excluded
         self.reset()
         if len(self) >= capacity:
             raise UserError(f"task.buffer_size={capacity}: must exceed the domain's {len(self)} seed problems")
@@ -41,7 +41,7 @@ class ProblemBuffer:
         return problem.canonical in self._places
 
     def add(self, problem: Problem) -> bool:
-        """Whether the problem was new. A known canonical form changes nothing, not even the age of the one held."""
+        """Whether the problem is now held and was not before. A known form changes nothing, not even its age."""
         if not self._insert(problem):
             return False
         self._ages.append(problem.canonical)
@@ -77,7 +77,7 @@ class ProblemBuffer:
         for tier in Tier:
             for value in state["tiers"][tier]:
                 self._insert(problem_from_json(value))
-        self._ages.extend(state["ages"])
+        self._ages.extend(form for form in state["ages"] if form in self._places)
         while len(self) > self.capacity and self._ages:
             self._remove(self._ages.popleft())
 
@@ -87,7 +87,7 @@ class ProblemBuffer:
         self._ages: deque[str] = deque()  # canonical forms of all but the seeds, oldest first
 
     def _insert(self, problem: Problem) -> bool:
-        if problem in self:
+        if problem in self or problem in self._excluded:
             return False
         held = self._tiers[problem.tier]
         self._places[problem.canonical] = (problem.tier, len(held))

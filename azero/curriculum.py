@@ -15,6 +15,7 @@ from azero.buffer import ProblemBuffer
 from azero.config import Source, TaskConfig
 from azero.domains.base import Domain
 from azero.errors import UserError
+from azero.exclusion import EvaluationProblems
 from azero.types import TIERS, Problem, ProposalRequest, Slot, Tier
 
 MAX_DRAWS = 1000  # of the generator for one problem outside the evaluation set
@@ -31,9 +32,18 @@ class SlotSource:
     requests of one batch, tier and try, `task.proposals_per_prompt` share one draw of references and so one prompt.
     """
 
-    def __init__(self, domain: Domain, task: TaskConfig, problems: int, max_tries: int, seed: int) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        task: TaskConfig,
+        problems: int,
+        max_tries: int,
+        seed: int,
+        evaluation: EvaluationProblems | None = None,
+    ) -> None:
         """`problems`: slots a batch. Raises UserError where the fixed set cannot be drawn."""
         self.domain, self.task, self.problems, self.max_tries, self.seed = domain, task, problems, max_tries, seed
+        self.evaluation = evaluation or EvaluationProblems(domain)
         self.fixed: tuple[Problem, ...] = self._fixed_set() if task.source is Source.fixed else ()
 
     def slots(self, batch: int, buffer: ProblemBuffer) -> tuple[Slot, ...]:
@@ -63,14 +73,14 @@ class SlotSource:
         references = buffer.draw(rng, tier, self.task.references, self.task.distinct_references)
         return ProposalRequest(tier=tier, references=tuple(p.text for p in references))
 
-    def _earlier(self, batch: int, place: int, buffer: ProblemBuffer) -> Problem:
-        return buffer.draw(random.Random(f"{self.seed}/{batch}/{place}/fill"), _tier(place), 1)[0]
+    def _earlier(self, batch: int, place: int, buffer: ProblemBuffer) -> Problem | None:
+        return next(iter(buffer.draw(random.Random(f"{self.seed}/{batch}/{place}/fill"), _tier(place), 1)), None)
 
     def _generate(self, rng: random.Random, tier: Tier) -> Problem:
         """One problem of the domain's distribution; with task.exclude_evaluation outside the evaluation set."""
         for _ in range(MAX_DRAWS):
             problem = self.domain.generate(rng, tier)
-            if not (self.task.exclude_evaluation and self.domain.in_evaluation(problem.canonical)):
+            if not (self.task.exclude_evaluation and problem in self.evaluation):
                 return problem
         raise UserError(
             f"task.exclude_evaluation=true: {MAX_DRAWS} generated {tier} problems were all in the evaluation set; "

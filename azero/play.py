@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from azero.config import Ladder
 from azero.domains.base import Domain, Proposal, judge
 from azero.engine import Engine
+from azero.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.rewards import solver_reward
 from azero.types import (
     Assignment,
@@ -70,10 +71,17 @@ class _Solving:
 class Player:
     """Plays one assignment on one engine. A role is asked for by name, so that roles can have engines of their own."""
 
-    def __init__(self, engine_of: Callable[[Role], Engine], domain: Domain, rules: PlayRules) -> None:
+    def __init__(
+        self,
+        engine_of: Callable[[Role], Engine],
+        domain: Domain,
+        rules: PlayRules,
+        evaluation: EvaluationProblems | None = None,
+    ) -> None:
         self.engine_of = engine_of
         self.domain = domain
         self.rules = rules
+        self.evaluation = evaluation or EvaluationProblems(domain)
 
     def play(self, assignment: Assignment) -> list[Episode]:
         """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace."""
@@ -141,11 +149,7 @@ class Player:
 
     def _proposed(self, tag: _Proposing, completion: Completion) -> None:
         request = tag.slot.tries[tag.attempt]
-        outcome = self.domain.parse_proposal(
-            completion.text, request.references, self.rules.exclude_evaluation, completion.version
-        )
-        if outcome.problem is not None and outcome.problem.tier is not request.tier and not self.rules.other_tiers:
-            outcome = Proposal(verdict=Verdict.REJECTED, reason=OTHER_TIER)
+        outcome = self._validated(completion, request)
         sample = Sample(
             role=Role.PROPOSER,
             tier=request.tier,
@@ -159,6 +163,18 @@ class Player:
             return
         self._finish(tag.slot, tag.attempt, sample, None)
         self._attempt(tag.slot, tag.attempt + 1)
+
+    def _validated(self, completion: Completion, request: ProposalRequest) -> Proposal:
+        """What the domain says, and what it cannot know: the run's evaluation set and what was asked for."""
+        exclude = self.rules.exclude_evaluation
+        outcome = self.domain.parse_proposal(completion.text, request.references, exclude, completion.version)
+        if outcome.problem is None:
+            return outcome
+        if exclude and outcome.problem in self.evaluation:
+            return Proposal(verdict=Verdict.EXCLUDED, reason=IN_EVALUATION)
+        if outcome.problem.tier is not request.tier and not self.rules.other_tiers:
+            return Proposal(verdict=Verdict.REJECTED, reason=OTHER_TIER)
+        return outcome
 
     def _submit_group(self, tag: _Solving) -> None:
         prompt = self._encoded(Role.SOLVER, self._solver_prompt(tag.problem))

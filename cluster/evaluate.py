@@ -19,6 +19,7 @@ from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.engine import Engine
 from azero.evaluation import table
+from azero.exclusion import evaluation_problems
 from azero.lfs import require_fetched
 from azero.models import require_weights, resolve_model_path
 from azero.play import Player
@@ -64,7 +65,7 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], ou
     its proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
     """
     config = _config(model, config_path, overrides)
-    config.task.source = Source.selfplay
+    config.task.source, config.task.fill_from_buffer = Source.selfplay, False
     path, own = Path(resolve_model_path(resolve_model(model))), _own_config(Path(model))
     start = resolve_model_path(config.model.path) if own else str(path)
     for each in (start, str(path)):
@@ -88,11 +89,13 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], ou
 
 def _propose(engine: Engine, config: Config) -> dict[str, Any]:
     """One proposal a slot, and the solver's samples of those that are valid."""
-    domain = get_domain(config.task.domain)
-    seeds = ProblemBuffer(config.task.buffer_size, domain.seed_problems())
-    slots = SlotSource(domain, config.task, PROPOSALS, max_tries=1, seed=PROPOSAL_SEED).slots(0, seeds)
+    domain, task = get_domain(config.task.domain), config.task
+    evaluation = evaluation_problems(domain, domain.evaluation_set(config.eval.data) if task.exclude_evaluation else ())
+    excluded = evaluation if task.exclude_evaluation else ()
+    seeds = ProblemBuffer(task.buffer_size, domain.seed_problems(), excluded)
+    slots = SlotSource(domain, task, PROPOSALS, 1, PROPOSAL_SEED, evaluation).slots(0, seeds)
     engine.reseed(PROPOSAL_SEED)
-    player = Player(lambda role: engine, domain, play_rules(config))
+    player = Player(lambda role: engine, domain, play_rules(config), evaluation)
     return proposer_summary(player.play(Assignment(id="proposals", batch=0, slots=slots)))
 
 

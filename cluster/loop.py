@@ -229,7 +229,7 @@ class TrainingLoop:
         if evaluated:
             self._evaluate()
         self._play()  # before anything is written, which takes a while
-        learned_s = update.metrics["time/learn"]
+        learned_s, evaluation = update.metrics["time/learn"], self.source.evaluation
         self.trace.span(
             LEARNER, f"learn batch {update.version - 1}", self._update_began, self._update_began + learned_s
         )
@@ -240,6 +240,7 @@ class TrainingLoop:
             **update.metrics,
             **self._timing(played, update.episodes, now),
             **self._sync_metrics(played),
+            "problems/in_evaluation": sum(e.group.problem in evaluation for e in update.episodes if e.group),
             "faults/restarts": self.fleet.restarts + self.learner.restarts,
             "faults/redispatched": self.fleet.redispatched,
             **{f"actors/{state}": n for state, n in self.fleet.states().items()},

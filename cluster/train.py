@@ -22,6 +22,7 @@ from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.errors import RunFailed, UserError
 from azero.evaluation import table
+from azero.exclusion import evaluation_problems
 from azero.gguf import is_gguf
 from azero.lfs import require_fetched
 from azero.models import require_weights, resolve_model_path
@@ -77,6 +78,8 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
     items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation_set(config.eval.data)
     if config.run.mirror:
         Mirror(config.run.mirror)
+    evaluation = evaluation_problems(domain, items)
+    excluded = evaluation if config.task.exclude_evaluation else ()
     local = not cluster_address(config.cluster)
     share_threads(config, local)
     needs = plan(config, model_path)
@@ -89,8 +92,10 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
         model_path=model_path,
         items=items,
         needs=needs,
-        buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems()),
-        source=SlotSource(domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed),
+        buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems(), excluded),
+        source=SlotSource(
+            domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed, evaluation
+        ),
     )
 
 
@@ -214,7 +219,7 @@ def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Conso
             num_cpus=config.rollout.cpus_per_actor,
             num_gpus=config.rollout.gpus_per_actor,
             scheduling_strategy=rooms.actor(index),
-        ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"))
+        ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"), ready.items)
 
     progress = Progress(config.run.steps, config.cluster.progress)
     start_timeout_s = config.cluster.start_timeout_s

@@ -42,7 +42,10 @@ class Domain(Protocol):
         """The few-shot prompt that asks for one new problem of `tier`."""
 
     def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
-        """Validate a proposer's completion. `exclude`: drop problems that are in the evaluation set."""
+        """Validate a proposer's completion. `exclude`: drop problems that `in_evaluation` knows.
+
+        A text of a problem alone gives that problem. The set that a run loaded is left out by azero/exclusion.py.
+        """
 
     def solver_prompt(self, problem: str, chat: ChatTemplate | None) -> str:
         """The prompt that asks for the answer to the problem with this text."""
@@ -57,7 +60,7 @@ class Domain(Protocol):
         """
 
     def in_evaluation(self, canonical: str) -> bool:
-        """Whether the canonical form belongs to a problem of the published or the generated evaluation sets."""
+        """Whether the canonical form belongs to an evaluation problem that is known without loading any."""
 
 
 def judge(domain: Domain, completion: Completion, answer: str, chat: bool) -> Verdict:

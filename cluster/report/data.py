@@ -48,6 +48,7 @@ class Play:
     asked: dict[str, Asked] = field(default_factory=dict)  # by canonical form
     novelty: Counter[tuple[int, bool]] = field(default_factory=Counter)  # problems, whether asked for the first time
     episodes: int = 0
+    solved: int = 0  # problems, those that the proposer did not write among them
     without_text: int = 0
     rows: list[str] = field(default_factory=list)  # JSON of the episodes that the page holds, see `_row`
 
@@ -60,6 +61,7 @@ class Play:
             self.outcomes[step, proposal["verdict"]] += 1
             if proposal["reason"]:
                 self.reasons[proposal["reason"]] += 1
+        self.solved += bool(problem)
         if problem and record["solver"] and (proposal or not self.has_proposer):
             rate = record["solver"]["success_rate"]
             self.tiers[record["requested_tier"], problem["tier"]] += 1

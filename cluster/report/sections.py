@@ -13,7 +13,7 @@ from cluster.report.tables import Table
 
 IN_DETAIL = 4  # runs that get pictures and tables of their own
 TEXTS = {
-    "Accuracy": "How well the solver does on the evaluation set (task.exclude_evaluation: training leaves it out).",
+    "Accuracy": "How well the solver does on the evaluation set.",
     "Curriculum": "Which problems the proposer set, and how hard they were for the solver of that time.",
     "Proposer": "What the proposer writes when it is only asked, and nothing is trained on the answers.",
     "Diversity": "Whether the proposer keeps finding new problems. A structure is a signature of a problem's shape.",
@@ -87,7 +87,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     def section(name: str, own: Sequence[Picture | None], *found: Table | None) -> Section:
         curves = [figures.curve(runs, spec) for spec in CURVES.get(name, ())]
         pictures = [picture for picture in (*curves, *own) if picture]
-        title, text, empty = name, TEXTS[name], EMPTY.get(name, "No step has been recorded yet.")
+        told = f" {trained_on_evaluation(runs)}" if name == "Accuracy" else ""
+        title, text, empty = name, TEXTS[name] + told, EMPTY.get(name, "No step has been recorded yet.")
         return Section(
             id=name.lower(), title=title, text=text, pictures=pictures, tables=[t for t in found if t], empty=empty
         )
@@ -111,6 +112,17 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         section("Synchrony", []),
         section("Time", [figures.time_totals(detailed)]),
     ]
+
+
+def trained_on_evaluation(runs: Sequence[Run]) -> str:
+    """How many evaluation problems each run trained on, by its own count."""
+    said = []
+    for run in runs:
+        _, counts = run.series("problems/in_evaluation")
+        asked = f"task.exclude_evaluation={str(run.setting('task.exclude_evaluation')).lower()}"
+        found = f"{sum(counts):,.0f} of {run.play.solved:,}" if counts else "not counted"
+        said.append(f"{f'{run.label}: ' if len(runs) > 1 else ''}{found} ({asked})")
+    return f"Evaluation problems among those trained on: {'; '.join(said)}."
 
 
 def _tiers(run: Run) -> Picture | None:

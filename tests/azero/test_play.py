@@ -1,65 +1,12 @@
 """The control flow of an assignment, with an engine that answers from a script."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
-from azero.config import Ladder
+from scripted import ScriptedEngine, rules
+
 from azero.domains.arithmetic import Arithmetic
-from azero.play import Player, PlayRules
-from azero.types import Assignment, Completion, Episode, ProposalRequest, Role, Sampling, Slot, Tier, Verdict
-
-
-class ScriptedEngine:
-    """Answers by prompt text; the newest request ends first, so that order of completion differs from submission."""
-
-    version = 4
-
-    def __init__(self, proposals: Sequence[str], answers: Sequence[str]) -> None:
-        self.proposals, self.answers = list(proposals), list(answers)
-        self.queue: list[tuple[Hashable, str, int]] = []
-        self.asked: list[str] = []
-
-    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
-        return tuple(text.encode())
-
-    def chat_template(self, user_message: str) -> str:
-        return f"<user>{user_message}</user>"
-
-    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
-        self.asked.append(bytes(prompt_ids).decode())
-        self.queue.append((tag, self.asked[-1], n))
-
-    def busy(self) -> bool:
-        return bool(self.queue)
-
-    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
-        tag, prompt, n = self.queue.pop()
-        script = self.answers if prompt.startswith("Calculate") else self.proposals
-        return [(tag, tuple(self._completion(prompt, script.pop(0)) for _ in range(n)))]
-
-    def _completion(self, prompt: str, text: str) -> Completion:
-        return Completion(
-            prompt_ids=tuple(prompt.encode()),
-            token_ids=tuple(text.encode()),
-            logprobs=(-1.0,) * len(text),
-            text=text,
-            version=self.version,
-            finish_reason="stop",
-        )
-
-
-def rules(barrier: bool, list_mark: str = "", chat: bool = False, other_tiers: bool = True) -> PlayRules:
-    sampling = Sampling(temperature=1.0, max_new_tokens=8, stop=("\n",))
-    return PlayRules(
-        solutions=2,
-        proposer=sampling,
-        solver=sampling,
-        list_mark=list_mark,
-        chat=chat,
-        exclude_evaluation=False,
-        other_tiers=other_tiers,
-        ladder=Ladder.paper,
-        barrier=barrier,
-    )
+from azero.play import Player
+from azero.types import Assignment, Episode, ProposalRequest, Role, Slot, Tier, Verdict
 
 
 def slot(name: str, tries: int = 2) -> Slot:

@@ -49,6 +49,21 @@ def test_a_place_that_the_buffer_filled_is_not_what_the_proposer_set(tmp_path):
     assert found.play.tiers.total() == sum(line["problem"] is not None for line in lines)
 
 
+def test_the_report_says_whether_the_run_trained_on_evaluation_problems(tmp_path):
+    """Each run by its own count; a run of an older version has none."""
+    old, new = write_run(tmp_path / "old", steps=2), write_run(tmp_path / "new", steps=2)
+    lines = [json.loads(line) for line in (new / "metrics.jsonl").read_text().splitlines()]
+    for line, n in zip(lines[1:], (4, 3), strict=True):
+        line["problems/in_evaluation"] = n
+    (new / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    solved = sum('"problem": {' in line for line in (new / "samples.jsonl").read_text().splitlines())
+    text = f"Evaluation problems among those trained on: 7 of {solved} (task.exclude_evaluation=false)."
+    assert text in page_of(new)
+    both = page_of(old, new, out=tmp_path / "both.html")
+    assert f"old: not counted (task.exclude_evaluation=false); new: 7 of {solved}" in both
+    assert "leaves it out" not in both
+
+
 def test_nothing_in_the_page_asks_the_network(tmp_path):
     page = page_of(write_run(tmp_path / "r", steps=3))
     assert "default-src 'none'" in page

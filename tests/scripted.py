@@ -1,0 +1,65 @@
+"""An engine that answers from a script, and rules to play it by."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from azero.config import Ladder
+from azero.play import PlayRules
+from azero.types import Completion, Sampling
+
+
+class ScriptedEngine:
+    """Answers by prompt text; the newest request ends first, so that order of completion differs from submission."""
+
+    version = 4
+
+    def __init__(self, proposals: Sequence[str], answers: Sequence[str]) -> None:
+        self.proposals, self.answers = list(proposals), list(answers)
+        self.queue: list[tuple[Hashable, str, int]] = []
+        self.asked: list[str] = []
+
+    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+        return tuple(text.encode())
+
+    def chat_template(self, user_message: str) -> str:
+        return f"<user>{user_message}</user>"
+
+    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+        self.asked.append(bytes(prompt_ids).decode())
+        self.queue.append((tag, self.asked[-1], n))
+
+    def busy(self) -> bool:
+        return bool(self.queue)
+
+    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
+        tag, prompt, n = self.queue.pop()
+        script = self.answers if prompt.startswith(("Calculate", "Sort")) else self.proposals
+        return [(tag, tuple(self._completion(prompt, script.pop(0)) for _ in range(n)))]
+
+    def _completion(self, prompt: str, text: str) -> Completion:
+        return Completion(
+            prompt_ids=tuple(prompt.encode()),
+            token_ids=tuple(text.encode()),
+            logprobs=(-1.0,) * len(text),
+            text=text,
+            version=self.version,
+            finish_reason="stop",
+        )
+
+
+def rules(
+    barrier: bool = False, list_mark: str = "", chat: bool = False, other_tiers: bool = True, exclude: bool = False
+) -> PlayRules:
+    sampling = Sampling(temperature=1.0, max_new_tokens=8, stop=("\n",))
+    return PlayRules(
+        solutions=2,
+        proposer=sampling,
+        solver=sampling,
+        list_mark=list_mark,
+        chat=chat,
+        exclude_evaluation=exclude,
+        other_tiers=other_tiers,
+        ladder=Ladder.paper,
+        barrier=barrier,
+    )
