@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from azero.engine import Engine
 from azero.errors import SyncError, UserError, first_line
-from azero.models import eos_ids, load_configs, load_tokenizer
+from azero.models import eos_ids, load_configs, load_tokenizer, positions
 from azero.types import Sampling
 from azero.weights import owned_state
 
@@ -20,13 +21,23 @@ LISTED = 3  # names in an error message
 class ModelEngine(Engine):
     """An engine of one transformers model folder or Hub id."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, max_model_len: int | None = None) -> None:
         self.path = path
         self.version = -1
         self.use_tokenizer(load_tokenizer(path))
         config, generation_config = load_configs(path)
         self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
         self.expected = weight_shapes(config)
+        self.max_tokens = min(n for n in (max_model_len, positions(config), sys.maxsize) if n)
+
+    def require_room(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Raises UserError where prompt and completion do not fit."""
+        longest = len(prompt_ids) + sampling.max_new_tokens
+        if longest > self.max_tokens:
+            raise UserError(
+                f"rollout.max_model_len={self.max_tokens}: a prompt of {len(prompt_ids)} tokens and "
+                f"{sampling.max_new_tokens} new ones need {longest}; raise it"
+            )
 
     def use_tokenizer(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

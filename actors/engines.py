@@ -25,7 +25,14 @@ def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> 
         from actors.hf_engine import HfEngine
 
         device = "cuda" if rollout.gpus_per_actor else "cpu"
-        return HfEngine(path, model.dtype.value, max_num_seqs=rollout.max_num_seqs, seed=seed, device=device)
+        return HfEngine(
+            path,
+            model.dtype.value,
+            max_num_seqs=rollout.max_num_seqs,
+            max_model_len=rollout.max_model_len,
+            seed=seed,
+            device=device,
+        )
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "rollout.engine=vllm: the package vllm is not installed; install azero[cpu] or azero[gpu], "

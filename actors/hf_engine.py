@@ -82,11 +82,12 @@ class HfEngine(ModelEngine):
         dtype: Literal["float32", "bfloat16"],
         *,
         max_num_seqs: int,
+        max_model_len: int | None = None,
         seed: int = 0,
         device: str | None = None,
     ) -> None:
-        """`device` None: the GPU where there is one."""
-        super().__init__(path)
+        """`device` None: the GPU where there is one. `max_model_len` None: what the model holds."""
+        super().__init__(path, max_model_len)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_num_seqs = max_num_seqs
         self.model = load_model(path, getattr(torch, dtype)).to(self.device).eval().requires_grad_(False)
@@ -95,6 +96,8 @@ class HfEngine(ModelEngine):
         self.reseed(seed)
 
     def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+        """Raises UserError where prompt and completion do not fit."""
+        self.require_room(prompt_ids, sampling)
         self._queue.append(Request(tag, tuple(prompt_ids), n, sampling))
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:

@@ -15,11 +15,11 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
-from azero.config import Config, Protocol, stops, sync_tolerance
+from azero.config import Config, Protocol, Source, stops, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
-from azero.evaluation import evaluate
+from azero.evaluation import encoded, evaluate
 from azero.exclusion import evaluation_problems
 from azero.play import Player, PlayRules
 from azero.process import (
@@ -31,7 +31,7 @@ from azero.process import (
     trim_heap,
     use_threads,
 )
-from azero.types import Assignment, EvalItem, Evaluated, Played, Sampling, SyncReport, WeightSnapshot
+from azero.types import Assignment, EvalItem, Evaluated, Played, Problem, Sampling, SyncReport, WeightSnapshot
 
 TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it again, and new pages take time
 
@@ -76,13 +76,22 @@ def sampling_seed(seed: int, version: int, work: str) -> int:
 class RolloutActor:
     """Plays whole episodes on weights that it has proven. It holds no state that a new actor could not get back."""
 
-    def __init__(self, index: int, config: Config, model_path: str, log: str, items: Sequence[EvalItem] = ()) -> None:
-        """`items`: of the run's evaluation."""
+    def __init__(
+        self,
+        index: int,
+        config: Config,
+        model_path: str,
+        log: str,
+        items: Sequence[EvalItem] = (),
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        """`items`: of the run's evaluation. `problems`: some that are known before the run, to see whether they fit."""
         redirect_output(log)
         use_threads(config.rollout.threads)
         keep_heap()
         self.log = log
         self.index, self.config, self.model_path, self.items = index, config, model_path, items
+        self.problems = problems
         self.domain = get_domain(config.task.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self._engine: Engine | None = None
@@ -118,8 +127,16 @@ class RolloutActor:
         """Returns when the engine is warm."""
         with deadline_stacks(self.config.cluster.start_timeout_s):
             version = self.engine.version
+            self._require_room()
             self._rest()
         return version
+
+    def _require_room(self) -> None:
+        """Raises UserError where a prompt cannot be made, or is too long, of those that are known before the run."""
+        c = self.config
+        self.player.require_room(self.problems, c.task.source in (Source.selfplay, Source.frozen))
+        chat = c.eval.protocol is Protocol.chat
+        encoded(self.engine, self.domain, self.items, chat=chat, max_new_tokens=c.eval.max_new_tokens, data=c.eval.data)
 
     def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
         """Load the snapshot where the engine holds another version, then play. Raises SyncError."""

@@ -48,7 +48,7 @@ class VllmEngine(ModelEngine):
 
         Raises UserError where vLLM refuses them.
         """
-        super().__init__(path)
+        super().__init__(path, max_model_len)
         self.max_model_len, self.workers = max_model_len, tensor_parallel
         self._in_flight: dict[str, tuple[Hashable, int]] = {}  # request id -> tag, copies of each completion
         self._submitted = 0
@@ -81,12 +81,7 @@ class VllmEngine(ModelEngine):
         """Raises UserError where prompt and completion do not fit `max_model_len`, or vLLM has no such temperature."""
         from vllm import SamplingParams
 
-        longest = len(prompt_ids) + sampling.max_new_tokens
-        if longest > self.max_model_len:
-            raise UserError(
-                f"rollout.max_model_len={self.max_model_len}: a prompt of {len(prompt_ids)} tokens and "
-                f"{sampling.max_new_tokens} new ones need {longest}; raise it"
-            )
+        self.require_room(prompt_ids, sampling)
         if sampling.temperature != 0 and not COLDEST <= sampling.temperature <= HOTTEST:
             raise UserError(
                 f"temperature {sampling.temperature:g}: vLLM allows 0 (greedy), or {COLDEST:g} to {HOTTEST:g}; "

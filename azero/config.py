@@ -146,7 +146,7 @@ class RolloutConfig(Section):
     kv_cache_gib: Positive = 0.25  # vLLM on CPU
     gpu_memory_utilization: Annotated[Share, Field(gt=0)] = 0.85  # vLLM on GPU
     sleep: bool = False  # vLLM on GPU: give its memory back between assignments, for a learner on the same GPU
-    max_model_len: Count = 256  # tokens, prompt and completion
+    max_model_len: Count = 256  # tokens, prompt and completion; a longer problem is rejected
     max_num_seqs: Count = 256
     timeout_s: Positive = 600.0  # one assignment or evaluation
 

@@ -19,6 +19,7 @@ from azero.exclusion import EvaluationProblems
 from azero.types import TIERS, Problem, ProposalRequest, Slot, Tier
 
 MAX_DRAWS = 1000  # of the generator for one problem outside the evaluation set
+EXAMPLES = 20  # a tier
 MAX_REPEATS = 100  # draws without a new canonical form after which a tier counts as used up in the fixed set
 
 
@@ -65,6 +66,13 @@ class SlotSource:
             )
             for i, place in zip(ids, places)
         )
+
+    def examples(self) -> tuple[Problem, ...]:
+        """Of the problems that come from no proposer: the seeds, the fixed set, or a few generated ones a tier."""
+        if self.task.source is Source.random:
+            rng = random.Random(f"{self.seed}/examples")
+            return tuple(self._generate(rng, tier) for tier in TIERS for _ in range(EXAMPLES))
+        return self.fixed or tuple(self.domain.seed_problems())
 
     def _request(self, batch: int, place: int, attempt: int, buffer: ProblemBuffer) -> ProposalRequest:
         tier = _tier(place + attempt * self.task.other_tiers)

@@ -12,6 +12,7 @@ class Engine(Protocol):
     """Serves one policy. Not thread-safe; the caller drives it by `step`."""
 
     version: int  # weight version that it holds; -1 before the first load
+    max_tokens: int  # of a prompt and its completion together
 
     def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
         """Token ids of a prompt, after those that the tokenizer begins every text with, and without any that end it.

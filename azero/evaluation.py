@@ -71,14 +71,14 @@ def evaluate(
     Returns JSON-able {accuracy (greedy), mean_at_k (None without samples), k, interval [low, high], n, data,
     by_label, by_operation: {name: {accuracy, mean_at_k, n, correct, interval}}, problems: [{text, label, operation,
     answer, completion, verdict, correct, sampled_correct}]}, names and problems in the order of the items.
-    Raises UserError where there are no items, RunFailed where the engine loses some.
+    Raises UserError where there are no items or one does not fit, RunFailed where the engine loses some.
     """
     if not items:
         raise UserError(f"eval.data={data}: holds no problems; give a set with at least one row")
     kinds = {"greedy": (1, 0.0), "sampled": (samples, temperature)}
     if samples == 0:
         del kinds["sampled"]
-    prompts = [_prompt(engine, domain, item, chat) for item in items]
+    prompts = encoded(engine, domain, items, chat=chat, max_new_tokens=max_new_tokens, data=data)
     for kind, (n, t) in kinds.items():
         sampling = Sampling(temperature=t, max_new_tokens=max_new_tokens, stop=stop)
         for i, prompt in enumerate(prompts):
@@ -160,6 +160,21 @@ def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Table:
         out.add_section()
     row("all", before, after)
     return out
+
+
+def encoded(
+    engine: Engine, domain: Domain, items: Sequence[EvalItem], *, chat: bool, max_new_tokens: int, data: str
+) -> list[tuple[int, ...]]:
+    """The prompts. Raises UserError where one does not fit with its completion."""
+    prompts = [_prompt(engine, domain, item, chat) for item in items]
+    for item, prompt in zip(items, prompts, strict=True):
+        if (longest := len(prompt) + max_new_tokens) > engine.max_tokens:
+            raise UserError(
+                f"eval.data={data}, problem {item.text[:60]!r}: a prompt of {len(prompt)} tokens and "
+                f"eval.max_new_tokens={max_new_tokens} need {longest}, and the engine holds {engine.max_tokens}; raise "
+                "rollout.max_model_len as far as the model allows, or leave the problem out"
+            )
+    return prompts
 
 
 def _prompt(engine: Engine, domain: Domain, item: EvalItem, chat: bool) -> tuple[int, ...]:

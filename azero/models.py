@@ -102,6 +102,12 @@ def _load(kind: Any, path: str, **options: Any) -> Any:
         ) from None
 
 
+def positions(config: Any) -> int | None:
+    """Tokens in a row that the model holds; None where nothing bounds them."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def eos_ids(*sources: Any) -> tuple[int, ...]:
     """Ids that end a completion: all that the model config, the generation config and the tokenizer name, each once."""
     named = [getattr(source, "eos_token_id", None) for source in sources]

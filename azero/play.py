@@ -13,12 +13,13 @@ azero/credit.py; here a solution gets its final reward, a proposal its verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from azero.config import Ladder
 from azero.domains.base import Domain, Proposal, judge
 from azero.engine import Engine
+from azero.errors import UserError
 from azero.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.rewards import solver_reward
 from azero.types import (
@@ -36,7 +37,8 @@ from azero.types import (
     Verdict,
 )
 
-OTHER_TIER = "other_tier"  # why a problem is rejected that is not of the requested tier
+# Why a problem is rejected: it is not of the requested tier; the engine cannot hold its solution, or it as a reference.
+OTHER_TIER, TOO_LONG = "other_tier", "too_long"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ class Player:
     def play(self, assignment: Assignment) -> list[Episode]:
         """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace."""
         self._batch = assignment.batch
+        self._shown: dict[ProposalRequest, ProposalRequest] = {}
         self._episodes: dict[tuple[int, int], Episode] = {}
         self._order = {slot.id: i for i, slot in enumerate(assignment.slots)}
         self._held: list[_Proposing | _Solving] = []
@@ -108,11 +111,44 @@ class Player:
     def _chat(self, role: Role) -> Callable[[str], str] | None:
         return self.engine_of(role).chat_template if self.rules.chat else None
 
+    def require_room(self, problems: Sequence[Problem], as_references: bool) -> None:
+        """Raises UserError where one of the domain's own problems cannot be solved, or shown alone."""
+        for problem in problems:
+            if not (self._can_be_solved(problem) and (not as_references or self._can_be_shown(problem))):
+                raise UserError(
+                    f"task.domain={self.domain.name}: its problem {problem.text[:60]!r} and a completion (rollout."
+                    f"max_new_tokens={self.rules.solver.max_new_tokens}, max_proposal_tokens="
+                    f"{self.rules.proposer.max_new_tokens}) are more than the engine holds, "
+                    f"{self.engine_of(Role.SOLVER).max_tokens} tokens; raise rollout.max_model_len as far as the model "
+                    "allows, or have the domain give shorter ones"
+                )
+
+    def _can_be_solved(self, problem: Problem) -> bool:
+        return self._fits(Role.SOLVER, self._solver_prompt(problem), self.rules.solver)
+
+    def _can_be_shown(self, problem: Problem) -> bool:
+        alone = ProposalRequest(tier=problem.tier, references=(problem.text,))
+        return self._fits(Role.PROPOSER, self._proposer_prompt(alone), self.rules.proposer)
+
+    def _fits(self, role: Role, prompt: str, sampling: Sampling) -> bool:
+        return len(self._encoded(role, prompt)) + sampling.max_new_tokens <= self.engine_of(role).max_tokens
+
+    def _request(self, tag: _Proposing) -> ProposalRequest:
+        """The request without its longest references, as many as do not fit into one prompt."""
+        asked = tag.slot.tries[tag.attempt]
+        if asked not in self._shown:
+            shown = asked
+            while shown.references and not self._fits(Role.PROPOSER, self._proposer_prompt(shown), self.rules.proposer):
+                longest = max(shown.references, key=len)
+                shown = replace(shown, references=tuple(r for r in shown.references if r != longest))
+            self._shown[asked] = shown
+        return self._shown[asked]
+
     def _attempt(self, slot: Slot, attempt: int) -> None:
-        """The next try; after the last one the slot's own problem, where it has one."""
+        """The next try; after the last one the slot's own problem, where it has one that fits."""
         if attempt < len(slot.tries):
             self._ask(_Proposing(slot=slot, attempt=attempt))
-        elif slot.problem is not None:
+        elif slot.problem is not None and self._can_be_solved(slot.problem):
             self._ask(_Solving(slot=slot, attempt=attempt, problem=slot.problem, proposal=None))
 
     def _ask(self, tag: _Proposing | _Solving) -> None:
@@ -136,7 +172,7 @@ class Player:
             self._submit_group(tag)
 
     def _submit_proposal(self, tag: _Proposing) -> None:
-        prompt = self._proposer_prompt(tag.slot.tries[tag.attempt])
+        prompt = self._proposer_prompt(self._request(tag))
         self.engine_of(Role.PROPOSER).submit(tag, self._encoded(Role.PROPOSER, prompt), 1, self.rules.proposer)
 
     def _encoded(self, role: Role, prompt: str) -> tuple[int, ...]:
@@ -148,7 +184,7 @@ class Player:
         return prompt if chat else prompt + mark.rstrip()
 
     def _proposed(self, tag: _Proposing, completion: Completion) -> None:
-        request = tag.slot.tries[tag.attempt]
+        request = self._request(tag)
         outcome = self._validated(completion, request)
         sample = Sample(
             role=Role.PROPOSER,
@@ -174,6 +210,8 @@ class Player:
             return Proposal(verdict=Verdict.EXCLUDED, reason=IN_EVALUATION)
         if outcome.problem.tier is not request.tier and not self.rules.other_tiers:
             return Proposal(verdict=Verdict.REJECTED, reason=OTHER_TIER)
+        if not (self._can_be_solved(outcome.problem) and self._can_be_shown(outcome.problem)):
+            return Proposal(verdict=Verdict.REJECTED, reason=TOO_LONG)
         return outcome
 
     def _submit_group(self, tag: _Solving) -> None:
@@ -204,7 +242,7 @@ class Player:
         self._finish(tag.slot, tag.attempt, tag.proposal, group)
 
     def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
-        request = slot.tries[attempt] if attempt < len(slot.tries) else None
+        request = self._request(_Proposing(slot=slot, attempt=attempt)) if attempt < len(slot.tries) else None
         self._episodes[self._order[slot.id], attempt] = Episode(
             id=f"{slot.id}.{attempt}",
             batch=self._batch,

@@ -96,6 +96,7 @@ def _propose(engine: Engine, config: Config) -> dict[str, Any]:
     slots = SlotSource(domain, task, PROPOSALS, 1, PROPOSAL_SEED, evaluation).slots(0, seeds)
     engine.reseed(PROPOSAL_SEED)
     player = Player(lambda role: engine, domain, play_rules(config), evaluation)
+    player.require_room(domain.seed_problems(), as_references=True)
     return proposer_summary(player.play(Assignment(id="proposals", batch=0, slots=slots)))
 
 

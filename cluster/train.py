@@ -214,12 +214,14 @@ def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Conso
             for rank in range(config.learner.workers)
         ]
 
+    examples = ready.source.examples()
+
     def spawn(index: int) -> Any:
         return RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=config.rollout.cpus_per_actor,
             num_gpus=config.rollout.gpus_per_actor,
             scheduling_strategy=rooms.actor(index),
-        ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"), ready.items)
+        ).remote(index, config, ready.model_path, str(logs / f"actor-{index}.log"), ready.items, examples)
 
     progress = Progress(config.run.steps, config.cluster.progress)
     start_timeout_s = config.cluster.start_timeout_s

@@ -13,6 +13,7 @@ class ScriptedEngine:
     """Answers by prompt text; the newest request ends first, so that order of completion differs from submission."""
 
     version = 4
+    max_tokens = 100_000
 
     def __init__(self, proposals: Sequence[str], answers: Sequence[str]) -> None:
         self.proposals, self.answers = list(proposals), list(answers)

@@ -47,6 +47,7 @@ class FakeEngine:
     """Answers greedily what it is told, and samples right answers every other time. Two requests end in each step."""
 
     version = 0
+    max_tokens = 100_000
 
     def __init__(self, answers):
         self.answers, self.queue, self.prompts = answers, [], []

@@ -1,6 +1,7 @@
 """Bad input is one line on stderr that names what was given and what to do, and exit status 2; nothing is written."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -95,6 +96,16 @@ CASES = [
     ("eval embedded --data {tmp}/none.parquet", ["none.parquet"]),
     ("eval embedded --config {tmp}/nothing.yaml", ["nothing.yaml"]),
     ("eval embedded --role judge", ["judge", "proposer"]),
+    ("eval {tmp}/raises rollout.engine=hf eval.protocol=chat", ["chat template", "roles must alternate", "raw"]),
+    ("eval {tmp}/raises --role proposer rollout.engine=hf task.protocol=chat", ["chat template", "alternate", "raw"]),
+    (
+        "eval embedded rollout.engine=hf rollout.max_model_len=30 rollout.max_proposal_tokens=8",
+        ["eval.data=test", "30"],
+    ),
+    (
+        "eval embedded --role proposer rollout.engine=hf rollout.max_model_len=30 task.exclude_evaluation=false",
+        ["task.domain=arithmetic", "rollout.max_model_len"],
+    ),
     ("eval embedded --role proposer --data dev", ["--data", "proposer"]),
     ("report {tmp}/nothing", ["nothing", "no such directory"]),
     ("report {tmp}/empty", ["empty", "config.yaml"]),
@@ -120,6 +131,8 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     (tmp / "list.yaml").write_text("- run\n")
     (tmp / "loop.yaml").write_text("defaults: [loop]\n")
     (tmp / "empty").mkdir()
+    shutil.copytree(EMBEDDED, tmp / "raises")
+    (tmp / "raises" / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     (tmp / "columns.jsonl").write_text(json.dumps({"prompt": "Calculate: 1 + 1 = "}) + "\n")
     (tmp / "data.txt").write_text("1 + 1\n")
     _models(tmp)

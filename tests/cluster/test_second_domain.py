@@ -55,3 +55,38 @@ def test_train_on_sorting(domain: str, source: str, tmp_path: Path, monkeypatch:
         problem = sample["problem"]
         assert sorted(problem["text"].split()) == problem["answer"].split()
         assert sample["solver"]["prompt"] == f"Sort: {problem['text']} = " and len(sample["solver"]["completions"]) == 4
+
+
+GROWING = '''
+from dataclasses import replace
+from azero.domains.base import Proposal
+from azero.domains.sorting import Sorting, make_problem
+from azero.types import Verdict
+
+class Growing(Sorting):
+    """Every proposal is a problem, twice as long as the longest that it was shown."""
+
+    def parse_proposal(self, completion, references, exclude, version):
+        if not references:
+            return super().parse_proposal(completion, references, exclude, version)
+        text = " ".join([max(references, key=len)] * 2)
+        seed = make_problem("d b a", version)
+        return Proposal(verdict=Verdict.VALID, problem=replace(seed, text=text, canonical=text))
+'''
+
+
+@pytest.mark.slow
+def test_problems_that_outgrow_the_engine_are_rejected_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "growing_domain.py").write_text(GROWING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    keys = ["task.domain=growing_domain:Growing", "run.dir=run", "run.steps=6", "rollout.max_model_len=160"]
+    assert main(["train", "local", *SMALL, *keys]) == 0
+    samples = read_jsonl("run/samples.jsonl")
+    assert {s["step"] for s in samples} == set(range(1, 7))
+    reasons = [s["proposal"]["reason"] for s in samples]
+    assert "too_long" in reasons and "" in reasons
+    assert all(len(s["proposal"]["prompt"]) + 20 <= 160 for s in samples)  # a token a character
+    assert main(["train", "local", *SMALL, *keys[:2], "run.dir=short", "rollout.max_model_len=40"]) == 2

@@ -1,0 +1,102 @@
+"""What is too long for the engine is rejected by name, or told before the run; it never ends one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from helpers import problem
+from scripted import ScriptedEngine, rules
+
+from azero.config import Source, TaskConfig
+from azero.curriculum import SlotSource
+from azero.domains.arithmetic import Arithmetic
+from azero.domains.base import Proposal
+from azero.errors import UserError
+from azero.evaluation import evaluate
+from azero.play import Player
+from azero.types import Assignment, Episode, EvalItem, Problem, ProposalRequest, Slot, Tier, Verdict
+
+SEED = problem("x" * 10, Tier.EASY)
+
+
+class Unbounded(Arithmetic):
+    """Any text is a problem, however long: prompts of 10 characters and the texts."""
+
+    def seed_problems(self) -> list[Problem]:
+        return [SEED]
+
+    def generate(self, rng: random.Random, tier: Tier) -> Problem:
+        return problem("x" * 5000, tier)
+
+    def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
+        return Proposal(verdict=Verdict.VALID, problem=replace(SEED, text=completion, canonical=completion))
+
+    def solver_prompt(self, text: str, chat: Any) -> str:
+        return f"Calculate:{text}"
+
+    def proposer_prompt(self, tier: Tier, references: Sequence[str], chat: Any) -> str:
+        return "Different:" + "".join(references)
+
+    def in_evaluation(self, canonical: str) -> bool:
+        return False
+
+
+def play(proposals: Sequence[str], references: tuple[str, ...] = (), given: Problem | None = None) -> list[Episode]:
+    """On an engine of 100 tokens, of which the completion takes 8 and the frame of either prompt 10."""
+    engine = ScriptedEngine(list(proposals), ["3", "3"] * 9)
+    engine.max_tokens = 100
+    tries = (ProposalRequest(tier=Tier.EASY, references=references),) * len(proposals)
+    player = Player(lambda role: engine, Unbounded(), rules())  # type: ignore[arg-type]
+    episodes = player.play(Assignment(id="0/0", batch=0, slots=(Slot(id="0.0", tries=tries, problem=given),)))
+    assert all(len(prompt) + 8 <= 100 for prompt in engine.asked)
+    return episodes
+
+
+def test_a_proposal_that_does_not_fit_is_rejected_by_name_and_tried_again() -> None:
+    first, second = play(["y" * 83, "y" * 82])
+    assert (first.proposal.verdict, first.proposal.reason, first.group) == (Verdict.REJECTED, "too_long", None)
+    assert second.proposal.verdict is Verdict.VALID and second.group.problem.text == "y" * 82
+
+
+def test_references_that_do_not_fit_together_are_left_out_the_longest_first() -> None:
+    (episode,) = play(["y"], ("a" * 20, "b" * 60, "c" * 30, "d" * 32))
+    assert episode.references == ("a" * 20, "c" * 30, "d" * 32) and episode.prompt == "Different:" + "".join(
+        episode.references
+    )
+    (alone,) = play(["y"], ("a" * 500,))
+    assert alone.references == () and alone.prompt == "Different:"
+    (whole,) = play(["y"], ("a" * 82,))
+    assert whole.references == ("a" * 82,)
+
+
+def test_a_fill_that_does_not_fit_leaves_the_place_empty() -> None:
+    assert [e.group for e in play(["y" * 200], given=replace(SEED, text="z" * 200))] == [None]
+    assert play([], given=replace(SEED, text="z" * 200)) == []
+
+
+@pytest.mark.parametrize(("source", "length"), [(Source.random, 5000), (Source.fixed, 5000), (Source.selfplay, 10)])
+def test_what_is_known_before_the_run_is_told_before_it(source: Source, length: int) -> None:
+    domain = Unbounded()
+    examples = SlotSource(domain, TaskConfig(source=source, fixed_size=6), 3, 1, 0).examples()
+    assert {len(p.text) for p in examples} == {length} and examples
+    engine = ScriptedEngine([], [])
+    player = Player(lambda role: engine, domain, rules())  # type: ignore[arg-type]
+    engine.max_tokens = length + 18
+    player.require_room(examples, as_references=True)
+    engine.max_tokens -= 1
+    with pytest.raises(UserError, match=rf"^task\.domain=arithmetic: its problem 'x+' .* {length + 17} tokens; raise"):
+        player.require_room(examples, as_references=True)
+
+
+def test_an_evaluation_item_that_does_not_fit_is_told_before_any_is_asked() -> None:
+    engine = ScriptedEngine([], [])
+    engine.max_tokens = 30
+    items = [EvalItem(prompt="x" * n, answer="1", label="", operation="", text=f"{n} + 1") for n in (20, 23)]
+    options: dict[str, Any] = {"chat": False, "samples": 0, "temperature": 1.0, "stop": (), "data": "own.json"}
+    with pytest.raises(UserError, match=r"eval\.data=own\.json, problem '23 \+ 1': .* 23 tokens .*=8 need 31, .* 30;"):
+        evaluate(engine, Unbounded(), items, max_new_tokens=8, **options)  # type: ignore[arg-type]
+    assert not engine.asked
