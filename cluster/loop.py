@@ -299,6 +299,7 @@ class TrainingLoop:
             self.recorder.warn(self.version, f"checkpoint not copied to {self.config.run.mirror} ({not_copied})")
         if not error:
             self._saved = self.version
+            self.recorder.run.saved()
             if nearly_full := self.recorder.run.room():
                 self.recorder.warn(self.version, nearly_full)
         elif is_last:

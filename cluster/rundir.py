@@ -5,6 +5,7 @@
     proposer_evals.jsonl                             of `azero eval --role proposer`, made anew each time
     tensorboard/  wandb_run_id  mlflow_run_id        of the sinks, cluster/sinks.py
     checkpoints/  logs/                              others' business
+    .unsaved                                         until the first checkpoint is written
     .lock                                            flock, held while a run writes the directory; dies with its process
 
 Records hold null for NaN and infinity. Readers pass over a last line that a killed writer tore.
@@ -26,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from azero.errors import UserError
-from azero.types import Episode, Group, Sample
 from cluster import machine
+from cluster.episodes import episode_record as episode_record
 from cluster.jsonl import iterate_jsonl, plain, replace, truncate_after
 from cluster.jsonl import read_jsonl as read_jsonl
 from cluster.resume import changes, require_same_run, settings
@@ -36,6 +37,7 @@ from learner.manifest import newest_whole
 METRICS, EVALS, SAMPLES = "metrics.jsonl", "evals.jsonl", "samples.jsonl"
 PROPOSER_EVALS = "proposer_evals.jsonl"
 CONFIG, PROVENANCE, CHECKPOINTS = "config.yaml", "provenance.json", "checkpoints"
+UNSAVED = ".unsaved"
 SINKS_RUNS = ("wandb_run_id", "mlflow_run_id")
 
 
@@ -93,11 +95,10 @@ class RunDirectory:
                 last = self.last_step()
                 self.checkpoint = (newest_checkpoint or self.latest_checkpoint)()
                 if self.checkpoint is None and last > 0:
-                    raise UserError(
-                        f"run.dir={self.path}: its records reach step {last}, and it has no checkpoint to go on from; "
-                        f"put {CHECKPOINTS}/ back, or begin a new run in another run.dir"
-                    )
+                    self._begin_again(last)
             self.logs.mkdir(exist_ok=True)
+            if not held:
+                (self.path / UNSAVED).touch()
             replace(self.path / PROVENANCE, f"{json.dumps(plain(provenance), indent=2)}\n".encode())
             replace(self.path / CONFIG, config_yaml.encode())
             try:
@@ -119,6 +120,26 @@ class RunDirectory:
             raise UserError(
                 f"run.dir={self.path}: already holds a run; add --resume to go on with it, or give another run.dir"
             )
+
+    def _begin_again(self, last: int) -> None:
+        """A run that was killed before its first checkpoint; what it recorded is kept under other names.
+
+        Raises UserError where it has had a checkpoint.
+        """
+        if not (self.path / UNSAVED).exists():
+            raise UserError(
+                f"run.dir={self.path}: its records reach step {last}, and it has no checkpoint to go on from; "
+                f"put {CHECKPOINTS}/ back, or begin a new run in another run.dir"
+            )
+        number = 1 + len(list(self.path.glob(f"{METRICS}.unsaved-*")))
+        for name in (METRICS, EVALS, SAMPLES):
+            if (self.path / name).exists():
+                os.replace(self.path / name, self.path / f"{name}.unsaved-{number}")
+        warn(f"{self.path}: has no checkpoint yet and begins again; its {last} steps are kept as *.unsaved-{number}")
+
+    def saved(self) -> None:
+        """A checkpoint is written: from then on a resume needs one."""
+        (self.path / UNSAVED).unlink(missing_ok=True)
 
     def _going_on(self, config_yaml: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """The provenance of a run that is resumed. Raises UserError where it would be another run."""
@@ -164,7 +185,7 @@ class RunDirectory:
         """After a start that failed: leave what was written by then only where it may help, in logs/."""
         if any((self.path / name).exists() for name in (METRICS, EVALS, SAMPLES, CHECKPOINTS)):
             return
-        for name in (CONFIG, PROVENANCE, ".lock"):
+        for name in (CONFIG, PROVENANCE, UNSAVED, ".lock"):
             (self.path / name).unlink(missing_ok=True)
         for folder in (self.logs, self.path):
             with suppress(OSError):  # not empty
@@ -304,61 +325,3 @@ def provenance() -> dict[str, Any]:
         "gpus": machine.gpus(),
         "packages": {name: version for name in names if (version := machine.version_of(name))},
     }
-
-
-def episode_record(episode: Episode, step: int, with_text: bool) -> dict[str, Any]:
-    """A line of samples.jsonl: {id, step, batch, requested_tier, proposal, problem, solver}, of which the last three
-    may be null. `step` is the step that trained it. `with_text` adds references, prompts and completions."""
-    record = {
-        "id": episode.id,
-        "step": step,
-        "batch": episode.batch,
-        "requested_tier": episode.requested_tier.value,
-        "proposal": _proposal(episode.proposal, episode.prompt, with_text) if episode.proposal else None,
-        "problem": _problem(episode.group) if episode.group else None,
-        "solver": _solutions(episode.group, with_text) if episode.group else None,
-    }
-    return record | {"references": list(episode.references)} if with_text else record
-
-
-def _proposal(sample: Sample, prompt: str, with_text: bool) -> dict[str, Any]:
-    record = {
-        "version": sample.completion.version,
-        "verdict": sample.verdict.value,
-        "reason": sample.reason,
-        "reward": sample.reward,
-        "reward_parts": dict(sample.reward_parts),
-        "tokens": len(sample.completion.token_ids),
-        "finish_reason": sample.completion.finish_reason,
-    }
-    return record | {"prompt": prompt, "completion": sample.completion.text} if with_text else record
-
-
-def _problem(group: Group) -> dict[str, Any]:
-    problem = group.problem
-    return {
-        "id": problem.id,
-        "text": problem.text,
-        "answer": problem.answer,
-        "tier": problem.tier.value,
-        "canonical": problem.canonical,
-        "structure": problem.structure,
-        "author_version": problem.author_version,
-    }
-
-
-def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
-    """Lists are [samples]."""
-    samples = group.samples
-    record = {
-        "group": group.id,
-        "success_rate": group.success_rate,
-        "rewards": [s.reward for s in samples],
-        "reward_parts": [dict(s.reward_parts) for s in samples],
-        "verdicts": [s.verdict.value for s in samples],
-        "versions": [s.completion.version for s in samples],
-        "tokens": [len(s.completion.token_ids) for s in samples],
-        "finish_reasons": [s.completion.finish_reason for s in samples],
-    }
-    texts = {"prompt": group.prompt, "completions": [s.completion.text for s in samples]}
-    return record | texts if with_text else record

@@ -32,6 +32,7 @@ def made(folder: Path, *overrides: str, steps: int = 4, saved: bool = True, prin
             run.append_samples([{"step": step, "id": f"{step}a"}])
         run.append_eval({"step": 0, "accuracy": 0.5})
         if saved:
+            run.saved()
             model = run.checkpoints / "step_000002" / "model"
             model.mkdir(parents=True)
             (model / "model.safetensors").write_bytes(b"weights")
@@ -150,7 +151,8 @@ def test_fingerprints_see_what_is_there(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_records_without_a_checkpoint_are_never_erased(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a", saved=False, steps=3)
+    folder = made(tmp_path / "a", steps=3)
+    shutil.rmtree(folder / "checkpoints")
     before, config = content(folder), load_config("local", [f"run.dir={folder}"])
     with pytest.raises(UserError, match=r"its records reach step 3, and it has no checkpoint .* put checkpoints/ back"):
         opened(folder, config)
@@ -159,6 +161,18 @@ def test_records_without_a_checkpoint_are_never_erased(tmp_path: Path) -> None:
         (folder / empty).mkdir()
         with pytest.raises(UserError, match=r"no checkpoint|whole"):
             opened(folder, config)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_and_keeps_its_records(tmp_path: Path) -> None:
+    folder = made(tmp_path / "a", saved=False, steps=2)
+    config = load_config("local", [f"run.dir={folder}"])
+    for time in (1, 2):
+        before = (folder / "metrics.jsonl").read_bytes()
+        opened(folder, config)
+        assert (folder / f"metrics.jsonl.unsaved-{time}").read_bytes() == before
+        assert not (folder / "metrics.jsonl").exists() and not (folder / "samples.jsonl").exists()
+        with (folder / "metrics.jsonl").open("w") as file:
+            file.write('{"step": 1}\n')
 
 
 @pytest.mark.parametrize("steps", [-1, 0])
