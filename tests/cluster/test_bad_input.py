@@ -76,7 +76,7 @@ CASES = [
     ("train local model.path={tmp}/garbage", ["garbage", "safetensors"]),
     ("train local run.dir={tmp}/foreign", ["foreign", "config.yaml", "no run's"]),
     ("train local run.dir={tmp}/foreign --resume", ["foreign", "config.yaml", "no run's"]),
-    ("train {tmp}/empty --resume", ["empty", "no such file"]),
+    ("train {tmp}/empty --resume", ["empty", "is a folder"]),
     ("train local cluster.address=127.0.0.1:1", ["cluster.address=127.0.0.1:1", "ray start --head"]),
     ("train local cluster.address=ray://127.0.0.1:1", ["Ray Client"]),
     ("train local cluster.address=nonsense", ["cluster.address=nonsense"]),

@@ -88,7 +88,7 @@ def test_a_config_beside_something_else_is_only_a_config(tmp_path: Path, monkeyp
 
 def test_a_directory_that_holds_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tmp_path), "--resume"]) == 2
-    assert "no such file" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert "is a folder" in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
 def test_what_may_change_changes_and_is_recorded(tmp_path: Path) -> None:
