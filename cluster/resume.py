@@ -78,7 +78,7 @@ def require_same_run(
             if before[key] == now[key]:
                 continue
             how = f"{key}={is_now}, and it began with {key}={was}" if key in changed else f"{key} with other content"
-        elif key in changed and was is not None:
+        elif key in changed:
             how = f"{key}={is_now}, and it began with {key}={was}"
         else:
             continue

@@ -150,7 +150,8 @@ class RunDirectory:
             )
             now = settings(config_yaml, "config")
             changed = changes(before, now)
-            require_same_run(self.path, changed, first.get("fingerprints", {}), provenance.get("fingerprints", {}))
+            known = {key: values for key, values in changed.items() if key in before}  # to the version that began it
+            require_same_run(self.path, known, first.get("fingerprints", {}), provenance.get("fingerprints", {}))
             if self._is_copy_of(original := Path(str(before.get("run.dir", ""))), first):
                 if before.get("run.mirror") and "run.mirror" not in changed:
                     raise UserError(

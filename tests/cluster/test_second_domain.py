@@ -64,12 +64,12 @@ from azero.domains.sorting import Sorting, make_problem
 from azero.types import Verdict
 
 class Growing(Sorting):
-    """Every proposal is a problem, twice as long as the longest that it was shown."""
+    """Every proposal is a problem, four times as long as the longest that it was shown."""
 
     def parse_proposal(self, completion, references, exclude, version):
         if not references:
             return super().parse_proposal(completion, references, exclude, version)
-        text = " ".join([max(references, key=len)] * 2)
+        text = " ".join([max(references, key=len)] * 4)
         seed = make_problem("d b a", version)
         return Proposal(verdict=Verdict.VALID, problem=replace(seed, text=text, canonical=text))
 '''
