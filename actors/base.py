@@ -11,7 +11,7 @@ from torch import Tensor
 
 from azero.engine import Engine
 from azero.errors import SyncError, UserError, first_line
-from azero.models import eos_ids, load_configs, load_tokenizer, positions
+from azero.models import eos_ids, load_configs, load_model, load_tokenizer, positions
 from azero.types import Sampling
 from azero.weights import owned_state
 
@@ -29,6 +29,7 @@ class ModelEngine(Engine):
         self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
         self.expected = weight_shapes(config)
         self.max_tokens = min(n for n in (max_model_len, positions(config), sys.maxsize) if n)
+        load_model(path, device="meta")  # raises UserError where weights are missing, which vLLM may fill with noise
 
     def require_room(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         """Raises UserError where prompt and completion do not fit."""

@@ -68,13 +68,18 @@ def _convert(file: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from azero.models import require_whole
+
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        quantised, info = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, LookupError, TypeError, NotImplementedError, struct.error) as e:  # of a damaged file
         why = " ".join(f"{type(e).__name__} {e}".split())[:200]
         raise UserError(f"model.path={file}: not loadable by transformers ({why})") from None
+    require_whole(str(file), quantised, info)
     config = quantised.config
     del config.quantization_config  # the weights are plain by now; transformers would refuse to save them with it
     config._name_or_path = ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from azero.lfs import require_fetched
 if TYPE_CHECKING:
     import torch
 
+LISTED = 3  # names in an error message
 EMBEDDED = Path(__file__).parent / "base_model"
 
 
@@ -66,18 +69,83 @@ def load_tokenizer(path: str) -> Any:
     return _load(AutoTokenizer, path)
 
 
-def load_model(path: str, dtype: torch.dtype | None = None) -> Any:
-    """The causal language model on the CPU, in fp32 by default. Raises UserError where it cannot be loaded.
+def load_model(path: str, dtype: torch.dtype | None = None, device: str = "cpu") -> Any:
+    """The causal language model, in fp32 by default. Raises UserError where it cannot be loaded, or not all of it.
 
-    A folder's weights have to be safetensors: a checkpoint has no others, and a pickle is not read.
+    A folder's weights have to be safetensors: a checkpoint has no others, and a pickle is not read. On device "meta"
+    no weight is read; whether all of them are there is checked all the same.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    only = True if Path(path).is_dir() else None  # None: the Hub's safetensors where there are some
-    return _load(AutoModelForCausalLM, path, dtype=dtype or torch.float32, use_safetensors=only)
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of what is missing takes a screen; `require_whole` says it in a line
+    try:
+        model, info = _load(
+            AutoModelForCausalLM,
+            path,
+            dtype=dtype or torch.float32,
+            use_safetensors=True if Path(path).is_dir() else None,  # None: the Hub's safetensors where there are some
+            device_map=device if device == "meta" else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        logging.set_verbosity(said)
+    require_whole(path, model, info)
+    if any(name.startswith("attn") and "softcap" in name and cap for name, cap in vars(model.config).items()):
+        model.set_attn_implementation("eager")  # the others leave the cap out
+    return model
+
+
+def require_whole(path: str, model: Any, info: Mapping[str, Any]) -> None:
+    """Raises UserError unless the files held each of the model's weights, and none for a part of it that it lacks.
+
+    `info`: what transformers says of the loading. A weight that is missing would be random, and one that has no place
+    (of a layer more than the config has, a bias that it switches off) would be lost; a value head or the like is not
+    the model's.
+    """
+    owners = {_anywhere(name) for name, module in model.named_modules() if module._parameters}
+    unknown = sorted(info["unexpected_keys"])
+    found = {
+        "lack": sorted(info["missing_keys"]),
+        "hold in another shape": sorted(key[0] for key in info["mismatched_keys"]),
+        "hold without a place in the model": [k for k in unknown if _anywhere(k.rpartition(".")[0]) in owners],
+    }
+    wrong = [f"{what} {_listed(names)}" for what, names in found.items() if names]
+    if not wrong:
+        return
+    if unknown and not found["hold without a place in the model"]:
+        wrong.append(f"hold {_listed(unknown)} that the model does not know")
+    raise UserError(
+        f"model.path={path}: its files do not fit {type(model).__name__}: they {' and '.join(wrong)}; "
+        "give a model whose files and config.json belong together"
+    )
+
+
+def _anywhere(name: str) -> str:
+    """The name with each layer's number left out."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+    return f"{len(names)} weight{'s' * (len(names) > 1)} ({shown})"
+
+
+def generation_file(path: str) -> bytes | None:
+    """The model's generation_config.json as it is, where it has one."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path,
+        "generation_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found).read_bytes() if found else None
 
 
 def load_configs(path: str) -> tuple[Any, Any]:
@@ -96,7 +164,7 @@ def _load(kind: Any, path: str, **options: Any) -> Any:
 
     try:
         return kind.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
+    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as e:
         raise UserError(
             f"model.path={path}: not loadable by transformers ({first_line(e)}); without a network give a local folder"
         ) from None
