@@ -2,83 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from azero.batch import TrainBatch
 from azero.config import Dtype
+from azero.errors import UserError
 from azero.losses import token_logprobs
 from azero.models import load_model
 from learner.workers import Workers
 
 
 class PolicyNet(nn.Module):
-    """A causal language model in fp32, run in `dtype`, its parameters split over the learner's workers."""
+    """A causal language model in fp32, run in `dtype`, its parameters split over the learner's workers.
+
+    It stays in eval mode, in training too: dropout and other noise would make ratio, KL and improvement compare two
+    different functions.
+    """
 
     def __init__(
         self, path: str, *, dtype: Dtype, temperature: float, device: torch.device, recompute: bool, workers: Workers
     ) -> None:
         super().__init__()
-        self.model: Any = load_model(path).to(device)
-        self.dtype, self.temperature, self.device, self.recompute = dtype, temperature, device, recompute
+        self.model: Any = load_model(path).to(device).eval()
+        self.dtype, self.temperature, self.device = dtype, temperature, device
+        self.shares_prompts = not recompute  # which cannot keep keys and values
+        self.takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         if device.type == "cpu":  # whose fused attention is slower than the plain one on short sequences
             self.model.set_attn_implementation("eager")
         if recompute:
-            self.model.gradient_checkpointing_enable()
+            recompute_layers(self.model)
         workers.shard(self, blocks(self.model))
         register_fsdp_forward_method(self, "probe")
+        register_fsdp_forward_method(self, "plain")
+
+    def run_like(self, other: PolicyNet) -> None:
+        """Take the way through the model that the other net takes."""
+        self.shares_prompts = other.shares_prompts
+        self.model.set_attn_implementation(other.model.config._attn_implementation)
 
     def forward(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """(log-probs, entropy) of the rows' completion tokens, [tokens].
 
-        Each prompt is run once and its keys and values serve all of its completions, gradients included; each distinct
-        completion is run once too. Logits are made for completion tokens alone.
+        Each prompt is run once and its keys and values serve all of its completions, gradients included, where
+        `shares_prompts`; each distinct completion is run once. Logits are the model's own, and made for completion
+        tokens alone.
         """
-        mask, token_of = batch.mask.to(self.device), batch.token_of.to(self.device)
+        token_of = batch.token_of.to(self.device)
         with self._autocast():
-            hidden = self._hidden(batch)[mask]  # [distinct tokens, hidden]
-            logits = self.model.get_output_embeddings()(hidden)
+            logits = self._logits(batch)
         logprobs, entropy = token_logprobs(logits, batch.targets.to(self.device), self.temperature)
         return logprobs[token_of], entropy[token_of]
 
-    def _hidden(self, batch: TrainBatch) -> Tensor:
-        """[completions, completion width, hidden]: the state from which each completion token is predicted."""
-        body = self.model.base_model
+    def exact(self, batch: TrainBatch) -> Tensor:
+        """The log-probs of `forward` in fp32 throughout, whatever `dtype` is, without a gradient.
+
+        For the difference of two passes: one update moves a weight by less than bf16 tells apart.
+        """
+        with torch.no_grad(), fp32_products(self):
+            logprobs, _ = self(batch)
+        if isinstance(self, FSDPModule):  # which counts on a backward pass to forget the forward one
+            self.reset_iter_state()
+        return logprobs
+
+    def _logits(self, batch: TrainBatch) -> Tensor:
+        """[distinct tokens, vocabulary]: the model's own logits, from which each completion token is drawn."""
         prompts, prompt_mask = batch.prompts.to(self.device), batch.prompt_mask.to(self.device)
-        of = batch.prompt_of.to(self.device)
-        completions, mask = batch.completions.to(self.device), batch.mask.to(self.device).long()
+        of, wanted = batch.prompt_of.to(self.device), batch.mask.to(self.device)
+        completions, mask = batch.completions.to(self.device), wanted.long()
         if completions.shape[1] == 1 and isinstance(self, FSDPModule):
             # Every worker must call the layers equally often: one token of padding, whose state is cut off below.
             completions, mask = functional.pad(completions, (0, 1)), functional.pad(mask, (0, 1))
         inputs, mask = completions[:, :-1], mask[:, :-1]
         both = torch.cat([prompt_mask[of], mask], dim=1)  # [completions, both widths - 1]
         positions = (both.cumsum(-1) - 1).clamp(min=0)
-        width = prompts.shape[1]
-        if self.recompute:  # which cannot keep keys and values
+        width, tokens = prompts.shape[1], wanted.shape[1]
+        if not self.shares_prompts:
             ids = torch.cat([prompts[of], inputs], dim=1)
-            out = body(input_ids=ids, attention_mask=both, position_ids=positions, use_cache=False)
-            return out.last_hidden_state[:, width - 1 :][:, : batch.mask.shape[1]]
+            with self._head_sees(lambda states: states[:, width - 1 :][:, :tokens][wanted]):
+                return self._run(ids, both, positions, use_cache=False).logits[0]
         first = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
-        out = body(input_ids=prompts, attention_mask=prompt_mask, position_ids=first, use_cache=True)
-        last = out.last_hidden_state[of, -1:]
         if not inputs.shape[1]:
-            return last
-        cache = out.past_key_values
-        cache.batch_select_indices(of)
-        out = body(
-            input_ids=inputs,
-            attention_mask=both,
-            position_ids=positions[:, width:],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return torch.cat([last, out.last_hidden_state], dim=1)[:, : batch.mask.shape[1]]
+            with self._head_sees(lambda states: states[of, -1:][wanted]):
+                return self._run(prompts, prompt_mask, first, use_cache=True).logits[0]
+        last: list[Tensor] = []
+
+        def keep(states: Tensor) -> Tensor:
+            last.append(states[of, -1:])
+            return states[0, :0]
+
+        with self._head_sees(keep):
+            cache = self._run(prompts, prompt_mask, first, use_cache=True).past_key_values
+        cache.reorder_cache(of)
+        with self._head_sees(lambda states: torch.cat([last[0], states], dim=1)[:, :tokens][wanted]):
+            return self._run(inputs, both, positions[:, width:], past_key_values=cache, use_cache=True).logits[0]
+
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Any:
+        if self.takes_positions:
+            options["position_ids"] = positions
+        return self.model(input_ids=ids, attention_mask=mask, **options)
+
+    @contextmanager
+    def _head_sees(self, chosen: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Give the model's head chosen(states) [n, hidden] for [rows, width, hidden]: logits are [1, n, vocabulary].
+
+        All that the model does before and after its head stays as it is.
+        """
+
+        def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (chosen(inputs[0]).unsqueeze(0), *inputs[1:])
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(narrow)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Log-probs of tokens 1.. of each sequence at temperature 1."""
@@ -86,11 +134,18 @@ class PolicyNet(nn.Module):
         ids = nn.utils.rnn.pad_sequence([torch.tensor(list(s)) for s in sequences], batch_first=True).to(self.device)
         # Padding follows what counts, and attention looks back only.
         inside = (torch.arange(ids.shape[1])[None] < lengths[:, None]).to(self.device)
-        with torch.no_grad(), self._autocast():
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][inside[:, 1:]]
-            logits = self.model.get_output_embeddings()(hidden)
-        logprobs = token_logprobs(logits, ids[:, 1:][inside[:, 1:]], 1.0)[0].cpu()
+        wanted = inside[:, 1:]
+        with torch.no_grad(), self._autocast(), self._head_sees(lambda states: states[:, :-1][wanted]):
+            logits = self.model(input_ids=ids, use_cache=False).logits[0]
+        logprobs = token_logprobs(logits, ids[:, 1:][wanted], 1.0)[0].cpu()
         return [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
+
+    def plain(self, ids: Sequence[int]) -> Tensor:
+        """[tokens - 1]: log-probs of tokens 1.. by the model's forward pass as it is, under `temperature`."""
+        sequence = torch.tensor([list(ids)], device=self.device)
+        with self._autocast():
+            logits = self.model(input_ids=sequence, use_cache=False).logits[0, :-1]
+        return token_logprobs(logits, sequence[0, 1:], self.temperature)[0]
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.dtype is Dtype.float32:
@@ -98,7 +153,47 @@ class PolicyNet(nn.Module):
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
+@contextmanager
+def fp32_products(net: PolicyNet) -> Iterator[None]:
+    """Within it the net runs in fp32, without the GPU's or CPU's shortcuts through shorter formats."""
+    dtype, precision, convolutions = net.dtype, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    net.dtype = Dtype.float32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        net.dtype, torch.backends.cudnn.allow_tf32 = dtype, convolutions
+        torch.set_float32_matmul_precision(precision)
+
+
+def full_norm(tensors: Iterable[Tensor]) -> float:
+    """Of all elements of all tensors, sharded ones too."""
+    return whole_number(nn.utils.get_total_norm(tensors))
+
+
+def whole_number(norm: Tensor) -> float:
+    """Of sharded gradients, the norm is a sharded tensor too."""
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
 def blocks(model: Any) -> Iterator[nn.Module]:
     """The layers that repeat, as transformers names them: what is worth gathering one at a time."""
     names = set(model._no_split_modules or ())
     yield from (m for m in model.modules() if type(m).__name__ in names)
+
+
+def recompute_layers(model: Any) -> None:
+    """Have each layer run again in the backward pass. transformers' own way works in train mode alone, with its noise.
+
+    Raises UserError where the model has no such layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(
+            f"learner.gradient_checkpointing=true: {type(model).__name__} has no layers to recompute; set it to false"
+        )
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

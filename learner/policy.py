@@ -9,15 +9,14 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from azero.batch import TrainBatch, TrainRow, completion_tokens, pack, shares
-from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
 from azero.losses import kl_estimate, policy_loss
 from azero.types import ProbeSet, Role
 from azero.weights import owned_state
-from learner.net import PolicyNet
+from learner.agreement import require_agreement
+from learner.net import PolicyNet, full_norm, whole_number
 from learner.workers import Workers, sharded_like
 
 CPU = torch.device("cpu")
@@ -39,7 +38,9 @@ class Totals:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
     metrics: dict[str, float]
-    logprobs: np.ndarray  # [rows] log-prob of each completion under the weights before the update; nan where skipped
+    # [rows] log-prob of each completion under the weights before the update; nan where skipped. In fp32 where there is
+    # a reference or `keep_all`: what comes after is to be subtracted from it.
+    logprobs: np.ndarray
     is_finite: bool = True  # whether loss and gradient were, and the step was made
 
 
@@ -62,10 +63,12 @@ class PolicyOptimizer:
     optimizer: torch.optim.AdamW = field(init=False)
 
     def __post_init__(self) -> None:
-        self.net = self._load(self.path).train()
+        self.net = self._load(self.path)
+        require_agreement(self.net)
         self.reference = None
         if self.algorithm.kl_beta > 0:
-            self.reference = self._load(self.reference_path).eval().requires_grad_(False)
+            self.reference = self._load(self.reference_path).requires_grad_(False)
+            self.reference.run_like(self.net)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(),
             lr=self.optim.lr,
@@ -105,18 +108,19 @@ class PolicyOptimizer:
         totals, logprobs = Totals(), np.zeros(len(rows))
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         gradients, norms, ran = {}, {}, np.zeros(len(rows), dtype=bool)
+        exact = keep_all or self.reference is not None
         for role in (Role.PROPOSER, Role.SOLVER):
             indices = [i for i, r in enumerate(rows) if r.sample.role is role]
             if not keep_all and self.algorithm.kl_beta == 0:
                 indices = [i for i in indices if rows[i].advantage != 0]
             ran[indices] = True
-            self._accumulate(rows, indices, role, totals, logprobs)
+            self._accumulate(rows, indices, role, totals, logprobs, exact)
             gradients[role] = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            norms[role] = float(_number(torch.nn.utils.get_total_norm(gradients[role])))
+            norms[role] = full_norm(gradients[role])
             self.optimizer.zero_grad(set_to_none=True)
         for p, ours, theirs in zip(parameters, gradients[Role.PROPOSER], gradients[Role.SOLVER], strict=True):
             p.grad = ours.add_(theirs)
-        norm = float(_number(torch.nn.utils.clip_grad_norm_(parameters, self.optim.grad_clip)))
+        norm = whole_number(torch.nn.utils.clip_grad_norm_(parameters, self.optim.grad_clip))
         everywhere = self.workers.sum(np.concatenate([astuple(totals), logprobs]))
         cut = len(everywhere) - len(rows)
         totals, logprobs = Totals(*everywhere[:cut]), np.where(ran, everywhere[cut:], np.nan)
@@ -146,22 +150,28 @@ class PolicyOptimizer:
         """The gradient of the loss by name, whole, at the first worker; no step is made. For tests and diagnosis."""
         for role in Role:
             indices = [i for i, r in enumerate(rows) if r.sample.role is role]
-            self._accumulate(rows, indices, role, Totals(), np.zeros(len(rows)))
+            self._accumulate(rows, indices, role, Totals(), np.zeros(len(rows)), self.reference is not None)
         found = self.workers.gather((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
     def _accumulate(
-        self, rows: Sequence[TrainRow], indices: Sequence[int], role: Role, totals: Totals, logprobs: np.ndarray
+        self,
+        rows: Sequence[TrainRow],
+        indices: Sequence[int],
+        role: Role,
+        totals: Totals,
+        logprobs: np.ndarray,
+        exact: bool,
     ) -> None:
         """Add a role's gradient to the parameters', and this worker's share of its sums to `totals`."""
         weight = self.algorithm.proposer_weight if role is Role.PROPOSER else 1.0
         scale = weight / max(1, completion_tokens(rows, role))
         for batch, counts in self._share(rows, indices):
             if counts:
-                self._backward(batch, scale, totals, logprobs)
+                self._backward(batch, scale, totals, logprobs, exact)
             else:
-                self._backward(batch, 0.0, Totals(), np.zeros(len(rows)))
+                self._backward(batch, 0.0, Totals(), np.zeros(len(rows)), exact)
 
     def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[TrainBatch, bool]]:
         """This worker's micro-batches, and whether they count: all workers run as many, since each is a collective."""
@@ -171,8 +181,15 @@ class PolicyOptimizer:
         for part in plans[self.workers.rank]:
             yield pack(rows, part or indices[:1]), bool(part)
 
-    def _backward(self, batch: TrainBatch, scale: float, totals: Totals, out: np.ndarray) -> None:
+    def _backward(self, batch: TrainBatch, scale: float, totals: Totals, out: np.ndarray, exact: bool) -> None:
+        """Add one micro-batch's gradient, its sums to `totals`, and its rows' log-probs to `out`.
+
+        `exact`: KL and `out` are of fp32 log-probs, with the gradient of those in `model.dtype`; two passes in bf16
+        differ more by their rounding than by an update. The ratio needs none: the engine rounds its side as well.
+        """
+        in_fp32 = self.net.exact(batch) if exact and self.net.dtype is not Dtype.float32 else None
         logprobs, entropy = self.net(batch)
+        values = logprobs if in_fp32 is None else logprobs + (in_fp32 - logprobs).detach()
         behaviour, advantages = batch.behaviour.to(self.device), batch.advantages.to(self.device)
         policy = policy_loss(
             logprobs,
@@ -185,11 +202,7 @@ class PolicyOptimizer:
         loss = policy.loss.sum() * scale
         totals.loss += float(loss.detach())
         if self.reference is not None:
-            with torch.no_grad():
-                reference, _ = self.reference(batch)
-                if isinstance(self.reference, FSDPModule):  # which counts on a backward pass to forget the forward one
-                    self.reference.reset_iter_state()
-            kl = kl_estimate(logprobs, reference)
+            kl = kl_estimate(values, self.reference.exact(batch))
             kl_loss = self.algorithm.kl_beta * kl.sum() * scale
             totals.kl += float(kl.detach().sum())
             totals.kl_loss += float(kl_loss.detach())
@@ -199,15 +212,14 @@ class PolicyOptimizer:
         totals.entropy += float(entropy.sum())
         totals.ratio += float(policy.ratio.sum())
         totals.clipped += int(policy.clipped.sum())
-        out[list(batch.indices)] = row_sums(logprobs.detach(), batch)
+        out[list(batch.indices)] = row_sums(values.detach(), batch)
 
-    @torch.no_grad()
     def sequence_logprobs(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> np.ndarray:
-        """[rows] log-prob of each completion under the present weights; nan where the row is not in `indices`."""
+        """[rows] fp32 log-prob of each completion under the present weights; nan where the row is not in `indices`."""
         out, ran = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
         ran[list(indices)] = True
         for batch, counts in self._share(rows, indices):
-            sums = row_sums(self.net(batch)[0], batch)
+            sums = row_sums(self.net.exact(batch), batch)
             if counts:
                 out[list(batch.indices)] = sums
         return np.where(ran, self.workers.sum(out), np.nan)
@@ -252,11 +264,6 @@ def make_repeatable(device: torch.device) -> None:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check that costs time
-
-
-def _number(norm: Tensor) -> Tensor:
-    """Of sharded gradients, the norm is a sharded tensor too."""
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def row_sums(values: Tensor, batch: TrainBatch) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
 import pytest
 from helpers import episode
 
@@ -46,8 +46,8 @@ def test_updates_that_are_not_finite_end_the_run_after_so_many_in_a_row(
     said: list[tuple[int, bool]] = []
     inside = PolicyOptimizer._backward
 
-    def poisoned(self: PolicyOptimizer, batch: TrainBatch, scale: float, totals: Totals, out: np.ndarray) -> None:
-        inside(self, batch, scale, totals, out)
+    def poisoned(self: PolicyOptimizer, batch: TrainBatch, scale: float, totals: Totals, *rest: Any) -> None:
+        inside(self, batch, scale, totals, *rest)
         totals.loss += added[len(said)]
 
     monkeypatch.setattr(PolicyOptimizer, "_backward", poisoned)
