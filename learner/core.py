@@ -13,11 +13,11 @@ import torch
 from azero.config import Config
 from azero.credit import Credit, SequenceLogprobs, batch_metrics, trainable_proposals
 from azero.guards import Guards
-from azero.models import load_tokenizer
+from azero.models import generation_file, load_tokenizer
 from azero.process import peak_memory_gib
 from azero.types import Episode, Role, TensorSpec, Update
 from azero.weights import flatten
-from learner.checkpoints import Kept, load_checkpoint, save_checkpoint
+from learner.checkpoints import Kept, load_checkpoint, require_writable, save_checkpoint
 from learner.policy import CPU, PolicyOptimizer
 from learner.workers import Workers
 
@@ -53,6 +53,8 @@ class LearnerCore:
             device=device,
         )
         self.tokenizer = load_tokenizer(model_path)
+        self.generation = generation_file(model_path)  # every checkpoint has it as it is
+        require_writable(self.policy.model, self.tokenizer, self.generation)
         self.credit = Credit(config.reward, config.baseline, config.algorithm, config.task)
         self.probes = [tuple(self.tokenizer(t)["input_ids"]) for t in probe_texts]
         self.guards = Guards(config.guard, self.credit.has_proposals)
@@ -134,7 +136,8 @@ class LearnerCore:
             part = slice(start, start + len(episode.group.samples))
             start = part.stop
             # Fresh samples were drawn from the weights under "before": the engine's own log-probs then differ by
-            # rounding only, and the weight pi_v / pi_behaviour is one.
+            # rounding only, and the weight pi_v / pi_behaviour is one. Stale ones keep what the engine logged, in bf16
+            # too: it is the probability that they were drawn with, and its rounding moves a weight by percents alone.
             behaviour = np.array(
                 [
                     sum(s.completion.logprobs) if s.completion.version < self.version else b
@@ -166,7 +169,9 @@ class LearnerCore:
         kept = self.keep(driver)
         if not self.workers.is_first:
             return None
-        return save_checkpoint(folder, kept, self.policy.model, self.tokenizer, self.config.run.keep_checkpoints)
+        return save_checkpoint(
+            folder, kept, self.policy.model, self.tokenizer, self.config.run.keep_checkpoints, self.generation
+        )
 
     def _state(self, driver: dict[str, Any]) -> dict[str, Any]:
         return {
