@@ -11,9 +11,12 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from actors.base import ModelEngine, score_length
+from azero.errors import UserError, first_line
 from azero.models import load_model
 from azero.types import Completion, Sampling
 from azero.weights import owned_state
+
+ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.15}  # nats, between a sample in its batch and alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class HfEngine(ModelEngine):
         self._generator = torch.Generator(self.device)
         self._queue: list[Request] = []
         self.reseed(seed)
+        self._require_agreement()
 
     def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
         """Raises UserError where prompt and completion do not fit."""
@@ -152,6 +156,33 @@ class HfEngine(ModelEngine):
         self.idle_for("reseed")
         self._generator.manual_seed(seed)
 
+    def _require_agreement(self) -> None:
+        """Raises UserError where samples of a batch are not what the model says of each alone: not all can do it."""
+        drawn = torch.randint(self.model.get_input_embeddings().weight.shape[0], (9,), generator=torch.Generator())
+        ids = tuple(drawn.tolist())
+        try:
+            rows = [
+                Row(prompt, Sampling(temperature=0.0, max_new_tokens=n), (), self.tokenizer.backend_tokenizer)
+                for prompt in (ids, ids[:4])
+                for n in (2, 4)
+            ]
+            self._generate(rows, 0.0)
+            scores = self.score([(*r.prompt_ids, *r.token_ids) for r in rows])
+            gaps = [
+                abs(a - b)
+                for r, s in zip(rows, scores, strict=True)
+                for a, b in zip(r.logprobs, s[-len(r.logprobs) :], strict=True)
+            ]
+            gap, allowed = sum(gaps) / len(gaps), ALLOWED[self.model.dtype]
+            wrong = "" if gap <= allowed else f"they are off by {gap:.2g} nats in the mean (allowed: {allowed:g})"
+        except Exception as e:  # each architecture has errors of its own
+            wrong = f"{type(e).__name__}: {first_line(e)}"
+        if wrong:
+            raise UserError(
+                f"model.path={self.path}: rollout.engine=hf cannot sample from a batch of prompts with "
+                f"{type(self.model).__name__} ({wrong}); use rollout.engine=vllm, or another model"
+            )
+
     @torch.inference_mode()
     def _generate(self, rows: Sequence[Row], temperature: float) -> None:
         """Fill the rows. Each prompt is run once, whatever the number of its samples; rows leave when they end."""
@@ -167,7 +198,7 @@ class HfEngine(ModelEngine):
         place = {prompt: i for i, prompt in enumerate(prompts)}
         select = torch.tensor([place[row.prompt_ids] for row in rows], device=self.device)
         cache, logits, mask = out.past_key_values, out.logits[select, -1], mask[select]
-        cache.batch_select_indices(select)
+        cache.reorder_cache(select)
         while True:
             tokens, logprobs = self._draw(logits, temperature)  # [rows]
             going = [row.add(t, p) for row, t, p in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)]
@@ -177,7 +208,7 @@ class HfEngine(ModelEngine):
                 rows = [row for row, goes in zip(rows, going, strict=True) if goes]
                 select = torch.tensor(going, device=self.device).nonzero()[:, 0]
                 tokens, mask = tokens[select], mask[select]
-                cache.batch_select_indices(select)
+                cache.reorder_cache(select)
             position = mask.sum(-1, keepdim=True)  # [rows, 1] real tokens before this one
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             out = self.model(

@@ -16,6 +16,7 @@ from actors.transfer import announced, joining
 from azero.errors import UserError
 from azero.types import Completion, Sampling, TensorSpec
 
+REASON = 400  # characters
 COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first, and refuses one over the second
 ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` binds to every core, beside a learner or other engines
@@ -68,11 +69,14 @@ class VllmEngine(ModelEngine):
                     enable_sleep_mode=sleep,
                     weight_transfer_config={"backend": transfer} if transfer else None,
                 )
-        except ValueError as e:
+        except UserError:
+            raise
+        except Exception as e:  # of its start, whatever vLLM and its parts raise
             memory = f"kv_cache_gib={kv_cache_gib:g} (CPU), gpu_memory_utilization={gpu_memory_utilization:g} (GPU)"
             raise UserError(
                 f"rollout.engine=vllm: vLLM refuses model.path={path} with rollout.{memory}, "
-                f"max_model_len={max_model_len}, max_num_seqs={max_num_seqs}: {' '.join(str(e).split())}"
+                f"max_model_len={max_model_len}, max_num_seqs={max_num_seqs}: {_reason(e)}; "
+                "change these, or use rollout.engine=hf"
             ) from None
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's worker on CPU puts a no-op in its place
@@ -252,6 +256,18 @@ def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
     if cpu:
         engine.collective_rpc("sample_on_cpu")
     return engine
+
+
+def _reason(error: BaseException) -> str:
+    """Why vLLM did not start, in one line of no more than REASON characters: of what began it, without the values."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    listed = getattr(error, "errors", None)  # pydantic's, which shows all of a config beside the reason
+    found = "; ".join(str(e["msg"]) for e in listed()) if callable(listed) else str(error)
+    line = " ".join(found.split()) or type(error).__name__
+    if not isinstance(error, ValueError):
+        line = f"{type(error).__name__}: {line}"
+    return line if len(line) <= REASON else f"{line[:REASON]}..."
 
 
 def _final_only() -> Any:
