@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -123,6 +123,10 @@ def score_length(sequences: Sequence[Sequence[int]]) -> int:
     return max(map(len, sequences), default=0)
 
 
-def _some(what: str, names: set[str]) -> str:
-    listed = ", ".join(sorted(names)[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return f"{len(names)} {what}" + (f" ({listed})" if names else "")
+def listed(names: Collection[str]) -> str:
+    """The first names in order."""
+    return ", ".join(sorted(names)[:LISTED]) + (", ..." if len(names) > LISTED else "")
+
+
+def _some(what: str, names: Collection[str]) -> str:
+    return f"{len(names)} {what}" + (f" ({listed(names)})" if names else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,8 +14,8 @@ from torch import Tensor
 from actors.base import ModelEngine, score_length
 from azero.errors import UserError, first_line
 from azero.models import load_model
-from azero.types import Completion, Sampling
-from azero.weights import owned_state
+from azero.types import Completion, HeldWeights, Sampling
+from azero.weights import digest, exactly, owned_state
 
 ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.15}  # nats, between a sample in its batch and alone
 
@@ -93,7 +94,8 @@ class HfEngine(ModelEngine):
         super().__init__(path, max_model_len)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_num_seqs = max_num_seqs
-        self.model = load_model(path, getattr(torch, dtype)).to(self.device).eval().requires_grad_(False)
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.model = load_model(path, self.dtype).to(self.device).eval().requires_grad_(False)
         self._generator = torch.Generator(self.device)
         self._queue: list[Request] = []
         self.reseed(seed)
@@ -151,6 +153,11 @@ class HfEngine(ModelEngine):
         for name, parameter in owned_state(self.model).items():
             parameter.copy_(tensors[name])
         self.version = version
+
+    def held(self) -> HeldWeights:
+        began = time.perf_counter()
+        digests = {name: digest(exactly(tensor, self.dtype)) for name, tensor in owned_state(self.model).items()}
+        return HeldWeights(digests=digests, in_order=len(digests), seconds=time.perf_counter() - began)
 
     def reseed(self, seed: int) -> None:
         self.idle_for("reseed")

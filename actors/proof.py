@@ -1,14 +1,19 @@
-"""Proof of sync: after loading, the engine must reproduce the learner's log-probs of the probe sequences."""
+"""Proof of sync: after loading, the engine must hold the published tensors and reproduce the learner's log-probs.
+
+The tensors show a single one that is stale, in any dtype. The log-probs show what no tensor does: that the engine
+makes of them the learner's function.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from actors.base import listed
 from azero.engine import Engine
 from azero.errors import SyncError
-from azero.types import ProbeSet, SyncReport, WeightSnapshot
+from azero.types import HeldWeights, ProbeSet, SyncReport, WeightSnapshot
 
 # Nats. Where the learner's values moved by more than this, an engine with the new weights cannot give the very same
 # numbers as before: well above rounding. A bfloat16 learner keeps norms and embeddings in fp32 and so can move a
@@ -41,6 +46,8 @@ class SyncProof:
             load()
             load_seconds = time.monotonic() - began
             probes = learner_probes()
+            held = engine.held()
+            _check_tensors(snapshot, probes.digests, held)
             scores = engine.score(probes.sequences)
             gaps = _differences(scores, probes.logprobs)
             self._check(snapshot, probes, scores, gaps)
@@ -52,7 +59,10 @@ class SyncProof:
             version=snapshot.version,
             seconds=time.monotonic() - began,
             load_seconds=load_seconds,
+            proof_seconds=held.seconds,
             bytes=snapshot.bytes,
+            tensors=len(held.digests),
+            tensors_in_order=held.in_order,
             gap_max=max(gaps),
             gap_mean=sum(gaps) / len(gaps),
         )
@@ -79,6 +89,18 @@ class SyncProof:
                 f"{who}: the learner's probe log-probs moved by up to {moved:.3g} nats, "
                 "the engine's not at all: it kept the old weights"
             )
+
+
+def _check_tensors(snapshot: WeightSnapshot, published: Mapping[str, int], held: HeldWeights) -> None:
+    who = f"weights of version {snapshot.version}"
+    if not published:
+        raise SyncError(f"{who}: the snapshot has no digests of its tensors, so nothing is proven")
+    wrong = {name for name in published.keys() | held.digests.keys() if published.get(name) != held.digests.get(name)}
+    if wrong:
+        raise SyncError(
+            f"{who}: {len(wrong)} of {len(published)} tensors in the engine are not those that were published: "
+            f"{listed(wrong)}"
+        )
 
 
 def _differences(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[float]:

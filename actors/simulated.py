@@ -93,7 +93,15 @@ class SimulatedActor:
         self._held = (snapshot.lineage, snapshot.version)
         seconds = time.monotonic() - began
         return SyncReport(
-            version=snapshot.version, seconds=seconds, load_seconds=seconds, bytes=size, gap_max=0.0, gap_mean=0.0
+            version=snapshot.version,
+            seconds=seconds,
+            load_seconds=seconds,
+            proof_seconds=0.0,
+            bytes=size,
+            tensors=0,
+            tensors_in_order=0,
+            gap_max=0.0,
+            gap_mean=0.0,
         )
 
     def _episode(self, slot: Slot, batch: int, version: int, rng: random.Random) -> Episode:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 
-from actors.base import ModelEngine, score_length
+from actors.base import ModelEngine, listed, score_length
 from actors.transfer import announced, joining
-from azero.errors import UserError
-from azero.types import Completion, Sampling, TensorSpec
+from actors.vllm_readback import Placement, held_weights, unprovable
+from azero.errors import SyncError, UserError
+from azero.types import Completion, HeldWeights, Sampling, TensorSpec
 
 REASON = 400  # characters
 COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first, and refuses one over the second
@@ -51,6 +52,8 @@ class VllmEngine(ModelEngine):
         """
         super().__init__(path, max_model_len)
         self.max_model_len, self.workers = max_model_len, tensor_parallel
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self._placements: list[dict[str, Placement]] = []  # by worker, from the first load on
         self._in_flight: dict[str, tuple[Hashable, int]] = {}  # request id -> tag, copies of each completion
         self._submitted = 0
         set_num_threads = torch.set_num_threads
@@ -144,9 +147,25 @@ class VllmEngine(ModelEngine):
         self.idle_for("load")
         tensors = self.checked(weights)
         self.version = -1
+        self._learn_placements()
         self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
         self._reset_prefix_cache()
         self.version = version
+
+    def held(self) -> HeldWeights:
+        return held_weights(self._placements, self._llm.collective_rpc("read_weights"), self.expected)
+
+    def _learn_placements(self) -> None:
+        """Raises SyncError where vLLM holds a tensor in a form that cannot be read."""
+        if self._placements:
+            return
+        found = self._llm.collective_rpc("learn_placements", args=(self.expected, self.dtype))
+        if names := unprovable(found, self.expected):
+            raise SyncError(
+                f"rollout.engine=vllm: vLLM holds {len(names)} of {len(self.expected)} tensors of {self.path} in no "
+                f"form that can be read back ({listed(names)}), so no load is proven; use rollout.engine=hf"
+            )
+        self._placements = found
 
     def join(self, host: str, port: int) -> None:
         """Meet the learner, whose `Sender.open` waits there, for `receive`."""
@@ -159,6 +178,7 @@ class VllmEngine(ModelEngine):
         self.idle_for("receive")
         self.version = -1
         self.check_shapes({s.name: s.shape for s in manifest})
+        self._learn_placements()
         self._llm.collective_rpc("start_weight_update")
         self._llm.collective_rpc("update_weights", args=(announced(manifest, dtype),))
         self._llm.collective_rpc("finish_weight_update")

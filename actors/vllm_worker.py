@@ -1,13 +1,15 @@
-"""What runs inside vLLM's worker process or processes: replacing weights, sampling."""
+"""What runs inside vLLM's worker process or processes: replacing weights and reading them back, sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from actors.vllm_readback import Placement, Readback, Reading, repack
 
 
 class WeightLoader:
@@ -17,6 +19,17 @@ class WeightLoader:
 
     def replace_weights(self, weights: Sequence[tuple[str, Tensor]]) -> None:
         """Copy all weights (HF names, tied head left out) into the model; the caller resets the prefix cache."""
+        self._load(weights)
+
+    def learn_placements(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Placement]:
+        """Once, before the first real weights: those of the model are lost."""
+        self.readback = Readback(self.model_runner.get_model(), dtype)
+        return self.readback.learn(shapes, self._load)
+
+    def read_weights(self) -> Reading:
+        return self.readback.read()
+
+    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.model_runner.reload_weights(weights_iterator=iter(weights))
         self.refresh_head()
 
@@ -42,8 +55,6 @@ def refresh_head(model: torch.nn.Module) -> None:
     vLLM packs linear layers for oneDNN. A reload packs again each layer that was given weights; a head that is tied to
     the embedding is given none, and would go on multiplying by the old ones (0.8 to 3 nats off) with no error.
     """
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
     head = getattr(model, "lm_head", None)
     if head is not None and hasattr(head, "cpu_linear"):
-        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+        repack(head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
-from azero.types import Completion, Sampling
+from azero.types import Completion, HeldWeights, Sampling
 
 
 class Engine(Protocol):
@@ -37,6 +37,9 @@ class Engine(Protocol):
 
     def load(self, version: int, weights: Mapping[str, Any]) -> None:
         """Replace all weights (name -> numpy array or torch tensor, HF names). Caches of old weights are dropped."""
+
+    def held(self) -> HeldWeights:
+        """Digests of all weights as they are now in what the engine computes with."""
 
     def reseed(self, seed: int) -> None:
         """Fix all later sampling. Nothing may be in flight."""

@@ -158,10 +158,20 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSet:
-    """The learner's log-probs of fixed sequences under one weight version: what an engine must reproduce."""
+    """What an engine must hold and reproduce of one weight version."""
 
     sequences: tuple[tuple[int, ...], ...]
-    logprobs: tuple[tuple[float, ...], ...]  # of tokens 1.. of each sequence, temperature 1
+    logprobs: tuple[tuple[float, ...], ...]  # the learner's, of tokens 1.. of each sequence, temperature 1
+    digests: Mapping[str, int] = field(default_factory=dict)  # of each published tensor (azero/weights.py: digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldWeights:
+    """What an engine holds now, whatever form it has given it."""
+
+    digests: Mapping[str, int]  # of each tensor, by its published name; -1 where it is not what was given
+    in_order: int  # tensors of which every byte was read in its place; of the others, the elements as a set
+    seconds: float  # that reading took since the last load began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +208,10 @@ class SyncReport:
     version: int
     seconds: float  # of loading and proving
     load_seconds: float  # of the engine's own load
+    proof_seconds: float  # of reading the tensors back, also where that is a part of the load
     bytes: int
+    tensors: int  # that were proven
+    tensors_in_order: int  # of them, those of which every byte was read in its place
     gap_max: float  # nats
     gap_mean: float
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -46,3 +47,61 @@ def owned_state(model: torch.nn.Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             state[name] = tensor.detach()
     return state
+
+
+WORDS = 2**12  # of 8 bytes, to a row of `digest`
+
+
+def digest(tensor: Tensor) -> int:
+    """64 bits of a tensor's bytes in their order: the sum over its words of word times an odd random number.
+
+    A change of any one word changes it; other changes go unseen with the probability of chance. One pass, at the speed
+    of memory. Longer tensors are the digest of the sums of their rows.
+    """
+    raw = tensor.detach().reshape(-1).view(torch.uint8)
+    if rest := raw.numel() % 8:
+        raw = torch.nn.functional.pad(raw, (0, 8 - rest))
+    words = (raw.clone() if raw.storage_offset() % 8 else raw).view(torch.int64)
+    while len(words) > WORDS:
+        whole = len(words) // WORDS * WORDS
+        rows, last = _weighted(words[:whole].view(-1, WORDS)), words[whole:]
+        words = torch.cat([rows, _weighted(last[None])]) if len(last) else rows
+    return int(_weighted(words[None]))
+
+
+def value_sum(tensor: Tensor) -> int:
+    """64 bits of a tensor's elements in whatever order: the sum of their scrambled bits. A zero adds 0."""
+    flat = tensor.detach().reshape(-1)
+    total = 0
+    for part in flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()]).split(2**16 if flat.is_cpu else 2**24):
+        mixed = part.to(torch.int32) * -1640531527
+        mixed ^= mixed >> 15
+        mixed *= -2048144777
+        mixed ^= mixed >> 13
+        total += int(mixed.sum(dtype=torch.int64))
+    return total % 2**64
+
+
+def digests(buffer: np.ndarray, manifest: Sequence[TensorSpec], dtype: str) -> dict[str, int]:
+    """name -> `digest` of each tensor of a buffer."""
+    return {name: digest(tensor) for name, tensor in unflatten(buffer, manifest, dtype).items()}
+
+
+def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in `dtype`, where that changes no value; else as it is."""
+    cast = tensor.to(dtype)
+    return cast if cast is tensor or torch.equal(cast.to(tensor.dtype), tensor) else tensor
+
+
+def _weighted(words: Tensor) -> Tensor:
+    """[rows] sums over [rows, up to WORDS] int64, modulo 2^64."""
+    weights = _odd(words.device)[: words.shape[1]]
+    if words.is_cpu:
+        return words @ weights
+    return torch.cat([(part * weights).sum(1) for part in words.split(2**10)])  # no such product on a GPU
+
+
+@lru_cache
+def _odd(device: torch.device) -> Tensor:
+    raw = np.random.PCG64(0).random_raw(WORDS) | np.uint64(1)
+    return torch.from_numpy(raw.view(np.int64)).to(device)

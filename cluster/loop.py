@@ -278,6 +278,9 @@ class TrainingLoop:
         return {
             "sync/seconds": max(s.seconds for s in syncs),
             "sync/load_seconds": max(s.load_seconds for s in syncs),
+            "sync/proof_seconds": max(s.proof_seconds for s in syncs),
+            "sync/tensors": min(s.tensors for s in syncs),
+            "sync/tensors_in_order": min(s.tensors_in_order for s in syncs),
             "sync/bytes": max(s.bytes for s in syncs),
             "sync/logprob_gap": max(s.gap_max for s in syncs),
             "sync/logprob_gap_mean": sum(s.gap_mean for s in syncs) / len(syncs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from azero.credit import Credit, SequenceLogprobs, batch_metrics, trainable_prop
 from azero.guards import Guards
 from azero.models import generation_file, load_tokenizer
 from azero.process import peak_memory_gib
-from azero.types import Episode, Role, TensorSpec, Update
-from azero.weights import flatten
+from azero.types import Episode, ProbeSet, Role, TensorSpec, Update
+from azero.weights import digests, flatten
 from learner.checkpoints import Kept, load_checkpoint, require_writable, save_checkpoint
 from learner.policy import CPU, PolicyOptimizer
 from learner.workers import Workers
@@ -61,7 +62,7 @@ class LearnerCore:
         self.version = 0
         self.driver_state: dict[str, Any] = {}
         self._skipped = 0  # updates in a row
-        self._published: np.ndarray | None = None
+        self._published: tuple[np.ndarray, tuple[TensorSpec, ...]] | None = None
         if kept:
             self.policy.load_weights({k: torch.from_numpy(v) for k, v in kept.weights.items()})
             self.policy.load_optimizer_state({k: torch.from_numpy(v.copy()) for k, v in kept.moments.items()})
@@ -152,9 +153,15 @@ class LearnerCore:
 
         The next call overwrites the bytes.
         """
-        found = flatten(self.policy.weights(), getattr(torch, self.config.model.dtype.value), self._published)
-        self._published = found[0]
-        return found
+        out = self._published[0] if self._published else None
+        self._published = flatten(self.policy.weights(), getattr(torch, self.config.model.dtype.value), out)
+        return self._published
+
+    def probe(self) -> ProbeSet:
+        """Of what `weights` gave last."""
+        assert self._published is not None, "weights comes first"
+        published = digests(*self._published, self.config.model.dtype.value)
+        return replace(self.policy.probe(self.probes), digests=published)
 
     def keep(self, driver: dict[str, Any]) -> Kept:
         """All that a checkpoint holds, in memory; no tensors but at the first worker."""

@@ -117,7 +117,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
     def probe(self) -> ProbeSet:
         """Of the present version. A call of its own: engines load meanwhile."""
         with deadline_stacks(self.config.learner.timeout_s):
-            return self.core.policy.probe(self.core.probes)
+            return self.core.probe()
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         """What kept the checkpoint from being written, as a full disk, and what kept it from being copied."""

@@ -9,9 +9,10 @@ import pytest
 
 from actors.proof import SyncProof
 from azero.errors import SyncError
-from azero.types import ProbeSet, WeightSnapshot
+from azero.types import HeldWeights, ProbeSet, WeightSnapshot
 
 SEQUENCES = ((1, 2, 3), (4, 5))
+DIGESTS = {"a": 5, "b": 6}
 
 
 class Scripted:
@@ -22,13 +23,16 @@ class Scripted:
     def load(self, version: int, weights: Mapping[str, Any]) -> None:
         self.version, self.scores = version, weights["scores"]
 
+    def held(self) -> HeldWeights:
+        return HeldWeights(digests=DIGESTS, in_order=1, seconds=0.25)
+
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         assert tuple(sequences) == SEQUENCES
         return [list(s) for s in self.scores]
 
 
 def prove(proof: SyncProof, engine: Any, version: int, learner: Any, scores: Any, dtype: str = "float32") -> Any:
-    probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner)
+    probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner, digests=DIGESTS)
     snapshot = WeightSnapshot(version=version, manifest=(), dtype=dtype, bytes=44)
     return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}), lambda: probes)
 
@@ -40,6 +44,7 @@ def test_the_report_has_the_largest_and_the_mean_gap() -> None:
     engine = Scripted()
     report = prove(SyncProof(0.5), engine, 3, LEARNER, ((-1.25, -2.0), (-2.5,)))
     assert (report.version, report.bytes, report.gap_max, report.gap_mean) == (3, 44, 0.5, 0.25)
+    assert (report.proof_seconds, report.tensors, report.tensors_in_order) == (0.25, 2, 1)
     assert report.seconds >= 0 and engine.version == 3
 
 
@@ -55,6 +60,28 @@ def test_a_gap_stops_the_run_and_the_engine_holds_nothing(scores: Any, message: 
     engine = Scripted()
     with pytest.raises(SyncError, match=message):
         prove(SyncProof(0.5), engine, 3, LEARNER, scores)
+    assert engine.version == -1
+
+
+@pytest.mark.parametrize(
+    ("digests", "message"),
+    [
+        ({"a": 5, "b": 7}, "1 of 2 tensors in the engine are not those that were published: b"),
+        ({"a": 5}, "1 of 2 tensors in the engine are not those that were published: b"),
+        (DIGESTS | {"c": 8}, "1 of 2 tensors in the engine are not those that were published: c"),
+        ({name: 5 for name in "wxyz"}, "6 of 2 tensors .*: a, b, w, ..."),
+    ],
+)
+def test_tensors_that_are_not_those_published_stop_the_run(digests: dict[str, int], message: str) -> None:
+    """Whatever the log-probs say."""
+
+    class Stale(Scripted):
+        def held(self) -> HeldWeights:
+            return HeldWeights(digests=digests, in_order=1, seconds=0.0)
+
+    engine = Stale()
+    with pytest.raises(SyncError, match=f"weights of version 3: {message}"):
+        prove(SyncProof(0.5), engine, 3, LEARNER, LEARNER)
     assert engine.version == -1
 
 
