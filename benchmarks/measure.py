@@ -121,7 +121,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
     folder.mkdir(parents=True, exist_ok=True)
     learner = LearnerCore(c, path, None, probe_texts(domain))
     weights, manifest = learner.weights()
-    probes = learner.policy.probe(learner.probes)
+    probes = learner.probe()
     buffer = ProblemBuffer(c.task.buffer_size, domain.seed_problems())
     source = SlotSource(domain, c.task, c.rollout.problems_per_step, c.rollout.max_tries, c.run.seed)
     rates, steps = [], []
@@ -178,8 +178,8 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
 
 def sync(model: str, dtype: str) -> dict[str, float]:
     """Seconds from the end of an update to the first play on its weights, without the engine's own reload, of that, of
-    the proof, and of a copy: of the last versions, when Ray has used the memory of the object store once. Each side
-    has a thread.
+    the proof, of reading the tensors back for it (in part while they are reloaded), and of a copy. All are of the last
+    versions, when Ray has used the memory of the object store once. Each side has a thread.
     """
     import numpy as np
 
@@ -193,7 +193,8 @@ def sync(model: str, dtype: str) -> dict[str, float]:
     learning = [e["ts"] / 1e6 for e in spans if e["name"].startswith("learn")]
     learned = [ts + m["time/learn"] for ts, m in zip(learning, lines, strict=True)]
     gaps = [next((b for b in began if b > t), t) - t for t in learned][-9:-1]
-    loads, reloads = ([m[f"sync/{key}"] for m in lines[-8:]] for key in ("seconds", "load_seconds"))
+    keys = ("seconds", "load_seconds", "proof_seconds")
+    loads, reloads, tensors = ([m[f"sync/{key}"] for m in lines[-8:]] for key in keys)
     weights = np.ones(int(median(lines, "sync/bytes")), dtype=np.uint8)
     target = weights.copy()
     copies = []
@@ -206,6 +207,7 @@ def sync(model: str, dtype: str) -> dict[str, float]:
         "added": statistics.median(gap - inside for gap, inside in zip(gaps, reloads, strict=True)),
         "reload": statistics.median(reloads),
         "proof": statistics.median(load - inside for load, inside in zip(loads, reloads, strict=True)),
+        "tensors": statistics.median(tensors),
         "copy": statistics.median(copies),
         "bytes": float(weights.nbytes),
     }
