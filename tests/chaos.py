@@ -140,5 +140,5 @@ def check_whole(folder: Path, steps: int, problems: int | None) -> None:
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
     """Without what differs between equal runs: times, memory, and what was done about faults."""
-    changing = ("time", "throughput", "memory", "sync/seconds", "sync/load_seconds", "sync/proof_seconds", "faults", "actors")
+    changing = ("time", "throughput", "memory", "sync/seconds", "sync/load", "sync/proof", "faults", "actors")
     return {k: v for k, v in metrics.items() if not k.startswith(changing)}
