@@ -35,8 +35,7 @@ def vllm_bfloat16(tiny_path: str) -> Iterator[Any]:
     engine = VllmEngine(
         tiny_path, "bfloat16", max_model_len=64, max_num_seqs=8, kv_cache_gib=0.01, gpu_memory_utilization=0.2
     )
-    yield engine
-    engine.close()
+    yield engine  # not closed: that would take vLLM's process groups from the session's engine
 
 
 @pytest.fixture(
@@ -232,13 +231,10 @@ def test_layouts_of_other_families(family: str, tiny_path: str, tmp_path: Any) -
     engine = VllmEngine(
         str(tmp_path / "m"), "float32", max_model_len=64, max_num_seqs=8, kv_cache_gib=0.01, gpu_memory_utilization=0.2
     )
-    try:
-        old, new = versions(model, "float32")
-        report = prove(engine, new, new)
-        print(family, report.tensors, report.tensors_in_order)
-        for name in new:
-            with pytest.raises(SyncError, match="tensors in the engine are not those"):
-                prove(engine, new, new | {name: old[name]})
-        assert prove(engine, new, new).tensors == len(new)
-    finally:
-        engine.close()
+    old, new = versions(model, "float32")
+    report = prove(engine, new, new)
+    assert report.tensors_in_order == len(new) - (8 if family == "gpt2" else 0)  # whose matrices are transposed
+    for name in new:
+        with pytest.raises(SyncError, match="tensors in the engine are not those"):
+            prove(engine, new, new | {name: old[name]})
+    assert prove(engine, new, new).tensors == len(new)
