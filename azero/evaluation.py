@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from rich.table import Table
-
 from azero.domains.base import Domain, judge
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
 from azero.types import Completion, EvalItem, Sampling, Verdict
+from azero.verbatim import VerbatimTable
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -122,11 +121,11 @@ def paired(before: Mapping[str, Any], after: Mapping[str, Any]) -> McNemar | Non
     return _paired(before["problems"], after["problems"])
 
 
-def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Table:
+def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> VerbatimTable:
     """Accuracy by label, by operation and overall with 95 % Wilson intervals; against `before` where there is one."""
     k = after["k"]
     title = f"{after['data']}: {after['n']} problems, greedy accuracy with 95 % interval"
-    out = Table(title=title, title_justify="left")
+    out = VerbatimTable(title=title)
     out.add_column("")
     out.add_column("n", justify="right")
     if before is not None:

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from azero.types import TIERS, Episode, Verdict
+from azero.verbatim import VerbatimTable
 
 BINS = 11  # of the success rate: 0, 0.1, ..., 1
 
@@ -59,9 +58,9 @@ def proposer_summary(episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> VerbatimTable:
     """One column a model; `results` are of `proposer_summary`."""
-    table = Table(title="what the proposer writes", title_justify="left")
+    table = VerbatimTable(title="what the proposer writes")
     table.add_column("")
     for name in results:
         table.add_column(name, justify="right")

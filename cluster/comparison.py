@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from azero.verbatim import VerbatimTable
 from cluster.rundir import read_jsonl
 
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom. Beyond them the first terms of Cornish and Fisher's
@@ -67,10 +67,10 @@ def seeds_to_tell(mean: float | None, sd: float | None) -> int | None:
     return next((n for n in range(2, MOST_SEEDS + 1) if half_width(sd, n) < abs(mean)), None)
 
 
-def comparison_table(result: Mapping[str, Any]) -> Table:
+def comparison_table(result: Mapping[str, Any]) -> VerbatimTable:
     """`result` is what sweep.json holds; accuracies are in percent, differences in points."""
     columns = list(next(iter(result["arms"].values()))["columns"])
-    table = Table(title=f"{result['name']}: greedy accuracy, %", title_justify="left")
+    table = VerbatimTable(title=f"{result['name']}: greedy accuracy, %")
     for name in ("arm", "seeds", "before", "after", "mean", "sd", "95 % interval", f"minus {result['control']}"):
         table.add_column(name, overflow="fold")
     for name in ("seeds to tell", "min a run", *columns):

@@ -16,10 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 import azero
 from azero.errors import UserError
+from azero.verbatim import VerbatimTable
 from cluster import machine
 
 GIB = 2**30
@@ -78,13 +79,13 @@ def healthy(checks: Sequence[Check]) -> bool:
     return all(c.status is not Status.MISSING for c in checks)
 
 
-def render(checks: Sequence[Check]) -> Table:
+def render(checks: Sequence[Check]) -> VerbatimTable:
     colour = {Status.OK: "green", Status.WARN: "yellow", Status.MISSING: "red"}
-    out = Table(box=None, pad_edge=False)
+    out = VerbatimTable(box=None, pad_edge=False)
     for column in ("check", "status", "found", "what to do"):
         out.add_column(column, overflow="fold")
     for c in checks:
-        out.add_row(c.name, f"[{colour[c.status]}]{c.status}[/]", c.detail, c.action)
+        out.add_row(c.name, Text(c.status, style=colour[c.status]), c.detail, c.action)
     return out
 
 

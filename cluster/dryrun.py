@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from azero.config import Config, to_yaml
 from azero.domains import get_domain
 from azero.errors import UserError
 from azero.gguf import is_gguf
 from azero.models import resolve_model_path
+from azero.verbatim import VerbatimTable
 from cluster.placement import nodes_of, require_room
 from cluster.resources import plan
 from cluster.rundir import RunDirectory
@@ -28,16 +27,16 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
     """
     get_domain(config.task.domain)
     print(to_yaml(config))
-    table = Table("needs", "", title=f"{config.run.name}: {config.run.steps} steps", title_justify="left")
+    table = VerbatimTable("needs", "", title=f"{config.run.name}: {config.run.steps} steps")
     path_of_model = config.model.path if is_gguf(config.model.path) else resolve_model_path(config.model.path)
     for what, amount in plan(config, path_of_model).lines():
         table.add_row(what, amount)
     has_room, said = room(config)
     trouble = troubles(config, resume)
-    table.add_row("room", escape(said))
-    table.add_row("other checks", escape(f"no: {trouble}") if trouble else "passed")
+    table.add_row("room", said)
+    table.add_row("other checks", f"no: {trouble}" if trouble else "passed")
     for what in unchecked(config):
-        table.add_row("not checked", escape(what))
+        table.add_row("not checked", what)
     console.print(table)
     if trouble or not has_room:
         console.print("it cannot start here: change what stands behind `no`", markup=False, highlight=False)

@@ -146,7 +146,7 @@ class Progress:
         for left, right in zip(cells[:half], [*cells[half:], ("", "")], strict=False):
             body.add_row(f"[dim]{left[0]}[/]", left[1], f"[dim]{right[0]}[/]", right[1])
         curve = Text.assemble(("solver accuracy, last steps  ", "dim"), sparkline(list(self._solver)))
-        return Panel(Group(head, body, curve), title=self.name or None, title_align="left")
+        return Panel(Group(head, body, curve), title=Text(self.name) if self.name else None, title_align="left")
 
 
 def sparkline(values: list[float]) -> str:

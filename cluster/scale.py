@@ -29,7 +29,6 @@ import numpy as np
 import ray
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from actors.simulated import SimulatedActor, Timing
 from azero.buffer import ProblemBuffer
@@ -38,6 +37,7 @@ from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.errors import RunFailed, UserError
 from azero.overrides import Section, merged
+from azero.verbatim import VerbatimTable
 from cluster import machine
 from cluster.fleet import Fleet
 from cluster.learning import LearnerHost
@@ -256,8 +256,8 @@ def calibrate(runs: Sequence[Measured]) -> Model:
     return Model(latency_s=latency, per_assignment_s=fixed, per_sample_s=slope)
 
 
-def _table(runs: Sequence[Measured], model: Model) -> Table:
-    table = Table(title="simulated engines, real control plane", title_justify="left")
+def _table(runs: Sequence[Measured], model: Model) -> VerbatimTable:
+    table = VerbatimTable(title="simulated engines, real control plane")
     for name in ("actors", "batch", "weights", "stale", "T", "samples/s", "efficiency", "expected", "staleness",
                  "actors wait", "learner waits", "driver", "machine", "load"):  # fmt: skip
         table.add_column(name, justify="right")
