@@ -87,7 +87,7 @@ def test_a_report_of_200_steps_is_small_and_opens_fast(browser, report):
     assert size < 10 and times[1] < 2
 
 
-@pytest.mark.parametrize("pixels", [1280, 390])
+@pytest.mark.parametrize("pixels", [1280, 390, 375, 360])
 def test_the_page_never_scrolls_sideways(browser, report, pixels):
     width(browser, pixels)
     browser.get(report.as_uri())
@@ -95,6 +95,13 @@ def test_the_page_never_scrolls_sideways(browser, report, pixels):
         browser.execute_script("arguments[0].open = true", details)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     assert all(s.size["width"] > pixels / 5 for s in browser.find_elements("css selector", "figure svg"))
+
+
+def test_no_table_is_cut_on_a_phone(browser, report):
+    width(browser, 375)
+    browser.get(report.as_uri())
+    cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.find_elements("css selector", ".scroll") and browser.execute_script(cut) == 0
 
 
 def test_an_injecting_completion_is_text_and_nothing_is_fetched(browser, report):
