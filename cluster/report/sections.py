@@ -50,7 +50,8 @@ CURVES = {
     "Optimisation": (
         Curve("Distance from the start model", "KL, nats a token", "kl/reference"),
         Curve("Entropy of the policy", "nats a token", "entropy", limits=FROM_ZERO),
-        Curve("Loss", "loss", "loss/total loss/policy"),
+        Curve("Loss", "loss", "loss/total", "The policy term and the KL term together."),
+        Curve("Policy term of the loss", "loss", "loss/policy"),
         Curve("Gradient before clipping", "norm", "grad_norm grad_norm/proposer grad_norm/solver", limits=FROM_ZERO),
         Curve("Clipped tokens", "share", "clip_rate"),
         Curve("Learning rate", "learning rate", "lr", limits=FROM_ZERO),
