@@ -57,7 +57,7 @@ def train(
     resolved = load_config(folder / CONFIG if folder else config, given)
     if folder and not any(o.startswith("run.dir=") for o in given):
         resolved.run.dir = str(folder)  # wherever it was when its config was written
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # names are printed as they are
     if dry_run:
         from cluster.dryrun import dry_run as show
 

@@ -39,10 +39,10 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
         table.add_row("not checked", what)
     console.print(table)
     if trouble or not has_room:
-        console.print("it cannot start here: change what stands behind `no`", markup=False, highlight=False)
+        console.print("it cannot start here: change what stands behind `no`", highlight=False)
         return 1
     given = shlex.join(["azero", "train", path, *overrides, *(["--resume"] if resume else [])])
-    console.print("next:", given, markup=False, highlight=False)
+    console.print("next:", given, highlight=False)
     return 0
 
 

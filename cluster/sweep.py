@@ -157,7 +157,7 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
 
     1 where a run failed (the others still run); INTERRUPTED when stopped, the runs in progress with a checkpoint.
     """
-    sweep, console = load_sweep(path), Console(soft_wrap=True)
+    sweep, console = load_sweep(path), Console(soft_wrap=True, markup=False, emoji=False)
     runs = runs_of(sweep, overrides)
     for run in runs:
         run.require_same()
@@ -273,7 +273,7 @@ def _outcome(started: Started, stopping: bool, console: Console) -> str:
         return ""
     lines = [line for line in started.log.read_text(errors="replace").splitlines() if line.strip()]
     reason = f"exit status {status}: {lines[-1].strip() if lines else 'no output'}"
-    console.print(f"FAILED {run.name} after {minutes:.1f} min, {reason} (see {started.log})", markup=False)
+    console.print(f"FAILED {run.name} after {minutes:.1f} min, {reason} (see {started.log})")
     return reason
 
 
