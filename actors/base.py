@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from azero.engine import Engine
-from azero.errors import SyncError, UserError, first_line
+from azero.errors import SyncError, UserError, first_line, listed
 from azero.models import eos_ids, load_configs, load_model, load_tokenizer, positions
 from azero.types import Sampling
 from azero.weights import owned_state
-
-LISTED = 3  # names in an error message
 
 
 class ModelEngine(Engine):
@@ -121,11 +119,6 @@ def score_length(sequences: Sequence[Sequence[int]]) -> int:
     if any(len(s) < 2 for s in sequences):
         raise ValueError("a sequence to score needs two tokens or more")
     return max(map(len, sequences), default=0)
-
-
-def listed(names: Collection[str]) -> str:
-    """The first names in order."""
-    return ", ".join(sorted(names)[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def _some(what: str, names: Collection[str]) -> str:

@@ -10,9 +10,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from actors.base import listed
 from azero.engine import Engine
-from azero.errors import SyncError
+from azero.errors import SyncError, listed
 from azero.types import HeldWeights, ProbeSet, SyncReport, WeightSnapshot
 
 # Nats. Where the learner's values moved by more than this, an engine with the new weights cannot give the very same

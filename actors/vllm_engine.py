@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from actors.base import ModelEngine, listed, score_length
+from actors.base import ModelEngine, score_length
 from actors.transfer import announced, joining
 from actors.vllm_readback import Placement, held_weights, unprovable
-from azero.errors import SyncError, UserError
+from azero.errors import SyncError, UserError, listed
 from azero.types import Completion, HeldWeights, Sampling, TensorSpec
 
 REASON = 400  # characters

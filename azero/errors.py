@@ -1,5 +1,9 @@
 """Errors with a meaning for the command line."""
 
+from collections.abc import Collection
+
+LISTED = 3  # names in an error message
+
 
 class UserError(Exception):
     """Bad input: one line that says what was given, what is allowed and what to do. Exit status 2."""
@@ -24,3 +28,8 @@ class SyncError(RunFailed):
 def first_line(error: BaseException) -> str:
     """What an error says in one line; its kind where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def listed(names: Collection[str]) -> str:
+    """The first names in order."""
+    return ", ".join(sorted(names)[:LISTED]) + (", ..." if len(names) > LISTED else "")

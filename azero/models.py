@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from azero.errors import UserError, first_line
+from azero.errors import UserError, first_line, listed
 from azero.gguf import converted, is_gguf
 from azero.lfs import require_fetched
 
 if TYPE_CHECKING:
     import torch
 
-LISTED = 3  # names in an error message
 EMBEDDED = Path(__file__).parent / "base_model"
 
 
@@ -131,8 +130,7 @@ def _anywhere(name: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return f"{len(names)} weight{'s' * (len(names) > 1)} ({shown})"
+    return f"{len(names)} weight{'s' * (len(names) > 1)} ({listed(names)})"
 
 
 def generation_file(path: str) -> bytes | None:

@@ -158,9 +158,9 @@ class LearnerCore:
         return self._published
 
     def probe(self) -> ProbeSet:
-        """Of what `weights` gave last."""
+        """Of what `weights` gave last; its digests at the first worker alone."""
         assert self._published is not None, "weights comes first"
-        published = digests(*self._published, self.config.model.dtype.value)
+        published = digests(*self._published, self.config.model.dtype.value) if self.workers.is_first else {}
         return replace(self.policy.probe(self.probes), digests=published)
 
     def keep(self, driver: dict[str, Any]) -> Kept:
