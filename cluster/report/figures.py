@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from azero.types import TIERS, Tier, Verdict
 from cluster.report.data import Run
@@ -39,7 +39,6 @@ STYLE = {
     "figure.facecolor": "none", "lines.linewidth": 1.6, "lines.markersize": 4, "path.simplify_threshold": 0.5,
 }  # fmt: skip
 WIDTH, HEIGHT = 4.7, 2.6  # inches
-POINTS = 300  # drawn of one curve
 BINS = 40  # of steps, in a picture of shares over time
 
 
@@ -49,18 +48,6 @@ class Picture:
     note: str
     svg: str
     keys: tuple[str, ...] = ()  # of metrics.jsonl, that it shows
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Metrics over steps in one picture: a colour a run, a line style a metric."""
-
-    title: str
-    unit: str
-    keys: str  # of metrics.jsonl, separated by spaces
-    note: str = ""
-    limits: tuple[float | None, float | None] = (None, None)
-    scale: str = "linear"  # or log
 
 
 def colours(runs: Sequence[Run]) -> dict[str, str]:
@@ -88,62 +75,17 @@ def _svg(drawn: str, prefix: str) -> str:
     return drawn.replace(INK, "var(--ink)").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
 
 
-def _axes(figure: Figure, x: str, y: str) -> Axes:
+def step_axes(figure: Figure, x: str, y: str) -> Axes:
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return axes
 
 
-def _percent(axis: Any) -> None:
+def percent(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
 
 
-def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Mean over the neighbouring twentieth of the steps, `values` itself where they are few."""
-    half = len(values) // 40
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    low = np.maximum(0, np.arange(len(values)) - half)
-    high = np.minimum(len(values), np.arange(len(values)) + half + 1)
-    return (sums[high] - sums[low]) / (high - low)
-
-
-def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
-    """None where no run has any of the metrics yet."""
-    colour, keys = colours(runs), spec.keys.split()
-    found = [(run, i, *run.series(key)) for run in runs for i, key in enumerate(keys)]
-    found = [entry for entry in found if entry[2]]
-    if not found:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = _axes(figure, "step", spec.unit)
-        for run, i, steps, values in found:
-            every = -(-len(steps) // POINTS)
-            if len(runs) <= 4 and spec.scale == "linear":
-                axes.plot(steps[::every], values[::every], color=colour[run.arm], alpha=0.25, linewidth=0.8)
-            smooth = _smooth(values) if spec.scale == "linear" else np.asarray(values)
-            marker = "o" if len(steps) == 1 else ""
-            style = ("-", "--", ":")[i]
-            axes.plot(steps[::every], smooth[::every], color=colour[run.arm], linestyle=style, marker=marker)
-        axes.set_yscale(spec.scale)
-        if spec.scale == "log":  # matplotlib's own labels are in mathematical notation, which is switched off here
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(*spec.limits)
-        if not any(any(values) for *_, values in found):
-            axes.set_ylim(0, 1)  # a flat zero has no scale of its own
-        if spec.unit == "share":
-            _percent(axes.yaxis)
-        if len(keys) > 1:
-            for key, style in zip(keys, ("-", "--", ":")):
-                axes.plot([], [], color=INK, linestyle=style, label=key)
-            _legend(figure, axes)
-
-    return draw(spec.title, spec.note, paint, keys=keys)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         longest = max(map(len, labels))
@@ -157,14 +99,14 @@ def accuracy(runs: Sequence[Run]) -> Picture | None:
     colour = colours(runs)
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "step", "greedy accuracy")
+        axes = step_axes(figure, "step", "greedy accuracy")
         for run in evaluated:
             steps, values = [e["step"] for e in run.evals], [e["accuracy"] for e in run.evals]
             low, high = zip(*(e["interval"] for e in run.evals))
             axes.axhline(values[0], color=colour[run.arm], linestyle="--", linewidth=1)
             axes.fill_between(steps, low, high, color=colour[run.arm], alpha=0.15 / len(evaluated) ** 0.5, linewidth=0)
             axes.plot(steps, values, color=colour[run.arm], marker="o")
-        _percent(axes.yaxis)
+        percent(axes.yaxis)
 
     note = "Band: 95 % Wilson interval over problems. Dashed: the first evaluation (the base model)."
     return draw("Accuracy on the evaluation set", note, paint) if evaluated else None
@@ -193,7 +135,7 @@ def accuracy_by(runs: Sequence[Run], field: str, what: str) -> Picture | None:
         axes.set_yticks(range(len(names)), [str(n).replace("_", " ") for n in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(False, axis="y")
-        _percent(axes.xaxis)
+        percent(axes.xaxis)
 
     note = "Open: first evaluation; filled: last one, with its 95 % interval as a band."
     return draw(f"Accuracy by {what}", note, paint, max(HEIGHT, 0.5 + 0.16 * len(names) * (1 + len(evaluated))))
@@ -206,29 +148,14 @@ def labels_over_time(run: Run) -> Picture | None:
     names = list(run.evals[-1]["by_label"])
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "step", "greedy accuracy")
+        axes = step_axes(figure, "step", "greedy accuracy")
         for name, colour in zip(names, cycle(PALETTE)):
             points = [(e["step"], e["by_label"][name]["accuracy"]) for e in run.evals if name in e["by_label"]]
             axes.plot(*zip(*points), color=colour, marker="o", label=str(name).replace("_", " "))
-        _percent(axes.yaxis)
-        _legend(figure, axes)
+        percent(axes.yaxis)
+        legend(figure, axes)
 
     return draw(f"Accuracy by label over time{run.suffix}", "The evaluation set's own labels.", paint, HEIGHT + 0.3)
-
-
-def baselines(run: Run, role: str) -> Picture | None:
-    """The three moving averages of one role's reward."""
-    found = {tier: run.series(f"baseline/{role}/{tier}") for tier in TIERS}
-    if not any(steps for steps, _ in found.values()):
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = _axes(figure, "step", "reward")
-        for tier, (steps, values) in found.items():
-            axes.plot(steps, values, color=TIER_COLOURS[tier], label=tier.value)
-        _legend(figure, axes)
-
-    return draw(f"Baselines of the {role}{run.suffix}", "", paint, keys=[f"baseline/{role}/<tier>"])
 
 
 def shares(title: str, note: str, counts: Mapping[tuple[int, str], int], colour: Mapping[str, str]) -> Picture | None:
@@ -245,15 +172,15 @@ def shares(title: str, note: str, counts: Mapping[tuple[int, str], int], colour:
     stacks = np.divide(stacks, stacks.sum(axis=0), out=np.zeros_like(stacks, dtype=float), where=stacks.sum(axis=0) > 0)
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "step", "share")
+        axes = step_axes(figure, "step", "share")
         bottom = np.zeros(len(edges) - 1)
         for name, row, c in zip([*colour, "other"], stacks, [*colour.values(), "#a9a9a9"]):
             if row.any():
                 axes.stairs(bottom + row, edges, baseline=bottom, fill=True, color=c, label=_short(name), linewidth=0)
             bottom = bottom + row
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))
-        _percent(axes.yaxis)
-        _legend(figure, axes)
+        percent(axes.yaxis)
+        legend(figure, axes)
 
     return draw(title, note, paint, HEIGHT + 0.15 * (len(colour) > 4))
 
@@ -269,14 +196,14 @@ def solve_rates(run: Run) -> Picture | None:
     grid = grid / np.maximum(1, grid.sum(axis=0))
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "step", "success rate")
+        axes = step_axes(figure, "step", "success rate")
         extent = (edges[0], edges[-1], -0.05, 1.05)
         image = axes.imshow(grid, aspect="auto", origin="lower", extent=extent, interpolation="none", cmap="cividis")
         axes.grid(False)
-        _percent(axes.yaxis)
+        percent(axes.yaxis)
         bar = figure.colorbar(image, ax=axes, label="share of problems")
         bar.outline.set_visible(False)
-        _percent(bar.ax.yaxis)
+        percent(bar.ax.yaxis)
 
     return draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.", paint)
 
@@ -312,7 +239,7 @@ def time_totals(runs: Sequence[Run]) -> Picture | None:
         axes.set_yticks(range(len(ticks)), ticks)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
-        _legend(figure, axes)
+        legend(figure, axes)
 
     note = "Upright line: a whole step. Actors' times are a mean over actors, of batches, which overlap steps."
     return draw("Where the time went", note, paint, max(HEIGHT, 1.0 + 0.5 * len(played)))
@@ -333,8 +260,8 @@ def proposer_rates(run: Run) -> Picture | None:
                 counts = np.array(e["solve_rates"].get(tier.value, [0] * 11), dtype=float)
                 axes.stairs(counts / max(1, counts.sum()), np.linspace(-0.05, 1.05, 12), **style)
             axes.set_title(tier.value, fontsize=9)
-            _percent(axes.xaxis)
-            _percent(axes.yaxis)
+            percent(axes.xaxis)
+            percent(axes.yaxis)
         figure.supxlabel("success rate", fontsize=9, color=INK)
         figure.supylabel("share of problems", fontsize=9, color=INK)
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from azero.types import ROLES, TIERS
-from cluster.report import figures, tables
+from cluster.report import curves, figures, tables
+from cluster.report.curves import Curve
 from cluster.report.data import Run
-from cluster.report.figures import TIER_COLOURS, VERDICT_COLOURS, Curve, Picture
+from cluster.report.figures import TIER_COLOURS, VERDICT_COLOURS, Picture
 from cluster.report.tables import Table
 
 IN_DETAIL = 4  # runs that get pictures and tables of their own
@@ -21,6 +22,7 @@ TEXTS = {
     "Optimisation": "Whether the updates are healthy.",
     "Synchrony": "How old the weights were that played, and how closely the engines follow the learner.",
     "Time": "Where the time went.",
+    "Others": "What else the runs logged, own metrics among it.",
 }
 EMPTY = {
     "Accuracy": "No evaluation has finished yet.",
@@ -86,8 +88,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     detailed = list({run.arm: run for run in reversed(runs)}.values())[::-1][:IN_DETAIL]  # the first of each arm
 
     def section(name: str, own: Sequence[Picture | None], *found: Table | None) -> Section:
-        curves = [figures.curve(runs, spec) for spec in CURVES.get(name, ())]
-        pictures = [picture for picture in (*curves, *own) if picture]
+        drawn = [curves.curve(runs, spec) for spec in CURVES.get(name, ())]
+        pictures = [picture for picture in (*drawn, *own) if picture]
         told = f" {trained_on_evaluation(runs)}" if name == "Accuracy" else ""
         title, text, empty = name, TEXTS[name] + told, EMPTY.get(name, "No step has been recorded yet.")
         return Section(
@@ -100,8 +102,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         figures.accuracy_by(detailed, "by_operation", "operation"),
         *map(figures.labels_over_time, detailed),
     ]
-    baselines = [figures.baselines(run, role) for run in detailed for role in ROLES]
-    return [
+    baselines = [curves.baselines(run, role) for run in detailed for role in ROLES]
+    found = [
         section("Accuracy", accuracy, *map(tables.by_group, detailed)),
         section(
             "Curriculum", [*map(_tiers, detailed), *map(figures.solve_rates, detailed)], *map(tables.tiers, detailed)
@@ -113,6 +115,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         section("Synchrony", []),
         section("Time", [figures.time_totals(detailed)]),
     ]
+    others = curves.others(runs, [picture for part in found for picture in part.pictures])
+    return [*found, section("Others", others)] if others else found
 
 
 def trained_on_evaluation(runs: Sequence[Run]) -> str:

@@ -3,11 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from run_dirs import EVIL, write_run
 
 from azero.errors import UserError
 from cluster.cli import main
+from cluster.report import curves
 from cluster.report.data import read
 from cluster.report.page import build
 
@@ -172,3 +175,47 @@ def test_the_command_writes_where_it_is_told(tmp_path, capsys):
     assert main(["report", str(run), "--out", str(tmp_path / "here.html")]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'here.html'}\n" and (tmp_path / "here.html").exists()
     assert main(["report", str(run), "--out", str(tmp_path / "no" / "here.html")]) == 2
+
+
+def edited(run, change):
+    """The run with each line of its metrics as `change(line)` leaves it."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        change(line)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_own_metrics_are_shown(tmp_path):
+    own = {"mine/score": 0.5, "mine/note": "text", "loss/total": 1.0, "loss/policy": 1.0}
+    run = edited(write_run(tmp_path / "r", steps=4), lambda line: line.update(own))
+    page = page_of(run)
+    assert "<h2>Others</h2>" in page and "<h3>mine/score</h3>" in page and "mine/note" not in page
+    shown = re.findall(r"<code>([\w/]+)</code>", page)
+    assert shown.count("loss/policy") == shown.count("loss/total") == 1, "each in a picture of its own, not again"
+
+
+def test_a_curve_breaks_where_a_metric_is_absent(tmp_path):
+    def change(line):
+        if line["step"] in (3, 4, 6):
+            line.pop("entropy", None)
+
+    (run,) = read([edited(write_run(tmp_path / "r", steps=8), change)]).runs
+    steps, values = curves._with_gaps(run, "entropy")
+    there = {int(s) for s, v in zip(steps, values, strict=True) if np.isfinite(v)}
+    assert there == {1, 2, 5, 7, 8}
+    figure = Figure()
+    axes = figure.add_subplot()
+    curves._plot(axes, steps, curves._smooth(values), 1, color="red")
+    line, alone = axes.lines
+    assert [int(s) for s in np.asarray(line.get_xdata())[np.isnan(line.get_ydata())]][-3:] == [3, 4, 6]
+    assert list(alone.get_xdata()) == [5], "a value between two gaps has no line"
+
+
+def test_a_curve_that_equals_another_does_not_hide_it(tmp_path):
+    axes = Figure().add_subplot()
+    steps = np.arange(4)
+    for order in range(3):
+        curves._plot(axes, steps, np.ones(4), order, color="red")
+    widths = [line.get_linewidth() for line in axes.lines[::2]]
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3
