@@ -60,7 +60,11 @@ def count(browser):
 
 
 def shown(browser):
-    return [e.text for e in browser.find_elements("css selector", "#list > details > summary")]
+    """The lines of the episodes. Right after a page is loaded Chromium now and then finds none of them: ask again."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    lines = ("css selector", "#list > details > summary")
+    return [e.text for e in WebDriverWait(browser, 10).until(lambda b: b.find_elements(*lines))]
 
 
 def reward_in(text):
