@@ -42,7 +42,7 @@ _readers: WeakKeyDictionary[nn.Module, Callable[[Tensor], Any]] = WeakKeyDiction
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where published tensors lie in one parameter of one worker, flattened. Starts and lengths count elements."""
+    """The places of published tensors in one parameter of one worker, flattened. Starts and lengths count elements."""
 
     pieces: tuple[tuple[str, int, int], ...] = ()  # (name, start, length): whole tensors in their own order
     spans: tuple[tuple[int, int], ...] = ()  # (start, length): elements of `members`, in whatever order
@@ -51,7 +51,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one worker holds now, and what it was given."""
+    """The digests of what one worker holds now, and of what it was given."""
 
     pieces: tuple[tuple[str, int], ...]  # (name, digest)
     sums: Mapping[str, int]  # parameter -> sum over its spans
@@ -60,7 +60,7 @@ class Reading:
 
 
 class Readback:
-    """Of one worker's model."""
+    """Reads the digests of one worker's model."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
@@ -96,7 +96,7 @@ class Readback:
         return self.placements
 
     def _after(self, load: Callable[[Weights], None], weights: Weights, read: Callable[[str, Tensor], Any]) -> Any:
-        """What `read` gives of each parameter once `weights` are loaded."""
+        """Load `weights`; returns what `read` then gives of each parameter."""
         self._read = read
         load(weights)
         return {key: found for key, (by, found) in self._readings(lambda key: True) if by is read}

@@ -22,7 +22,7 @@ class WeightLoader:
         self._load(weights)
 
     def learn_placements(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Placement]:
-        """Once, before the first real weights: those of the model are lost."""
+        """Learn where each tensor lies. Call once, before the first real weights: those of the model are lost."""
         self.readback = Readback(self.model_runner.get_model(), dtype)
         return self.readback.learn(shapes, self._load)
 

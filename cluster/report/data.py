@@ -158,7 +158,7 @@ def _read_run(path: Path, arm: str, budget: int) -> Run:
     name = (config.get("run") or {}).get("name") or path.resolve().name
     return Run(
         path=path,
-        label=str(name),
+        label=str(name).encode("utf-8", "replace").decode(),  # half a surrogate pair is no text that can be drawn
         arm=arm,
         config=config,
         provenance=_mapping(path / "provenance.json") if (path / "provenance.json").exists() else {},

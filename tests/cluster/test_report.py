@@ -1,5 +1,6 @@
 """The report reads what runs leave, in whatever state they are, and shows a model's text as text."""
 
+import html
 import json
 import re
 
@@ -219,3 +220,17 @@ def test_a_curve_that_equals_another_does_not_hide_it(tmp_path):
         curves._plot(axes, steps, np.ones(4), order, color="red")
     widths = [line.get_linewidth() for line in axes.lines[::2]]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3
+
+
+@pytest.mark.parametrize("name", ["</script><b>", "[x]", "a\\u2028b", "half \\ud800 pair"])
+def test_a_hostile_run_name_is_shown_as_it_is_written(tmp_path, name):
+    """`name` as JSON writes it."""
+    run = write_run(tmp_path / "r", steps=2)
+    config = (run / "config.yaml").read_text()
+    assert "name: r\n" in config
+    (run / "config.yaml").write_text(config.replace("name: r\n", f'name: "{name}"\n', 1))
+    page = page_of(run)
+    shown = json.loads(f'"{name}"').encode("utf-8", "replace").decode()
+    assert html.escape(shown) in page and "<b>" not in page.partition("<body")[2].partition('id="config"')[0]
+    [[label, _]] = embedded_episodes(page)
+    assert label == shown
