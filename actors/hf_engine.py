@@ -13,9 +13,9 @@ from torch import Tensor
 
 from actors.base import ModelEngine, score_length
 from azero.errors import UserError, first_line
-from azero.models import load_model
+from azero.models.loading import load_model
+from azero.models.weights import digest, exactly, owned_state
 from azero.types import Completion, HeldWeights, Sampling
-from azero.weights import digest, exactly, owned_state
 
 ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.15}  # nats, between a sample in its batch and alone
 

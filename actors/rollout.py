@@ -19,9 +19,9 @@ from azero.config import Config, Protocol, Source, stops, sync_tolerance
 from azero.domains import get_domain
 from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
-from azero.evaluation import encoded, evaluate
-from azero.exclusion import evaluation_problems
+from azero.evaluation.solver import encoded, evaluate
 from azero.play import Player, PlayRules
+from azero.problems.exclusion import evaluation_problems
 from azero.process import (
     deadline_stacks,
     keep_heap,
@@ -191,7 +191,7 @@ class RolloutActor:
 
     def _fetched(self, snapshot: WeightSnapshot) -> Callable[[], None]:
         """How to load what now lies in this node's object store. Raises VersionGone and VersionLate."""
-        from azero.weights import unflatten
+        from azero.models.weights import unflatten
 
         weights = unflatten(self._get(snapshot.handle), snapshot.manifest, snapshot.dtype)
         return lambda: self.engine.load(snapshot.version, weights)

@@ -27,8 +27,8 @@ from ray.exceptions import RayError
 from torch import Tensor
 
 from azero.errors import VersionGone
+from azero.models.weights import unflatten
 from azero.types import TensorSpec
-from azero.weights import unflatten
 
 SENDING = "sending"  # Ray's concurrency group of the actors' calls to a Sender
 # Both sides have to agree. Packed, vLLM sends from streams that all groups of the process share, so that one actor

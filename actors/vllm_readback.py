@@ -28,8 +28,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from azero.models.weights import digest, exactly, value_sum
 from azero.types import HeldWeights
-from azero.weights import digest, exactly, value_sum
 
 NORMAL = range(0x0080, 0x7F80)  # bits of bfloat16's positive normal numbers; in float32 they are the upper half
 SIGN = 0x8000

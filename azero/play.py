@@ -8,7 +8,7 @@ All requests of an assignment share the engine's continuous batch: a group is su
 With `barrier` the engine gets whole waves, each in the order of the slots: the first tries, the second tries of those
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
 Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the learner's side, in
-azero/credit.py; here a solution gets its final reward, a proposal its verdict.
+azero/credit/credit.py; here a solution gets its final reward, a proposal its verdict.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from azero.config import Ladder
+from azero.credit.rewards import solver_reward
 from azero.domains.base import Domain, Proposal, judge
 from azero.engine import Engine
 from azero.errors import UserError
-from azero.exclusion import IN_EVALUATION, EvaluationProblems
-from azero.rewards import solver_reward
+from azero.problems.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.types import (
     Assignment,
     Completion,

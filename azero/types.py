@@ -162,7 +162,7 @@ class ProbeSet:
 
     sequences: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]  # the learner's, of tokens 1.. of each sequence, temperature 1
-    digests: Mapping[str, int] = field(default_factory=dict)  # of each published tensor (azero/weights.py: digest)
+    digests: Mapping[str, int] = field(default_factory=dict)  # of each published tensor (models/weights.py: digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

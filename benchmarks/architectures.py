@@ -23,7 +23,7 @@ from torch import Tensor
 from azero.batch import TrainRow, pack
 from azero.config import Dtype
 from azero.errors import UserError
-from azero.models import EMBEDDED, load_model, load_tokenizer
+from azero.models.loading import EMBEDDED, load_model, load_tokenizer
 from azero.types import Completion, Role, Sample, Tier, Verdict
 from learner.agreement import AGREED, require_agreement
 from learner.net import PolicyNet

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from workload import BATCH, COMMON, GRPO, shape
 
-from azero.models import resolve_model_path
-from cluster.machine import cores, cpu
+from azero.models.loading import resolve_model_path
+from cluster.records.machine import cores, cpu
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # without one of them both sides are faster in fp32
 MEASURE, ROOT = Path(__file__).with_name("measure.py"), Path(__file__).parents[1]

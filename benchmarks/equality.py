@@ -1,10 +1,10 @@
 """Guard of a reshaping: two checkouts train the same synchronous runs, and their metrics must be equal to the last bit.
 
-    python benchmarks/equality.py OLD_CHECKOUT NEW_CHECKOUT [--steps 12] [--python PYTHON] [ARM ...]
+    python benchmarks/equality.py OLD_CHECKOUT NEW_CHECKOUT [--steps 12] [--keep FOLDER] [--python PYTHON] [ARM ...]
 
 An arm is a name of ARMS. Each runs with one thread a side, in either checkout, with this environment's packages. What
 depends on the clock or on the machine is left out. A key or value that the new checkout calls otherwise stands in
-RENAMED and OVERRIDES_OF_OLD.
+RENAMED and OVERRIDES_OF_OLD. With --keep the old checkout's metrics are kept in FOLDER, and not made again.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("new", type=Path)
     parser.add_argument("arms", nargs="*", help=", ".join(ARMS))
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--keep", type=Path, help="a folder for the old checkout's metrics")
     parser.add_argument("--python", default=sys.executable)
     given = parser.parse_intermixed_args()
     if unknown := set(given.arms) - set(ARMS):
@@ -66,10 +67,14 @@ def main() -> int:
     status = 0
     for arm in given.arms or ARMS:
         overrides = [*SYNCHRONOUS, f"run.steps={given.steps}", *ARMS[arm]]
+        of_old = [OVERRIDES_OF_OLD.get(o, o) for o in overrides]
         with tempfile.TemporaryDirectory() as folder:
-            old = metrics_of(
-                given.old.resolve(), given.python, [OVERRIDES_OF_OLD.get(o, o) for o in overrides], Path(folder) / "old"
-            )
+            kept = given.keep / f"{arm}-{given.steps}.json" if given.keep else Path(folder) / "kept"
+            if not kept.exists():
+                old = metrics_of(given.old.resolve(), given.python, of_old, Path(folder) / "old")
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps(old))
+            old = json.loads(kept.read_text())
             new = metrics_of(given.new.resolve(), given.python, overrides, Path(folder) / "new")
         found = differences(old, new)
         status = status or int(bool(found))

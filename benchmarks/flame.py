@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 PY_SPY = str(Path(sys.executable).with_name("py-spy"))
 WARM_UP = 3  # steps

@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 
 def curve(run: Path, by_samples: bool) -> tuple[list[int], list[float]]:

@@ -24,7 +24,7 @@ from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_updat
 
 from azero.config import load_config
 from azero.process import keep_heap
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 
 def azero_run(folder: Path, overrides: Sequence[str], pinned: bool = False) -> list[dict[str, Any]]:
@@ -77,10 +77,10 @@ def growth_with_steps(steps: int) -> dict[str, float]:
 
 def growth_with_buffer(problems: int) -> dict[str, float]:
     """Seconds that a step of 32 problems spends on a buffer of so many."""
-    from azero.buffer import ProblemBuffer
-    from azero.curriculum import SlotSource
     from azero.domains import get_domain
     from azero.domains.arithmetic import make_problem
+    from azero.problems.buffer import ProblemBuffer
+    from azero.problems.curriculum import SlotSource
     from azero.types import TIERS
 
     config, rng = load_config("local"), random.Random(0)
@@ -107,13 +107,13 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
     import ray
 
     from actors.rollout import RolloutActor
-    from azero.buffer import ProblemBuffer
-    from azero.curriculum import SlotSource
     from azero.domains import get_domain
-    from azero.models import resolve_model_path
+    from azero.models.loading import resolve_model_path
+    from azero.problems.buffer import ProblemBuffer
+    from azero.problems.curriculum import SlotSource
     from azero.types import Assignment, WeightSnapshot
-    from cluster.runtime import ray_session
-    from cluster.train import probe_texts
+    from cluster.commands.train import probe_texts
+    from cluster.supervise.runtime import ray_session
     from learner.core import LearnerCore
 
     c, domain = configured(config, overrides), get_domain("arithmetic")
@@ -154,7 +154,7 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
     import torch
 
     from azero.batch import completion_tokens
-    from azero.models import resolve_model_path
+    from azero.models.loading import resolve_model_path
     from azero.types import Role
     from learner.policy import PolicyOptimizer
 

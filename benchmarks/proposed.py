@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 QUARTERS = 4
 

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from azero.evaluation import mcnemar
+from azero.evaluation.solver import mcnemar
 
 
 def right(file: str) -> dict[str, list[bool]]:

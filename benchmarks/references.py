@@ -23,7 +23,7 @@ def rollout_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "2"}
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    from azero.models import resolve_model_path
+    from azero.models.loading import resolve_model_path
 
     c = configured(config, overrides)
     llm = LLM(
@@ -55,7 +55,7 @@ def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
 
     from azero.batch import completion_tokens
     from azero.config import Dtype
-    from azero.models import load_model, resolve_model_path
+    from azero.models.loading import load_model, resolve_model_path
     from azero.types import Role
 
     torch.set_num_threads(2)
@@ -104,9 +104,9 @@ def trl(model: str, dtype: str, steps: int, micro_batch: int) -> dict[str, float
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from azero.curriculum import SlotSource
     from azero.domains import get_domain
-    from azero.models import load_tokenizer
+    from azero.models.loading import load_tokenizer
+    from azero.problems.curriculum import SlotSource
 
     torch.set_num_threads(2)
     keep_heap()

@@ -20,9 +20,9 @@ from actors.engines import build_engine
 from actors.proof import SyncProof
 from azero.config import Dtype, EngineName, ModelConfig, RolloutConfig
 from azero.errors import SyncError
-from azero.models import load_model, resolve_model_path
+from azero.models.loading import load_model, resolve_model_path
+from azero.models.weights import digests, flatten, owned_state, unflatten
 from azero.types import ProbeSet, WeightSnapshot
-from azero.weights import digests, flatten, owned_state, unflatten
 
 ANY = 1e9  # nats: the tensors decide alone
 

@@ -18,7 +18,7 @@ LR = 1e-6  # the weights hardly move, so that every step is like the last
 CACHE = Path(tempfile.gettempdir()) / "azero-bench"
 GENERATED = 16  # tokens of a completion, at most
 BATCH = 16, 16  # problems, solutions
-COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.progress=plain", "run.sinks=[]"]
+COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.run.progress=plain", "run.sinks=[]"]
 COMMON += ["learner.keep_every=0", "task.exclude_evaluation=false", "rollout.max_num_seqs=512", f"optim.lr={LR}"]
 GRPO = ["algorithm.name=grpo", "task.source=fixed", "task.fixed_size=256"]
 
@@ -30,7 +30,7 @@ def small_model() -> str:
         import torch
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
-        from azero.pretrain import build_tokenizer
+        from benchmarks.base_model.pretrain import build_tokenizer
 
         torch.manual_seed(0)
         tokenizer = build_tokenizer()

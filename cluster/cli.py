@@ -51,7 +51,7 @@ def train(
     from rich.console import Console
 
     from azero.config import load_config
-    from cluster.rundir import CONFIG, run_of
+    from cluster.records.rundir import CONFIG, run_of
 
     given, folder = overrides or [], run_of(config)
     resolved = load_config(folder / CONFIG if folder else config, given)
@@ -59,10 +59,10 @@ def train(
         resolved.run.dir = str(folder)  # wherever it was when its config was written
     console = Console(soft_wrap=True, markup=False, emoji=False)  # names are printed as they are
     if dry_run:
-        from cluster.dryrun import dry_run as show
+        from cluster.commands.dryrun import dry_run as show
 
         return show(resolved, config, given, resume, console)
-    from cluster.train import train as run
+    from cluster.commands.train import train as run
 
     return run(resolved, resume, console)
 
@@ -79,7 +79,7 @@ def evaluate(
     ] = None,
 ) -> int:
     """Greedy and sampled accuracy of a model, with intervals; or what it proposes."""
-    from cluster.evaluate import evaluate_model, evaluate_proposer
+    from cluster.commands.evaluate import evaluate_model, evaluate_proposer
 
     if role is Role.PROPOSER:
         if data:
@@ -94,7 +94,7 @@ def export(
     out: Annotated[str, typer.Argument(metavar="OUT_DIR", help="a folder that does not exist yet")],
 ) -> int:
     """Write a plain transformers folder."""
-    from cluster.export import export_run
+    from cluster.commands.export import export_run
 
     print(f"wrote {export_run(source, out)}")
     return 0
@@ -109,7 +109,7 @@ def sweep(
     ] = None,
 ) -> int:
     """Run the arms and seeds that are missing, then compare them."""
-    from cluster.sweep import run_sweep
+    from cluster.commands.sweep import run_sweep
 
     return run_sweep(path, overrides or [], json_file)
 
@@ -136,7 +136,7 @@ def scale(
     ] = None,
 ) -> int:
     """Simulate many actors around the real control plane, and plan for a target."""
-    from cluster.scale import scale as run
+    from benchmarks.scale.plan import scale as run
 
     return run(options or [], json_file)
 
@@ -147,7 +147,7 @@ def doctor(
     network: Annotated[bool, typer.Option("--network", help="also ask whether the Hugging Face Hub answers")] = False,
 ) -> int:
     """Say what this machine and cluster can run, what is missing and what to do."""
-    from cluster.doctor import main as run
+    from cluster.commands.doctor import main as run
 
     return run(network, config)
 
@@ -175,7 +175,7 @@ def _unforeseen(error: Exception) -> str:
     """A line for it; its traceback goes to a file, so that nobody has to read it who cannot use it."""
     import tempfile
 
-    from cluster.failures import internal_error, write_traceback
+    from cluster.supervise.failures import internal_error, write_traceback
 
     log = Path(tempfile.gettempdir()) / f"azero-{os.getpid()}.log"
     write_traceback(error, log)

@@ -2,7 +2,7 @@
 
 checkpoints/step_000120/model/                  transformers layout, fp32, with the tokenizer
 checkpoints/step_000120/optimizer.safetensors   exp_avg/<name>, exp_avg_sq/<name>, step/<name>
-checkpoints/step_000120/state.json              step, steps_done, credit (azero.credit), guards, driver (problem buffer)
+checkpoints/step_000120/state.json              step, steps_done, credit (azero/credit), guards, driver (problem buffer)
 checkpoints/step_000120/manifest.json           bytes and SHA-256 of every other file
 checkpoints/latest                              "step_000120"
 """
@@ -28,7 +28,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from azero.errors import UserError, first_line
-from azero.weights import owned_state
+from azero.models.weights import owned_state
 from learner.manifest import write_manifest
 
 

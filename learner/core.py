@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from azero.config import Config
-from azero.credit import Credit, SequenceLogprobs, batch_metrics, trainable_proposals
-from azero.guards import Guards
-from azero.models import generation_file, load_tokenizer
+from azero.credit.credit import Credit, SequenceLogprobs, batch_metrics, trainable_proposals
+from azero.credit.guards import Guards
+from azero.models.loading import generation_file, load_tokenizer
+from azero.models.weights import digests, flatten
 from azero.process import peak_memory_gib
 from azero.types import Episode, ProbeSet, Role, TensorSpec, Update
-from azero.weights import digests, flatten
 from learner.checkpoints import Kept, load_checkpoint, require_writable, save_checkpoint
 from learner.policy import CPU, PolicyOptimizer
 from learner.workers import Workers

@@ -19,7 +19,7 @@ from azero.batch import TrainBatch
 from azero.config import Dtype
 from azero.errors import UserError
 from azero.losses import token_logprobs
-from azero.models import load_model
+from azero.models.loading import load_model
 from learner.workers import Workers
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from azero.batch import TrainBatch, TrainRow, completion_tokens, pack, shares
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
 from azero.losses import kl_estimate, policy_loss
+from azero.models.weights import owned_state
 from azero.types import ProbeSet, Role
-from azero.weights import owned_state
 from learner.agreement import require_agreement
 from learner.net import PolicyNet, full_norm, whole_number
 from learner.workers import Workers, sharded_like

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 TAIL = 8192  # bytes; a line of metrics takes about 2,000
 

@@ -13,16 +13,16 @@ from typing import Any
 
 from actors.engines import build_engine, generate
 from actors.rollout import play_rules, sampling_seed
-from azero.buffer import ProblemBuffer
 from azero.config import Config, load_config
-from azero.curriculum import SlotSource
+from azero.credit.rewards import solver_reward
 from azero.domains import get_domain
 from azero.domains.base import judge
-from azero.models import resolve_model_path
-from azero.rewards import solver_reward
+from azero.models.loading import resolve_model_path
+from azero.models.weights import unflatten
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
 from azero.types import Episode, Group, Problem, Role, Sample
-from azero.weights import unflatten
-from cluster.train import probe_texts
+from cluster.commands.train import probe_texts
 from learner.core import LearnerCore
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from helpers import episode
 
 from azero.config import load_config, to_yaml
-from azero.credit import batch_metrics
-from azero.evaluation import wilson_interval
+from azero.credit.credit import batch_metrics
+from azero.evaluation.solver import wilson_interval
 from azero.types import TIERS, Episode, Verdict
-from cluster.rundir import RunDirectory, episode_record, provenance
+from cluster.records.rundir import RunDirectory, episode_record, provenance
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>&amp;\u2028"
 

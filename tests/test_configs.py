@@ -53,8 +53,8 @@ def test_config_dry_runs(
 
 def has_room(config: Config) -> bool:
     """Whether this machine has what the config asks for."""
-    from cluster.placement import nodes_of, require_room
-    from cluster.resources import plan, require
+    from cluster.supervise.placement import nodes_of, require_room
+    from cluster.supervise.resources import plan, require
 
     nodes, where = nodes_of(config.cluster)
     try:

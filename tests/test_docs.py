@@ -16,7 +16,7 @@ def test_links_and_files_named_in_the_docs_are_there() -> None:
 
 def test_config_keys_named_in_the_docs_are_keys() -> None:
     from azero.config import Config
-    from azero.overrides import known_keys
+    from azero.config.overrides import known_keys
 
     sections = "|".join(Config.model_fields)
     keys = set(known_keys(Config))

@@ -77,7 +77,7 @@ def gradient(workers: Workers, path: str, rows: Sequence[TrainRow], **learner: A
 
 def updates(workers: Workers, path: str, batches: Sequence[Sequence[TrainRow]], out: Path | None) -> Any:
     """(metrics and log-probs of each update, weights at the end, probes), with a checkpoint of the end in `out`."""
-    from azero.models import load_tokenizer
+    from azero.models.loading import load_tokenizer
 
     p = policy(workers, path, path, tokens_per_microbatch=60)
     results = []

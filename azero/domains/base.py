@@ -44,7 +44,7 @@ class Domain(Protocol):
     def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
         """Validate a proposer's completion. `exclude`: drop problems that `in_evaluation` knows.
 
-        A text of a problem alone gives that problem. The set that a run loaded is left out by azero/exclusion.py.
+        A text of a problem alone gives that problem. azero/problems/exclusion.py leaves out the set that a run loaded.
         """
 
     def solver_prompt(self, problem: str, chat: ChatTemplate | None) -> str:

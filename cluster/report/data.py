@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from azero.errors import UserError
-from cluster.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, is_run, iterate_jsonl, read_jsonl
+from cluster.records.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, is_run, iterate_jsonl, read_jsonl
 
 EPISODE_BYTES = 5_000_000  # of all runs' episodes in the page
 TEXT_CHARS = 2_000  # of one prompt or completion

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from azero.evaluation import paired
+from azero.evaluation.solver import paired
 from azero.types import TIERS
 from cluster.report.data import Run
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from azero.models import load_model
-from azero.weights import owned_state
+from azero.models.loading import load_model
+from azero.models.weights import owned_state
 
 END, PAD = "<|end|>", "<|pad|>"
 MAX_MODEL_LEN = 320  # tokens: many blocks of vLLM's cache

@@ -16,9 +16,9 @@ from actors.engines import build_engine, generate
 from actors.proof import SyncProof
 from azero.config import EngineName, ModelConfig, RolloutConfig
 from azero.errors import SyncError, UserError
-from azero.models import load_tokenizer
+from azero.models.loading import load_tokenizer
+from azero.models.weights import digest, flatten, owned_state, unflatten
 from azero.types import Completion, ProbeSet, Sampling, WeightSnapshot
-from azero.weights import digest, flatten, owned_state, unflatten
 
 CLOSE = 1e-4  # nats
 PROMPTS = ("3 + 5 = ", "a", "Write a problem:\n12 - 7\n9 * 8\n", "ab ab  ab")
@@ -326,7 +326,7 @@ def test_vllm_leaves_the_process_its_thread_count(vllm_engine: Any) -> None:
 
 def test_spaces_survive_saving_and_auto_tokenizer(tmp_path: Path) -> None:
     """AutoTokenizer rebuilds the pre-tokenizer of a `qwen2` model: a character tokenizer would lose its spaces here."""
-    from azero.pretrain import build_model, build_tokenizer
+    from benchmarks.base_model.pretrain import build_model, build_tokenizer
 
     tokenizer = build_tokenizer()
     build_model(len(tokenizer), seed=0).save_pretrained(tmp_path)

@@ -14,8 +14,8 @@ from torch import Tensor
 from actors.proof import SyncProof
 from actors.vllm_readback import Placement, Reading, held_weights, unprovable
 from azero.errors import SyncError
+from azero.models.weights import digest, digests, flatten, owned_state, unflatten, value_sum
 from azero.types import ProbeSet, SyncReport, WeightSnapshot
-from azero.weights import digest, digests, flatten, owned_state, unflatten, value_sum
 
 ANY = 1e9  # nats: so that the tensors decide alone
 SEQUENCE = (5, 6, 7, 8)

@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from actors.base import ModelEngine
 from azero.errors import UserError
-from azero.models import load_tokenizer
+from azero.models.loading import load_tokenizer
 
 BOS, EOT = "<s>", "<eot>"
 TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}"

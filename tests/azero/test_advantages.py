@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azero.advantages import (
+from azero.config import Baseline
+from azero.credit.advantages import (
     MIN_STD,
     Moments,
     Scored,
@@ -16,7 +17,6 @@ from azero.advantages import (
     cell_of,
     group_advantages,
 )
-from azero.config import Baseline
 from azero.types import Role, Tier
 
 GLOBAL = Baseline["global"]

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from helpers import problem
 
-from azero.buffer import ProblemBuffer
 from azero.errors import UserError
+from azero.problems.buffer import ProblemBuffer
 from azero.types import Problem, Tier
 
 SEEDS = [problem("s1"), problem("s2", Tier.HARD)]

@@ -17,7 +17,7 @@ from azero.config import (
     Source,
     TaskConfig,
 )
-from azero.credit import Credit, SequenceLogprobs, batch_metrics
+from azero.credit.credit import Credit, SequenceLogprobs, batch_metrics
 from azero.types import Role, Tier, Verdict
 
 R, W, M = Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED

@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 from helpers import problem
 
-from azero.buffer import ProblemBuffer
 from azero.config import Source, TaskConfig
-from azero.curriculum import SlotSource
 from azero.domains.base import Domain
 from azero.errors import UserError
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
 from azero.types import TIERS, Problem, Slot, Tier
 
 

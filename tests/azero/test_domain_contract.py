@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azero.buffer import ProblemBuffer
 from azero.config import Source, TaskConfig
-from azero.curriculum import SlotSource
 from azero.domains import DOMAINS, get_domain
 from azero.domains.base import Domain
 from azero.errors import UserError
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
 from azero.types import TIERS, Problem, Verdict
 
 NAMES = [own] if (own := os.environ.get("AZERO_DOMAIN")) else sorted(DOMAINS)

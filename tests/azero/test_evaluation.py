@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from azero.errors import UserError
-from azero.evaluation import McNemar, evaluate, mcnemar, paired, table, wilson_interval
+from azero.evaluation.solver import McNemar, evaluate, mcnemar, paired, table, wilson_interval
 from azero.types import Completion, EvalItem, Verdict
 
 

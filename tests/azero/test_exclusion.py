@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from scripted import ScriptedEngine, rules
 
-from azero.buffer import ProblemBuffer
 from azero.config import Source, TaskConfig
-from azero.curriculum import SlotSource
 from azero.domains.arithmetic import Arithmetic, make_problem
 from azero.domains.sorting import Sorting
 from azero.errors import UserError
-from azero.exclusion import EvaluationProblems, evaluation_problems
 from azero.play import Player
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
+from azero.problems.exclusion import EvaluationProblems, evaluation_problems
 from azero.types import Assignment, EvalItem, Problem, ProposalRequest, Slot, Tier, Verdict
 
 DOMAIN = Arithmetic()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-import azero.gguf as under_test
+import azero.models.gguf as under_test
 from azero.errors import UserError
-from azero.gguf import converted, packaged
-from azero.models import resolve_model_path
+from azero.models.gguf import converted, packaged
+from azero.models.loading import resolve_model_path
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from azero.config import GuardConfig
-from azero.guards import Guards
+from azero.credit.guards import Guards
 
 
 def test_a_floor_speaks_from_the_nth_step_in_a_row_until_it_is_kept() -> None:

@@ -12,12 +12,12 @@ from helpers import problem
 from scripted import ScriptedEngine, rules
 
 from azero.config import Source, TaskConfig
-from azero.curriculum import SlotSource
 from azero.domains.arithmetic import Arithmetic
 from azero.domains.base import Proposal
 from azero.errors import UserError
-from azero.evaluation import evaluate
+from azero.evaluation.solver import evaluate
 from azero.play import Player
+from azero.problems.curriculum import SlotSource
 from azero.types import Assignment, Episode, EvalItem, Problem, ProposalRequest, Slot, Tier, Verdict
 
 SEED = problem("x" * 10, Tier.EASY)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from azero.errors import UserError
-from azero.models import EMBEDDED, generation_file, load_model
+from azero.models.loading import EMBEDDED, generation_file, load_model
 
 Weights = dict[str, Tensor]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from azero.config import Config, load_config, to_yaml
+from azero.config.overrides import known_keys, merged, value_of
 from azero.errors import UserError
-from azero.overrides import known_keys, merged, value_of
 
 TEXTS = [
     *("20250112_093015", "1e5", "on", "yes", "no", "null", "a~", "0x1f", "1_000", "2025-01-12", "0.1", "1", "true"),

@@ -5,7 +5,7 @@ import pytest
 from helpers import episode
 from rich.console import Console
 
-from azero.proposals import proposer_summary, proposer_table
+from azero.evaluation.proposer import proposer_summary, proposer_table
 from azero.types import Tier, Verdict
 
 R, W = Verdict.RIGHT, Verdict.WRONG

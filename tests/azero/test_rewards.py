@@ -9,7 +9,7 @@ import pytest
 from helpers import problem
 
 from azero.config import Ladder, Learnability
-from azero.rewards import (
+from azero.credit.rewards import (
     NoveltyWindow,
     correlation,
     improvement,

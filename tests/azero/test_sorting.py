@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azero.domains.sorting import LENGTHS, Rejected, Sorting, make_problem
-from azero.models import EMBEDDED, load_tokenizer
+from azero.models.loading import EMBEDDED, load_tokenizer
 from azero.types import TIERS, Tier, Verdict
 
 DOMAIN = Sorting()

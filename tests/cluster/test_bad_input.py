@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from azero.models import EMBEDDED
+from azero.models.loading import EMBEDDED
 from cluster.cli import main
-from cluster.rundir import RunDirectory
+from cluster.records.rundir import RunDirectory
 
 # (command line, what the line must say); {tmp} is a folder made by `world`
 CASES = [
@@ -38,7 +38,7 @@ CASES = [
     ("train local rollout.engine=hf rollout.tensor_parallel=2", ["tensor_parallel", "vllm"]),
     ("train local rollout.tensor_parallel=2", ["tensor_parallel", "gpus_per_actor"]),
     ("train local rollout.max_model_len=8", ["max_model_len"]),
-    ("train local cluster.progress=loud", ["cluster.progress", "plain"]),
+    ("train local cluster.run.progress=loud", ["cluster.run.progress", "plain"]),
     ("train local task.domain=poetry", ["poetry", "arithmetic"]),
     ("train local task.domain=no_such_module:Poetry", ["no_such_module", "PYTHONPATH"]),
     ("train local run.sinks=[comet]", ["run.sinks", "wandb"]),
@@ -224,7 +224,7 @@ def test_a_dry_run_says_what_only_the_hub_knows(capsys: pytest.CaptureFixture[st
 
 
 def test_someone_elses_config_beside_a_model_is_not_the_runs(tmp_path: Path) -> None:
-    from cluster.evaluate import _own_config
+    from cluster.commands.evaluate import _own_config
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "config.yaml").write_text("some_key_of_theirs: 1\n")

@@ -3,7 +3,7 @@
 import pytest
 
 from azero.types import Slot
-from cluster.batches import BatchBook
+from cluster.run.batches import BatchBook
 
 
 def slots(batch: int, n: int = 4) -> list[Slot]:

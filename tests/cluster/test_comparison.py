@@ -3,7 +3,7 @@ import json
 import pytest
 from rich.console import Console
 
-from cluster.comparison import arm_summary, comparison_table, difference, half_width, seeds_to_tell, statistics
+from cluster.commands.comparison import arm_summary, comparison_table, difference, half_width, seeds_to_tell, statistics
 
 
 def run(path, before, after, step=10):

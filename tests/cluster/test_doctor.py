@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from cluster import doctor, machine
-from cluster.doctor import Check, Status, healthy, render
+from cluster.commands.doctor import Check, Status, healthy, render
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ray import cloudpickle
 
 from actors.rollout import RolloutActor
 from cluster.cli import main
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SMALL = [
@@ -146,7 +146,7 @@ def test_a_broken_tied_head_stops_the_run(
     import ray
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr("cluster.train.RolloutActor", ray.remote(BrokenHead))
+    monkeypatch.setattr("cluster.commands.train.RolloutActor", ray.remote(BrokenHead))
     try:
         assert main(["train", "local", *SMALL, "optim.lr=1e-3", f"run.dir={tmp_path}/run"]) == 1
     finally:
@@ -187,7 +187,7 @@ def test_a_finished_run_is_exported_reported_and_its_proposer_evaluated(
 def _the_proposer_is_evaluated(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cluster.evaluate.PROPOSALS", 12)
+    monkeypatch.setattr("cluster.commands.evaluate.PROPOSALS", 12)
     capsys.readouterr()
     assert main(["eval", str(folder), "--role", "proposer", "rollout.engine=hf"]) == 0
     table = capsys.readouterr().out

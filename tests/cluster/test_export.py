@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from azero.errors import UserError
-from cluster.export import export_run, resolve_model
+from cluster.commands.export import export_run, resolve_model
 from learner.manifest import write_manifest
 
 

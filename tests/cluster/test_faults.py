@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from chaos import Victim, check_whole, timeless
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = [
@@ -25,7 +25,7 @@ SMALL = [
     "eval.samples=0",
     "rollout.threads=1",
     "learner.threads=1",
-    "cluster.progress=plain",
+    "cluster.run.progress=plain",
 ]
 TWO = ["rollout.actors=2", "rollout.cpus_per_actor=0.5"]
 SYNC = [*SMALL, *TWO, "rollout.max_staleness=0", "run.steps=8", "run.keep_checkpoints=2"]

@@ -15,8 +15,8 @@ from lost import lost_reference
 from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
 from azero.types import Assignment, WeightSnapshot
-from cluster import fleet as module
-from cluster.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
+from cluster.supervise import fleet as module
+from cluster.supervise.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 
 SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 ROOT = Path(__file__).parents[2]

@@ -18,9 +18,9 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster import machine
-from cluster.rundir import read_jsonl
-from cluster.sinks import prometheus_name
+from cluster.records import machine
+from cluster.records.rundir import read_jsonl
+from cluster.run.sinks import prometheus_name
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "cluster" / "launch"
@@ -154,7 +154,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 def test_slurm_runs_on_its_nodes_and_goes_on_when_its_time_was_up(slurm: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     small = ["rollout.engine=hf", "rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0"]
-    small += ["cluster.progress=plain", "run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
+    small += ["cluster.run.progress=plain", "run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
     command = ["bash", str(LAUNCH / "slurm.sh"), "local", f"run.dir={folder}", *small]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(

@@ -18,8 +18,8 @@ from ray.exceptions import ObjectStoreFullError
 
 from azero.errors import RunFailed, UserError
 from azero.types import WeightSnapshot
-from cluster import learning as module
-from cluster.learning import LearnerHost, LearnerLost
+from cluster.supervise import learning as module
+from cluster.supervise.learning import LearnerHost, LearnerLost
 
 
 @ray.remote(num_cpus=0)

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from actors.simulated import SimulatedActor, Timing
-from azero.buffer import ProblemBuffer
 from azero.config import Config
-from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.errors import RunFailed
-from cluster.fleet import Fleet
-from cluster.learning import LearnerHost
-from cluster.loop import TrainingLoop
-from cluster.progress import Progress
-from cluster.records import Recorder
-from cluster.rundir import RunDirectory, read_jsonl
-from learner.simulated import SimulatedLearner
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
+from benchmarks.scale.actor import SimulatedActor, Timing
+from benchmarks.scale.learner import SimulatedLearner
+from cluster.records.rundir import RunDirectory, read_jsonl
+from cluster.run.loop import TrainingLoop
+from cluster.run.progress import Progress
+from cluster.run.recorder import Recorder
+from cluster.supervise.fleet import Fleet
+from cluster.supervise.learning import LearnerHost
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from azero.config import load_config
-from cluster import machine
-from cluster.placement import nodes_of
-from cluster.resources import share_threads
+from cluster.records import machine
+from cluster.supervise.placement import nodes_of
+from cluster.supervise.resources import share_threads
 
 GROUPS = {  # name -> (/proc/self/cgroup, files below /sys/fs/cgroup, cores of 8)
     "no group": ("", {}, 8),

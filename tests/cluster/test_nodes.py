@@ -14,11 +14,11 @@ import pytest
 from chaos import Victim, check_whole
 from ray.cluster_utils import Cluster
 
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["rollout.engine=hf", "rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0"]
-SMALL += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1", "cluster.progress=plain"]
+SMALL += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1", "cluster.run.progress=plain"]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_local_ray_is_its_own_and_listens_on_loopback_alone() -> None:
     code = """
 import os, psutil
 from azero.config import ClusterConfig
-from cluster.runtime import ray_session
+from cluster.supervise.runtime import ray_session
 with ray_session(ClusterConfig()):
     import ray
     ray.get(ray.remote(lambda: 1).remote())

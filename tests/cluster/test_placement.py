@@ -6,7 +6,7 @@ import pytest
 
 from azero.config import load_config
 from azero.errors import UserError
-from cluster.placement import Free, demand, lacking, require_room
+from cluster.supervise.placement import Free, demand, lacking, require_room
 
 HEAD, GPU8 = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
 TP = ["rollout.tensor_parallel=4", "rollout.gpus_per_actor=4", "rollout.cpus_per_actor=2", "rollout.actors=3"]

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from cluster.progress import Progress, sparkline
+from cluster.run.progress import Progress, sparkline
 
 METRICS = {
     "step": 3,

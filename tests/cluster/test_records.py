@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from cluster.progress import Progress
-from cluster.records import Recorder
-from cluster.rundir import RunDirectory, read_jsonl
+from cluster.records.rundir import RunDirectory, read_jsonl
+from cluster.run.progress import Progress
+from cluster.run.recorder import Recorder
 
 RESULT: dict[str, Any] = {"accuracy": 0.5, "interval": [0.2, 0.8], "n": 8, "data": "test", "by_label": {}}
 

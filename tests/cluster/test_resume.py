@@ -11,13 +11,13 @@ from rich.console import Console
 
 from azero.config import Config, load_config, to_yaml
 from azero.errors import UserError
-from azero.models import EMBEDDED
+from azero.models.loading import EMBEDDED
 from azero.types import EvalItem
-from cluster import resume
 from cluster.cli import main
-from cluster.jsonl import read_jsonl, truncate_after
-from cluster.resume import FIXED, fingerprints
-from cluster.rundir import RunDirectory, is_run, run_of
+from cluster.records import resume
+from cluster.records.jsonl import read_jsonl, truncate_after
+from cluster.records.resume import FIXED, fingerprints
+from cluster.records.rundir import RunDirectory, is_run, run_of
 from learner.manifest import write_manifest
 
 ITEM = EvalItem(prompt="Calculate: 1 + 1 = ", answer="2", label="a", operation="+", text="1 + 1")
@@ -61,7 +61,7 @@ def seen_by_train(monkeypatch: pytest.MonkeyPatch, *argv: str) -> str:
         found.append(config.run.dir)
         return 0
 
-    monkeypatch.setattr("cluster.train.train", train)
+    monkeypatch.setattr("cluster.commands.train.train", train)
     assert main(["train", *argv]) == 0
     return found[0]
 

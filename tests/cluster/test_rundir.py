@@ -8,7 +8,7 @@ import pytest
 
 from azero.errors import UserError
 from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
-from cluster.rundir import RunDirectory, episode_record, iterate_jsonl, provenance, read_jsonl
+from cluster.records.rundir import RunDirectory, episode_record, iterate_jsonl, provenance, read_jsonl
 from learner.manifest import write_manifest
 
 
@@ -79,7 +79,7 @@ def test_one_writer_at_a_time(tmp_path):
 def test_a_killed_run_leaves_no_lock(tmp_path):
     code = f"""
 import time
-from cluster.rundir import RunDirectory
+from cluster.records.rundir import RunDirectory
 with RunDirectory({str(tmp_path / "a")!r}).open("", {{}}, resume=False):
     print("held", flush=True)
     time.sleep(60)
@@ -146,7 +146,7 @@ def test_a_file_is_read_while_a_line_is_being_written(tmp_path, monkeypatch):
                 file.write(": 2}\n")
         return loads(line)
 
-    monkeypatch.setattr("cluster.rundir.json.loads", loads_and_writer_goes_on)
+    monkeypatch.setattr("cluster.records.rundir.json.loads", loads_and_writer_goes_on)
     assert read_jsonl(path) == [{"a": 1}]
     assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from azero.errors import UserError
-from cluster import runtime
-from cluster.runtime import cluster_address, ray_folder, require_cluster
+from cluster.supervise import runtime
+from cluster.supervise.runtime import cluster_address, ray_folder, require_cluster
 
 SMALL = ["rollout.engine=hf", "rollout.problems_per_step=2", "rollout.solutions_per_problem=2", "run.steps=1"]
 SMALL += ["run.eval_every=0", "eval.samples=0", "rollout.max_staleness=0", "rollout.threads=1", "learner.threads=1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from azero.errors import UserError
-from cluster.scale import Measured, Model, Point, calibrate, parse, scale
+from benchmarks.scale.plan import Measured, Model, Point, calibrate, parse, scale
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,7 +10,7 @@ import pytest
 
 from azero.domains import sorting
 from cluster.cli import main
-from cluster.rundir import read_jsonl
+from cluster.records.rundir import read_jsonl
 
 SMALL = [
     "rollout.engine=hf",

@@ -22,11 +22,11 @@ import ray
 from azero.config import Config
 from azero.errors import UserError
 from cluster.cli import main
-from cluster.progress import Progress
-from cluster.records import Recorder
-from cluster.rundir import RunDirectory, read_jsonl
-from cluster.runtime import ray_session
-from cluster.sinks import open_sinks, require_packages
+from cluster.records.rundir import RunDirectory, read_jsonl
+from cluster.run.progress import Progress
+from cluster.run.recorder import Recorder
+from cluster.run.sinks import open_sinks, require_packages
+from cluster.supervise.runtime import ray_session
 
 LINE = {"step": 1, "a/b": 0.5, "nan": float("nan"), "text": "x", "none": None}
 

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from azero.config import load_config, to_yaml
 from azero.errors import UserError
 from cluster.cli import main
-from cluster.resources import ResourcePlan
-from cluster.rundir import read_jsonl
-from cluster.sweep import Run, Started, _fits, load_sweep, run_sweep, runs_of, summary
+from cluster.commands.sweep import Run, Started, _fits, load_sweep, run_sweep, runs_of, summary
+from cluster.records.rundir import read_jsonl
+from cluster.supervise.resources import ResourcePlan
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"))
 TINY = [
@@ -105,7 +105,7 @@ def test_a_run_of_another_configuration_is_not_taken_for_this_one(tmp_path):
     path = write(tmp_path / "s.yaml", arms={"a": []})
     (run,) = runs_of(load_sweep(path), [])
     run.path.mkdir(parents=True)
-    config = load_config("local", ["run.seed=0", "run.steps=5", "rollout.threads=2", "cluster.progress=plain"])
+    config = load_config("local", ["run.seed=0", "run.steps=5", "rollout.threads=2", "cluster.run.progress=plain"])
     (run.path / "config.yaml").write_text(to_yaml(config))
     run.require_same()  # what is of no matter to the outcome differs alone
     (run.path / "config.yaml").write_text(to_yaml(load_config("local", ["run.seed=0", "optim.lr=0.5"])))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.trace import LEARNER, NO_TRACE, Trace
+from cluster.records.trace import LEARNER, NO_TRACE, Trace
 
 
 def test_each_track_is_named_once_and_times_are_microseconds_since_the_start(tmp_path: Path) -> None:

@@ -17,15 +17,15 @@ from gloo import in_place_of_nccl
 
 from actors.rollout import RolloutActor
 from actors.transfer import SENDING, Sender
-from azero.buffer import ProblemBuffer
 from azero.config import Config, Transfer, load_config
-from azero.curriculum import SlotSource
 from azero.domains import get_domain
 from azero.errors import UserError, VersionGone
-from azero.models import resolve_model_path
+from azero.models.loading import resolve_model_path
+from azero.models.weights import flatten
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
 from azero.types import Assignment, Played, WeightSnapshot
-from azero.weights import flatten
-from cluster.train import probe_texts
+from cluster.commands.train import probe_texts
 from learner.learner import Learner
 
 GPUS = ["rollout.gpus_per_actor=1", "learner.gpus_per_worker=1"]
@@ -81,7 +81,7 @@ def workers(tmp_path: Path) -> Iterator[Any]:
 
 
 def published(learner: Any, returned: Any, lineage: int = 0) -> WeightSnapshot:
-    """As cluster/learning.py has it: a snapshot is the last of the first result, or its only part."""
+    """As cluster/supervise/learning.py has it: a snapshot is the last of the first result, or its only part."""
     outcome, handle = returned
     parts = ray.get(outcome, timeout=120)
     snapshot = next(p for p in parts if isinstance(p, WeightSnapshot))

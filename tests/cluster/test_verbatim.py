@@ -5,12 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from azero.evaluation import table
-from azero.proposals import proposer_table
+from azero.evaluation.proposer import proposer_table
+from azero.evaluation.solver import table
 from azero.verbatim import VerbatimTable
-from cluster.comparison import comparison_table
-from cluster.doctor import Check, Status, render
-from cluster.progress import Progress
+from cluster.commands.comparison import comparison_table
+from cluster.commands.doctor import Check, Status, render
+from cluster.run.progress import Progress
 
 NAMES = ["[easy]", "[/x]", "[bold red]", "a[link=x]b", "\\[x]", ":bug:", "</script><b>", "[bold]y[/bold]"]
 

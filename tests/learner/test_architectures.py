@@ -81,7 +81,7 @@ def test_a_gradient_that_is_lost_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["Gemma-2", "RecurrentGemma", "Qwen2"])
 def test_attention_is_one_that_keeps_a_soft_cap(name: str, tmp_path: Path) -> None:
-    from azero.models import load_model
+    from azero.models.loading import load_model
 
     capped = name == "Gemma-2"
     assert (load_model(write(name, tmp_path)).config._attn_implementation == "eager") >= capped

@@ -7,7 +7,7 @@ import torch
 from rows import random_rows
 
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
-from azero.models import EMBEDDED
+from azero.models.loading import EMBEDDED
 from learner.policy import PolicyOptimizer, make_repeatable
 
 THREADS = 8  # on few cores they end in another order each time

@@ -12,7 +12,7 @@ from rows import random_rows
 
 from azero.batch import TrainRow, pack
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig, load_config
-from azero.credit import Credit
+from azero.credit.credit import Credit
 from azero.types import Verdict
 from benchmarks.architectures import write
 from learner.core import LearnerCore

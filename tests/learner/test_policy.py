@@ -164,7 +164,7 @@ def test_no_reference_is_held_without_kl(tiny_model: str) -> None:
 
 
 def saved(folder: Path, p: PolicyOptimizer, model: str, step: int, keep: int) -> Path:
-    from azero.models import load_tokenizer
+    from azero.models.loading import load_tokenizer
 
     kept = Kept(
         weights={k: v.numpy() for k, v in p.weights().items()},

@@ -12,8 +12,8 @@ import pytest
 
 from azero.config import load_config
 from azero.errors import UserError
-from azero.models import EMBEDDED, load_model
-from azero.weights import owned_state
+from azero.models.loading import EMBEDDED, load_model
+from azero.models.weights import owned_state
 from learner.core import LearnerCore
 
 # transformers refuses to write each: a temperature that sampling would need, and values out of range

@@ -1,0 +1,127 @@
+"""`azero eval`: one engine in this process, no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from safetensors.torch import load_file
+
+from actors.engines import build_engine
+from actors.rollout import evaluate_solver, play_rules
+from azero.config import Config, Protocol, Source, load_config, unlikely
+from azero.domains import get_domain
+from azero.engine import Engine
+from azero.evaluation.proposer import proposer_summary, proposer_table
+from azero.evaluation.solver import table
+from azero.models.lfs import require_fetched
+from azero.models.loading import require_weights, resolve_model_path
+from azero.play import Player
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
+from azero.problems.exclusion import evaluation_problems
+from azero.types import Assignment
+from cluster.commands.export import resolve_model
+from cluster.commands.train import require_chat_template
+from cluster.records.rundir import CONFIG, PROPOSER_EVALS, is_run, warn
+from cluster.supervise.resources import share_threads
+
+PROPOSALS = 240  # 80 a tier
+PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
+
+
+def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Print the solver's table, write JSON where asked. Raises UserError.
+
+    Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
+    with the base config.
+    """
+    config = _config(model, config_path, overrides)
+    config.eval.data = data or config.eval.data
+    for line in unlikely(config):
+        warn(line)
+    path = resolve_model_path(resolve_model(model))
+    require_weights(path)
+    if config.eval.protocol is Protocol.chat:
+        require_chat_template(path)
+    require_fetched(Path(config.eval.data), "eval.data")
+    items = get_domain(config.task.domain).evaluation_set(config.eval.data)
+    with _engine(config, path) as engine:
+        result = evaluate_solver(engine, config, items)
+    Console().print(table(None, result))
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Print the proposer's table, write JSON where asked. Raises UserError.
+
+    Of a run directory, or a checkpoint in one, the run's start model is evaluated beside it, and both results go to
+    its proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
+    """
+    config = _config(model, config_path, overrides)
+    config.task.source, config.task.fill_from_buffer = Source.selfplay, False
+    path, own = Path(resolve_model_path(resolve_model(model))), _own_config(Path(model))
+    start = resolve_model_path(config.model.path) if own else str(path)
+    for each in (start, str(path)):
+        require_weights(each)
+    if config.task.protocol is Protocol.chat:
+        require_chat_template(start)
+    with _engine(config, start) as engine:
+        results = {"start": {"step": 0, **_propose(engine, config)}}
+        if own:
+            step = _step_of(path)
+            engine.load(step, load_file(path / "model.safetensors"))
+            results[f"step {step}"] = {"step": step, **_propose(engine, config)}
+    Console().print(proposer_table(results))
+    lines = [json.dumps(r) for r in results.values()]
+    if own:
+        (own.parent / PROPOSER_EVALS).write_text("".join(f"{line}\n" for line in lines))
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def _propose(engine: Engine, config: Config) -> dict[str, Any]:
+    """One proposal a slot, and the solver's samples of those that are valid."""
+    domain, task = get_domain(config.task.domain), config.task
+    evaluation = evaluation_problems(domain, domain.evaluation_set(config.eval.data) if task.exclude_evaluation else ())
+    excluded = evaluation if task.exclude_evaluation else ()
+    seeds = ProblemBuffer(task.buffer_size, domain.seed_problems(), excluded)
+    slots = SlotSource(domain, task, PROPOSALS, 1, PROPOSAL_SEED, evaluation).slots(0, seeds)
+    engine.reseed(PROPOSAL_SEED)
+    player = Player(lambda role: engine, domain, play_rules(config), evaluation)
+    player.require_room(domain.seed_problems(), as_references=True)
+    return proposer_summary(player.play(Assignment(id="proposals", batch=0, slots=slots)))
+
+
+def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
+    config = load_config(config_path or _own_config(Path(model)) or "base", overrides)
+    config.rollout.max_staleness = 0  # nothing learns beside it: it may use every core
+    config.rollout.threads = 0
+    share_threads(config, local=True)
+    return config
+
+
+@contextmanager
+def _engine(config: Config, path: str) -> Iterator[Engine]:
+    engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _own_config(model: Path) -> Path | None:
+    """config.yaml of the run directory that this is, or that this checkpoint is in."""
+    return next((folder / CONFIG for folder in (model, model / "../..") if is_run(folder)), None)
+
+
+def _step_of(model: Path) -> int:
+    """Of a checkpoint's model folder, <run>/checkpoints/step_000120/model."""
+    return int(model.parent.name.removeprefix("step_"))

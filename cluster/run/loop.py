@@ -1,0 +1,315 @@
+"""The training loop.
+
+    buffer --slots--> BatchBook --assignments--> Fleet --episodes--> BatchBook --whole batch--> Learner --snapshot-+
+      ^                                            ^                                                               |
+      +---------------- valid problems ------------+------------------------- newest version ----------------------+
+
+    who        waits for                         woken by
+    actors     work (paced by max_staleness)     a new version, which admits the next batch
+    learner    a whole batch                     the last episode of it
+    driver     any of the two                    ray.wait
+
+With max_staleness 0 the two take turns: exactly the synchronous algorithm.
+
+Actors hold nothing that matters: what one had is sent to another (fleet.py). A lost learner goes back to the newest of
+its states (learning.py), and the loop with it: records of later steps are cut off, and those steps are made again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from azero.config import Config
+from azero.errors import RunFailed
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
+from azero.types import Episode, EvalItem, Played, SyncReport, Update, WeightSnapshot
+from cluster.records.trace import LEARNER, NO_TRACE, Trace
+from cluster.run.batches import BatchBook
+from cluster.run.recorder import Recorder
+from cluster.supervise.fleet import EvalWork, Fleet, PlayWork, WeightsLost
+from cluster.supervise.learning import LearnerHost, LearnerLost, Started
+
+POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
+
+
+class TrainingLoop:
+    """Runs steps `snapshot.version` .. run.steps. Everything that it needs is handed in; `run` is all to call."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        fleet: Fleet,
+        learner: LearnerHost,
+        started: Started,
+        buffer: ProblemBuffer,
+        source: SlotSource,
+        items: Sequence[EvalItem],
+        recorder: Recorder,
+        should_stop: Callable[[], bool],
+        trace: Trace = NO_TRACE,
+    ) -> None:
+        self.trace = trace
+        self.config, self.fleet, self.learner = config, fleet, learner
+        self.buffer, self.source, self.items, self.recorder = buffer, source, items, recorder
+        self.should_stop = should_stop
+        self._keep_every = config.learner.keep_every
+        self._begin_at(started)
+
+    def _begin_at(self, started: Started) -> None:
+        """All state of the loop, as of a version of which everything is recorded."""
+        config = self.config
+        self.snapshot = started.snapshot
+        self.buffer.load(started.driver_state["buffer"]) if started.driver_state else self.buffer.reset()
+        self.book = BatchBook(self.version, config.run.steps, config.rollout.max_staleness, config.rollout.actors)
+        self._saved = self._tried = self.version if started.is_on_disk else 0  # last checkpoint, and last try of one
+        self._kept = self.version  # last copy of the learner's state
+        self._played: dict[int, list[Played]] = {}
+        self._learner_free_since = self._step_began = self._moved = self._update_began = time.monotonic()
+        self._waited_rollouts = 0.0
+        self._syncs: deque[SyncReport] = deque(maxlen=max(1, config.rollout.actors))
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
+
+    def run(self) -> bool:
+        """True when all steps are done, False when stopped before; with a checkpoint either way.
+
+        Raises RunFailed, with a checkpoint where the learner still answers.
+        """
+        while True:
+            try:
+                return self._run()
+            except (LearnerLost, WeightsLost) as e:
+                self._go_back(str(e))
+            except RunFailed:
+                self._save_what_there_is()
+                raise
+
+    def _run(self) -> bool:
+        if self._evaluation_due() and not self.recorder.has_evaluation(self.version):
+            if self.version == 0:
+                self.recorder.await_base_model()
+            self._evaluate()
+        while not self._finished():
+            if self.should_stop() and not self.learner.is_busy and not self.fleet.evaluating:
+                self._checkpoint(is_last=True)
+                return False
+            self._play()
+            self._learn()
+            self._wait()
+        self._checkpoint(is_last=True)
+        return True
+
+    def _finished(self) -> bool:
+        return self.version >= self.config.run.steps and not self.learner.is_busy and not self.fleet.evaluating
+
+    def _go_back(self, why: str) -> None:
+        """After the learner was lost: everything as it was at the newest state that is left of it."""
+        lost, began = self.version, time.monotonic()
+        self.recorder.warn(lost, f"{why}; starting the learner again")
+        self.recorder.flush(all_lines=True)
+        started = self.learner.revive(why)
+        self.fleet.abandon()
+        self.recorder.go_back(started.snapshot.version)
+        self._begin_at(started)
+        seconds = time.monotonic() - began
+        self.recorder.warn(lost, f"the learner goes on from version {self.version}, after {seconds:.1f} s")
+
+    def _save_what_there_is(self) -> None:
+        """Before a failed run ends: the update under way, and a checkpoint."""
+        try:
+            while self.learner.is_busy:
+                for ref in ray.wait(self.learner.refs, timeout=POLL_S)[0]:
+                    if outcome := self.learner.collect(ref):
+                        self._learned(*outcome)
+                self.learner.check(self.version)
+            self.recorder.flush(all_lines=True)
+            self._checkpoint(is_last=True)
+        except (LearnerLost, RunFailed) as e:
+            self.recorder.warn(self.version, f"no checkpoint of this step: {e}")
+
+    def _play(self) -> None:
+        """Give idle actors what may be played on the newest version."""
+        stopping = self.should_stop()
+        if not stopping:
+            self._admit()
+        self.fleet.dispatch(self.snapshot, evaluations_only=stopping)
+
+    def _admit(self) -> None:
+        while (batch := self.book.admissible(self.version)) is not None:
+            slots = self.source.slots(batch, self.buffer)
+            for assignment in self.book.admit(slots):
+                self.fleet.submit(PlayWork(assignment=assignment))
+
+    def _learn(self) -> None:
+        """Start the update of the next batch where it is whole and the learner is free."""
+        if self.learner.is_busy or self.should_stop():
+            return
+        if not self.fleet.evaluating:  # evaluations come first, so that no line before a saved state is ever missing
+            if self._checkpoint_due():
+                self._checkpoint()
+            elif self._keep_every and self.version - self._kept >= self._keep_every:
+                self._keep()
+        elif self._checkpoint_due():
+            return
+        episodes = self.book.take(self.version)
+        if episodes is None:
+            return
+        for episode in episodes:
+            if episode.group is not None:
+                self.buffer.add(episode.group.problem)
+        self._waited_rollouts = time.monotonic() - self._learner_free_since
+        self._update_began = time.monotonic()
+        self.learner.begin(episodes)
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.run.checkpoint_every
+        return bool(every) and self.version % every == 0 and self.version > self._tried
+
+    def _keep(self) -> None:
+        trouble = self.learner.keep(self.version, self._state())
+        self._kept, self._moved = self.version, time.monotonic()
+        if trouble:
+            self._keep_every = 0
+            self.recorder.warn(self.version, f"no more copies of the learner's state in memory ({trouble})")
+
+    def _evaluation_due(self) -> bool:
+        """Whether this version is evaluated: the first, the last, and every run.eval_every."""
+        every = self.config.run.eval_every
+        return self.version in (0, self.config.run.steps) or bool(every and self.version % every == 0)
+
+    def _wait(self) -> None:
+        learners = self.learner.refs
+        refs = [*self.fleet.refs, *learners]
+        if refs:  # for the first, and then all that are ready: after a pause nobody is late who is only not looked at
+            ray.wait(refs, num_returns=1, timeout=POLL_S)
+        done = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
+        for ref in done:
+            if ref not in learners:
+                self._collect(ref)
+            elif outcome := self.learner.collect(ref):
+                self._learned(*outcome)
+        if not refs:
+            time.sleep(POLL_S)  # every actor waits to be started again
+        self.fleet.check()
+        self.learner.check(self.version)
+        if (idle := time.monotonic() - self._moved) > self.config.cluster.stall_timeout_s:
+            raise RunFailed(
+                f"nothing was played or learned for {idle:.0f} s (cluster.stall_timeout_s) at version {self.version}; "
+                f"actors: {', '.join(f'{n} {state}' for state, n in self.fleet.states().items() if n)}; see logs/"
+            )
+
+    def _collect(self, ref: Any) -> None:
+        outcome = self.fleet.collect(ref)
+        if outcome is None:
+            return
+        work, result = outcome
+        self._moved = time.monotonic()
+        if result.sync is not None:
+            self._syncs.append(result.sync)
+        if isinstance(work, EvalWork):
+            self.recorder.evaluation(work.snapshot.version, result.result)
+            return
+        self.book.add(work.assignment, result.episodes)
+        self._played.setdefault(work.assignment.batch, []).append(result)
+
+    def _learned(self, update: Update, snapshot: WeightSnapshot) -> None:
+        played = self._played.pop(self.version)
+        self.snapshot = snapshot
+        now = self._moved = time.monotonic()
+        evaluated = self._evaluation_due()
+        if evaluated:
+            self._evaluate()
+        self._play()  # before anything is written, which takes a while
+        learned_s, evaluation = update.metrics["time/learn"], self.source.evaluation
+        self.trace.span(
+            LEARNER, f"learn batch {update.version - 1}", self._update_began, self._update_began + learned_s
+        )
+        self.trace.span(LEARNER, f"publish version {update.version}", self._update_began + learned_s, now)
+        metrics = {
+            "step": update.version,
+            "weight_version": update.version,
+            **update.metrics,
+            **self._timing(played, update.episodes, now),
+            **self._sync_metrics(played),
+            "problems/in_evaluation": sum(e.group.problem in evaluation for e in update.episodes if e.group),
+            "faults/restarts": self.fleet.restarts + self.learner.restarts,
+            "faults/redispatched": self.fleet.redispatched,
+            **{f"actors/{state}": n for state, n in self.fleet.states().items()},
+        }
+        self._step_began = self._learner_free_since = now
+        self.recorder.step(metrics, update.episodes, awaits_evaluation=evaluated)
+        for warning in update.warnings:
+            self.recorder.warn(update.version, warning)
+        if update.failure:
+            raise RunFailed(f"step {update.version}: {update.failure}")
+
+    def _evaluate(self) -> None:
+        self.fleet.submit(EvalWork(items=self.items, snapshot=self.snapshot))
+
+    def _timing(self, played: Sequence[Played], episodes: Sequence[Episode], now: float) -> dict[str, float]:
+        seconds = max(1e-9, now - self._step_began)
+        solver = [s for e in episodes if e.group for s in e.group.samples]
+        everything = [*solver, *(e.proposal for e in episodes if e.proposal)]
+        return {
+            "time/step": seconds,
+            "time/generate": sum(p.seconds for p in played) / self.config.rollout.actors,
+            "memory/actor_gib": max(p.memory_gib for p in played),
+            "time/wait_rollouts": self._waited_rollouts,
+            "time/wait_learner": self.fleet.take_idle_seconds(),
+            "throughput/samples_per_s": len(solver) / seconds,
+            "throughput/tokens_per_s": sum(len(s.completion.token_ids) for s in everything) / seconds,
+        }
+
+    def _sync_metrics(self, played: Sequence[Played]) -> dict[str, float]:
+        """Of the loads in this batch's work; of the newest before it where no actor had to load, or none of any."""
+        syncs = [p.sync for p in played if p.sync is not None] or list(self._syncs)
+        seconds = sum(p.sync.seconds for p in played if p.sync is not None) / self.config.rollout.actors
+        if not syncs:
+            return {"time/sync": seconds}
+        return {
+            "sync/seconds": max(s.seconds for s in syncs),
+            "sync/load_seconds": max(s.load_seconds for s in syncs),
+            "sync/proof_seconds": max(s.proof_seconds for s in syncs),
+            "sync/tensors": min(s.tensors for s in syncs),
+            "sync/tensors_in_order": min(s.tensors_in_order for s in syncs),
+            "sync/bytes": max(s.bytes for s in syncs),
+            "sync/logprob_gap": max(s.gap_max for s in syncs),
+            "sync/logprob_gap_mean": sum(s.gap_mean for s in syncs) / len(syncs),
+            "time/sync": seconds,
+        }
+
+    def _checkpoint(self, is_last: bool = False) -> None:
+        """Blocks until the checkpoint is whole. Raises RunFailed where the last one cannot be written."""
+        if self.version == self._saved and self.recorder.run.has_checkpoint():
+            return
+        self._tried, began = self.version, time.monotonic()
+        if trouble := self.recorder.sync():  # a checkpoint whose records are missing would lose them
+            error, not_copied = trouble, ""
+        else:
+            error, not_copied = self.learner.save(self.recorder.run.checkpoints, self._state())
+        self._moved = time.monotonic()
+        self.trace.span(LEARNER, f"checkpoint {self.version}", began, time.monotonic())
+        if not_copied:
+            self.recorder.warn(self.version, f"checkpoint not copied to {self.config.run.mirror} ({not_copied})")
+        if not error:
+            self._saved = self.version
+            self.recorder.run.saved()
+            if nearly_full := self.recorder.run.room():
+                self.recorder.warn(self.version, nearly_full)
+        elif is_last:
+            raise RunFailed(f"the checkpoint of step {self.version} cannot be written ({error})")
+        else:
+            self.recorder.warn(self.version, f"no checkpoint ({error}); those before are whole, and the run goes on")
+
+    def _state(self) -> dict[str, Any]:
+        """What the driver adds to the learner's state."""
+        return {"buffer": self.buffer.state()}

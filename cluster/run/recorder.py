@@ -1,0 +1,116 @@
+"""What a run leaves behind, in order: metrics, samples, evaluations, sinks, and what a person sees."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from azero.types import Episode
+from cluster.records.rundir import RunDirectory, episode_record, read_jsonl
+from cluster.run.progress import Progress
+from cluster.run.sinks import Sink
+
+
+class Recorder:
+    """A metrics line waits for the evaluation of its step, so that each step is one line and lines are in order."""
+
+    def __init__(self, run: RunDirectory, progress: Progress, text_share: float, sinks: Sequence[Sink]) -> None:
+        self.run, self.progress, self.text_share = run, progress, text_share
+        self._sinks = list(sinks)
+        self._began = time.monotonic() - self._seconds_before()
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._awaited: set[int] = set()
+        evaluations = read_jsonl(run.path / "evals.jsonl")
+        self._evaluated = {int(e["step"]) for e in evaluations}
+        if evaluations:  # of a run that goes on
+            progress.last_accuracy(evaluations[-1]["accuracy"])
+        self._told = ""  # the last trouble with the disk
+
+    def _seconds_before(self) -> float:
+        lines = read_jsonl(self.run.path / "metrics.jsonl")
+        return float(lines[-1].get("time_s", 0.0)) if lines else 0.0
+
+    def has_evaluation(self, step: int) -> bool:
+        return step in self._evaluated
+
+    def await_base_model(self) -> None:
+        """Its evaluation makes the line of step 0, before which no other is written."""
+        self._awaited.add(0)
+
+    def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
+        step = int(metrics["step"])
+        share = self.text_share
+        self._tell(self.run.append_samples([episode_record(e, step, _fraction(e.id) < share) for e in episodes]))
+        self._waiting.append(metrics | {"time_s": time.monotonic() - self._began})
+        if awaits_evaluation:
+            self._awaited.add(step)
+        self.progress.step(metrics)
+        self.flush()
+
+    def evaluation(self, step: int, result: dict[str, Any]) -> None:
+        self._evaluated.add(step)
+        self._tell(self.run.append_eval({"step": step, **result}))
+        values = {"eval/accuracy": result["accuracy"]}
+        values |= {f"eval/accuracy/{label}": part["accuracy"] for label, part in result["by_label"].items()}
+        if step == 0:
+            line = {"step": step, "weight_version": step, "time_s": time.monotonic() - self._began, **values}
+            self._waiting.appendleft(line)
+        elif step in self._awaited:  # otherwise it was stopped before its evaluation, and has its line
+            next(m for m in self._waiting if m["step"] == step).update(values)
+        self._awaited.discard(step)
+        self.progress.evaluation(result, step)
+        self.flush()
+
+    def flush(self, all_lines: bool = False) -> None:
+        """Write the lines that wait for nothing; with `all_lines` the others too."""
+        while self._waiting and (all_lines or not self._awaited & {0, self._waiting[0]["step"]}):
+            metrics = self._waiting.popleft()
+            self._awaited.discard(metrics["step"])
+            self._tell(self.run.append_metrics(metrics))
+            for sink in self._sinks.copy():
+                with self._tolerate(sink):
+                    sink.write(metrics["step"], metrics)
+
+    @contextmanager
+    def _tolerate(self, sink: Sink) -> Iterator[None]:
+        """A sink that fails, as when its server is gone, is left out from then on; the run goes on."""
+        try:
+            yield
+        except Exception as e:  # each package has errors of its own
+            self._sinks.remove(sink)
+            self.progress.warning(f"{sink.name} fails and gets no more metrics ({type(e).__name__}: {e})")
+
+    def go_back(self, step: int) -> None:
+        """Drop all that was recorded of later steps: they will be made again."""
+        self.flush(all_lines=True)
+        self._evaluated = {s for s in self._evaluated if s <= step}
+        self.run.truncate_after(step)
+
+    def sync(self) -> str:
+        """Have the disk keep all lines; what prevents it, or nothing."""
+        return self.run.sync()
+
+    def _tell(self, trouble: str) -> None:
+        """Of a disk that is full once, not once a step."""
+        if trouble and not self._told:
+            self.progress.warning(trouble)
+        self._told = trouble
+
+    def warn(self, step: int, text: str) -> None:
+        self.progress.warning(f"step {step}: {text}")
+
+    def close(self) -> None:
+        self.flush(all_lines=True)
+        self.progress.stop()
+        for sink in self._sinks.copy():
+            with self._tolerate(sink):
+                sink.close()
+
+
+def _fraction(key: str) -> float:
+    """A fixed pseudo-random number in [0, 1) for a key."""
+    return zlib.crc32(key.encode()) / 2**32

@@ -1,0 +1,339 @@
+"""The rollout actors as one pool: who does what, since when, and what happens when one hangs or dies.
+
+    STARTING --ready--> STALE --proven version--> SERVING --silent beyond rollout.timeout_s--> SUSPECT
+       ^                                             ^                                           |   |
+       |                                             +------------------ answers ----------------+   |
+       +--- pause --- DEAD <--- its process or engine died, or silent for as long again -------------+
+       ^               |
+       +--- ten minutes --- RETIRED <--- died again and again without a result
+
+A STARTING actor may wait for a node with room: actors join when nodes do. A STALE one is up and holds no weights that
+count; every call carries the snapshot that an actor must hold, proven, before it plays. The run fails where all actors
+are retired at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_line
+from azero.types import Assignment, EvalItem, WeightSnapshot
+from cluster.records.trace import NO_TRACE, Trace
+from cluster.supervise.failures import failure, is_loss
+
+MAX_DEATHS_WITHOUT_RESULT = 3  # of one actor; a machine that kills every actor it starts is not worth a fourth try
+MAX_DEATHS_OVER_WORK = 5  # of any actors over one piece of work: the work itself kills
+PAUSE_S = 1.0  # before the second start in a row; doubles
+LOOK_EVERY_S = 5.0  # whether an actor that waits for room has got a process
+RETIREMENT_S = 600.0  # then it is tried again: what was wrong may have been its node
+
+
+class WeightsLost(Exception):
+    """A published version is gone: its bytes, with the node that held them."""
+
+
+class ActorState(StrEnum):
+    STARTING = "starting"
+    STALE = "stale"
+    SERVING = "serving"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    RETIRED = "retired"
+
+
+UP = (ActorState.STALE, ActorState.SERVING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayWork:
+    assignment: Assignment
+
+    @property
+    def id(self) -> str:
+        return f"assignment {self.assignment.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalWork:
+    items: Sequence[EvalItem]
+    snapshot: WeightSnapshot
+
+    @property
+    def id(self) -> str:
+        return f"evaluation of version {self.snapshot.version}"
+
+
+Work = PlayWork | EvalWork
+
+
+@dataclass(slots=True)
+class _Member:
+    index: int
+    handle: Any = None
+    state: ActorState = ActorState.DEAD
+    ref: Any = None  # of the call that goes on: its start, or work
+    ready: Any = None  # of the second call of its start
+    work: Work | None = None  # None also where the result is wanted no more
+    since: float = 0.0  # monotonic seconds; of the call, or of idleness, or of death
+    placed: bool = False  # has a process that answered `hello`
+    hosted: bool = False  # has a process: without one it waits for room, and cannot be late
+    looked: float = 0.0  # when for one; monotonic seconds
+    deaths: int = 0  # without a result in between
+    died_at: float | None = None  # monotonic seconds; None where it has given a result since
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Sends queued work to idle actors, evaluations first. What a hung or dead actor had is sent again.
+
+    A late result of work that another actor has done meanwhile is dropped, so that each piece counts once.
+    """
+
+    spawn: Callable[[int], Any]
+    size: int
+    timeout_s: float  # of one piece of work
+    start_timeout_s: float
+    report: Callable[[str], None]
+    trace: Trace = NO_TRACE
+    restarts: int = 0
+    redispatched: int = 0
+    _members: list[_Member] = field(default_factory=list)
+    _queue: deque[Work] = field(default_factory=deque)
+    _open: set[str] = field(default_factory=set)  # ids of work that has no result yet
+    _evaluations: set[str] = field(default_factory=set)  # those of them that are evaluations
+    _deaths: Counter[str] = field(default_factory=Counter)  # by id of the work
+    _idle_s: float = 0.0
+    _was_up: bool = False  # whether any actor ever was
+
+    def __post_init__(self) -> None:
+        self._members = [_Member(index=i) for i in range(self.size)]
+        for member in self._members:
+            self._start(member)
+
+    def wait_ready(self, count: int = 1) -> None:
+        """Returns when `count` actors are up. Raises RunFailed, and UserError where no engine can be built."""
+        began = time.monotonic()
+        while sum(m.state in UP for m in self._members) < count:
+            refs = self.refs  # all that are ready: nobody is late who is only not looked at
+            for ref in ray.wait(refs, num_returns=len(refs), timeout=0.2)[0] if refs else ():
+                self.collect(ref)
+            self.check()
+            if time.monotonic() - began > self.start_timeout_s:
+                raise RunFailed(
+                    f"fewer than {count} rollout actors were ready after {self.start_timeout_s:g} s "
+                    "(cluster.start_timeout_s); see logs/"
+                )
+
+    def submit(self, work: Work) -> None:
+        self._open.add(work.id)
+        if isinstance(work, EvalWork):
+            self._evaluations.add(work.id)
+            self._queue.appendleft(work)
+        else:
+            self._queue.append(work)
+
+    def abandon(self) -> None:
+        """Forget all work; results that are under way will be dropped. No actor's weights count any more."""
+        for held in (self._queue, self._open, self._evaluations, self._deaths):
+            held.clear()
+        for member in self._members:
+            member.work = None
+            if member.state is ActorState.SERVING:
+                member.state = ActorState.STALE
+
+    @property
+    def refs(self) -> list[Any]:
+        return [m.ref for m in self._members if m.ref is not None]
+
+    @property
+    def evaluating(self) -> bool:
+        return bool(self._evaluations)
+
+    def states(self) -> dict[ActorState, int]:
+        counts = Counter(m.state for m in self._members)
+        return {state: counts[state] for state in ActorState}
+
+    def dispatch(self, snapshot: WeightSnapshot, evaluations_only: bool = False) -> None:
+        """Give every idle actor the first queued work, on `snapshot` (evaluations on their own)."""
+        for member in self._members:
+            if not self._queue or (evaluations_only and isinstance(self._queue[0], PlayWork)):
+                return
+            if member.state not in UP or member.ref is not None:
+                continue
+            work = self._queue.popleft()
+            now = time.monotonic()
+            self._idle_s += now - member.since
+            member.work, member.since = work, now
+            if isinstance(work, PlayWork):
+                member.ref = member.handle.play.remote(work.assignment, snapshot)
+            else:
+                member.ref = member.handle.evaluate.remote(work.items, work.snapshot)
+
+    def collect(self, ref: Any) -> tuple[Work, Any] | None:
+        """The result of a finished call, where it is work's and still wanted.
+
+        Raises WeightsLost, SyncError, UserError where the first engine cannot be built, and RunFailed, as for work that
+        would fail again wherever it is done.
+        """
+        member = next(m for m in self._members if m.ref == ref)
+        work, began = member.work, member.since
+        try:
+            result = ray.get(ref)
+        except RayError as e:
+            self._failed(member, e)
+            return None
+        if work is not None:
+            self._trace_work(member.index, work, began, result)
+        member.ref, member.work, member.since = None, None, time.monotonic()
+        if member.state is ActorState.STARTING:
+            if not member.placed:  # the answer to `hello`: there is a process, which now makes its engine
+                member.placed, member.ref = True, member.ready
+            else:
+                member.state, self._was_up = ActorState.STALE, True
+            return None
+        if member.state is ActorState.SUSPECT:
+            self.report(f"rollout actor {member.index} answers again")
+        member.deaths = 0
+        if member.died_at is not None:
+            self.report(f"rollout actor {member.index} serves again, after {time.monotonic() - member.died_at:.1f} s")
+            member.died_at = None
+        if work is None:
+            member.state = ActorState.STALE
+            return None
+        member.state = ActorState.SERVING
+        if work.id not in self._open:
+            return None
+        self._open.discard(work.id)
+        self._evaluations.discard(work.id)
+        self._deaths.pop(work.id, None)
+        self._queue = deque(w for w in self._queue if w.id != work.id)
+        return work, result
+
+    def check(self) -> None:
+        """Deadlines, and starts that are due. Raises RunFailed where no actor is left."""
+        now = time.monotonic()
+        pauses = {ActorState.DEAD: _pause_s, ActorState.RETIRED: lambda _: RETIREMENT_S}
+        for member in self._members:
+            waited = now - member.since
+            if member.state in pauses and waited > pauses[member.state](member):
+                self._start(member)
+            elif member.state is ActorState.STARTING and not _is_hosted(member, now):
+                member.since = now  # the clock runs from when there is a process
+            elif member.state is ActorState.STARTING and waited > self.start_timeout_s:
+                self._end(member, f"did not start in {waited:.0f} s (cluster.start_timeout_s={self.start_timeout_s:g})")
+            elif member.state in UP and member.ref is not None and waited > self.timeout_s:
+                self._suspect(member, waited)
+            elif member.state is ActorState.SUSPECT and waited > 2 * self.timeout_s:
+                self._end(member, f"was silent for {waited:.0f} s")
+        if all(m.state is ActorState.RETIRED for m in self._members):
+            raise RunFailed(
+                f"all {self.size} rollout actors are retired, each after {MAX_DEATHS_WITHOUT_RESULT + 1} deaths "
+                "without a result; see logs/"
+            )
+
+    def _trace_work(self, index: int, work: Work, began: float, result: Any) -> None:
+        sync = getattr(result, "sync", None)
+        played = began + (sync.seconds if sync else 0.0)
+        self.trace.span(f"actor {index}", f"sync {sync.version}" if sync else "", began, played)
+        self.trace.span(f"actor {index}", work.id, played, time.monotonic())
+
+    def take_idle_seconds(self) -> float:
+        """Mean idle seconds of an actor since the last call."""
+        now = time.monotonic()
+        for member in self._members:
+            if member.state in UP and member.ref is None:
+                self._idle_s += now - member.since
+                member.since = now
+        idle, self._idle_s = self._idle_s / len(self._members), 0.0
+        return idle
+
+    def _start(self, member: _Member) -> None:
+        member.handle = self.spawn(member.index)
+        member.state, member.since = ActorState.STARTING, time.monotonic()
+        member.placed, member.hosted, member.looked = False, False, member.since
+        member.work = None
+        member.ref, member.ready = member.handle.hello.remote(), member.handle.ready.remote()  # one after the other
+
+    def _suspect(self, member: _Member, waited: float) -> None:
+        """Its work goes to others. Alone, it is ended at once, since nobody else would do it."""
+        what = member.work.id if member.work else "abandoned work"
+        late = f"the driver waited {waited:.0f} s for rollout actor {member.index} on {what}"
+        self.report(f"{late} (rollout.timeout_s={self.timeout_s:g}); see logs/actor-{member.index}.log")
+        member.state = ActorState.SUSPECT
+        if not any(m.state in UP for m in self._members):
+            self._end(member, "nobody else is up")
+        else:
+            self._again(member.work)
+
+    def _again(self, work: Work | None) -> None:
+        if work is not None and work.id in self._open and all(w.id != work.id for w in self._queue):
+            self._queue.appendleft(work)
+            self.redispatched += 1
+
+    def _failed(self, member: _Member, error: RayError) -> None:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, SyncError):
+            raise cause
+        log = f"logs/actor-{member.index}.log"
+        if not self._was_up and isinstance(error, RayTaskError):  # nothing can start: bad input, or a bug
+            raise failure(f"the start of rollout actor {member.index}", error, log) from error
+        if isinstance(cause, VersionGone | VersionLate):  # the actor is well
+            work, member.ref, member.work, member.since = member.work, None, None, time.monotonic()
+            member.state = ActorState.STALE
+            if work is None:  # abandoned with that version
+                return
+            self._again(work)
+            if isinstance(cause, VersionGone):
+                raise WeightsLost(f"the published version is gone ({first_line(cause)})")
+            self.report(f"rollout actor {member.index} {cause}; trying again")  # a learner that hangs has its deadline
+            return
+        if member.work is not None and not is_loss(error):
+            raised = failure(f"rollout actor {member.index} on {member.work.id}", error, log)
+            raise RunFailed(str(raised)) from error
+        self._end(member, f"died: {first_line(cause)}")
+
+    def _end(self, member: _Member, why: str) -> None:
+        """End the process, if it lives; a new one is started after a pause. Raises RunFailed where its work kills."""
+        ray.kill(member.handle)
+        work = member.work
+        if work is not None and work.id in self._open:
+            self._deaths[work.id] += 1
+            if self._deaths[work.id] >= MAX_DEATHS_OVER_WORK:
+                raise RunFailed(f"rollout actors died {self._deaths[work.id]} times on {work.id}; the last {why}")
+        member.ref, member.work, member.since = None, None, time.monotonic()
+        member.deaths += 1
+        member.died_at = member.died_at or member.since
+        self.restarts += 1
+        is_last = member.deaths > MAX_DEATHS_WITHOUT_RESULT
+        member.state = ActorState.RETIRED if is_last else ActorState.DEAD
+        self._again(work)
+        self.report(
+            f"rollout actor {member.index} {why}; "
+            + (f"retired, after {member.deaths} deaths without a result" if is_last else "starting it again")
+        )
+
+
+def _pause_s(member: _Member) -> float:
+    """Before the next start: none after the first death, then doubling."""
+    return PAUSE_S * (2**member.deaths - 2)
+
+
+def _is_hosted(member: _Member, now: float) -> bool:
+    """Whether it was given a process; looked for now and then."""
+    if not (member.placed or member.hosted) and now - member.looked > LOOK_EVERY_S:
+        member.hosted, member.looked = _has_process(member), now
+    return member.placed or member.hosted
+
+
+def _has_process(member: _Member) -> bool:
+    from ray._private.state import state
+
+    return bool(state.actor_table(member.handle._actor_id.hex()).get("Address", {}).get("Port"))

@@ -1,0 +1,302 @@
+"""The learner as the loop sees it: one update at a time, and after its death the newest of its states that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from azero.errors import RunFailed, UserError, first_line
+from azero.types import Episode, Update, WeightSnapshot
+from cluster.supervise.failures import failure, is_loss
+
+MAX_DEATHS_IN_A_ROW = 3  # without an update in between: it cannot learn
+MAX_DEATHS_WITHOUT_PROGRESS = 10  # before a version beyond the furthest: it cannot get on
+PEER_S = 2.0  # for Ray to tell of a worker that died, after another has failed for want of it
+PING_EVERY_S = 5.0  # while it waits for a batch
+PING = "a ping or its probes"
+
+
+class LearnerLost(Exception):
+    """The learner died or did not answer in time. `LearnerHost.revive` brings it back."""
+
+
+class LearnerDied(LearnerLost):
+    """One of its processes is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    snapshot: WeightSnapshot
+    driver_state: dict[str, Any]  # what the driver put into the state that the learner goes on from; empty at version 0
+    is_on_disk: bool = False  # whether that state is a checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    version: int
+    ref: Any
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One method on all workers. Where it returns two, the second is a handle, and the first worker's counts."""
+
+    what: str
+    results: list[Any]  # references, a worker each
+    handle: Any
+    waiting: list[Any]  # those of the results that are not taken
+    since: float  # monotonic seconds
+    value: Any = None  # the first worker's result
+
+
+class LearnerHost:
+    """Owns the learner's processes, its workers. Every call goes to all of them and has a deadline; a learner of which
+    one misses it is ended, and so is one of which a worker dies, since the others then wait for it.
+
+    A revived learner goes on from the newer of two states: the last checkpoint, and the last `keep`, which lies in
+    Ray's object store and outlives the process, though not its node.
+    """
+
+    def __init__(
+        self,
+        spawn: Callable[[Path | None, Sequence[Any]], list[Any]],
+        newest_checkpoint: Callable[[], Path | None],
+        timeout_s: float,
+        start_timeout_s: float,
+    ) -> None:
+        """`spawn` makes the workers from a checkpoint or from references to kept states, or from the start model."""
+        self._spawn, self._newest_checkpoint = spawn, newest_checkpoint
+        self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
+        self._workers: list[Any] = []  # the first one's answers count
+        self._kept: _Kept | None = None
+        self._update: _Call | None = None  # the one that goes on
+        self._furthest = -1  # version
+        self._deaths = 0  # since the furthest version was reached
+        self._deaths_in_a_row = 0  # since the last update
+        self._has_saved = False
+        self._pings: list[Any] = []
+        self._pinged = 0.0  # when; monotonic seconds
+        self.restarts = 0
+
+    def start(self, checkpoint: Path | None) -> Started:
+        """Raises LearnerLost, RunFailed as `revive` does, and what building the learner raised.
+
+        A start that is late is not made again: it waits for room, and has waited long enough.
+        """
+        try:
+            return self._start(checkpoint, ())
+        except LearnerDied as e:
+            return self.revive(str(e))
+
+    def revive(self, why: str) -> Started:
+        """Start it again from the newest state. Raises RunFailed where that helped too often and led nowhere."""
+        self.end()
+        while True:
+            self._deaths += 1
+            self._deaths_in_a_row += 1
+            if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
+                raise RunFailed(f"the learner was lost {self._deaths_in_a_row} times without an update: {why}")
+            if self._deaths > MAX_DEATHS_WITHOUT_PROGRESS:
+                raise RunFailed(f"the learner was lost {self._deaths} times at version {self._furthest}: {why}")
+            self.restarts += 1
+            checkpoint = self._usable_checkpoint()
+            if self._kept and checkpoint and _version(checkpoint) > self._kept.version:
+                self._kept = None
+            if not self._kept and not checkpoint and self._has_saved:
+                raise RunFailed(
+                    f"{why}; its checkpoints cannot be seen from here: run.dir has to be on a disk that driver and "
+                    "learner share, or give run.mirror"
+                )
+            try:
+                return self._start(None if self._kept else checkpoint, (self._kept.ref,) if self._kept else ())
+            except LearnerLost as e:
+                why, self._kept = str(e), None  # it may be the copy that is gone, with the node that held it
+
+    def _usable_checkpoint(self) -> Path | None:
+        """Raises RunFailed where all are damaged and there is no copy in memory either."""
+        try:
+            return self._newest_checkpoint()
+        except UserError as e:
+            if self._kept:
+                return None
+            raise RunFailed(str(e)) from None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an update goes on."""
+        return self._update is not None
+
+    @property
+    def refs(self) -> list[Any]:
+        """Of the update that goes on: what of it is not there yet."""
+        return list(self._update.waiting) if self._update else []
+
+    def begin(self, episodes: Sequence[Episode]) -> None:
+        shared = ray.put(list(episodes)) if len(self._workers) > 1 else list(episodes)
+        self._update = self._call("update", "its update", shared)
+
+    def collect(self, ref: Any) -> tuple[Update, WeightSnapshot] | None:
+        """One of `refs` is ready: the update's outcome where it was the last. Raises LearnerLost."""
+        call = self._update
+        assert call is not None
+        self._take(call, ref)
+        if call.waiting:
+            return None
+        self._update = None
+        update, snapshot = call.value
+        self._deaths_in_a_row = 0
+        if snapshot.version > self._furthest:
+            self._furthest, self._deaths = snapshot.version, 0
+        return update, self._published(call, snapshot)
+
+    def check(self, version: int) -> None:
+        """Of an update its deadline, of an idle learner whether it lives. Raises LearnerLost."""
+        now = time.monotonic()
+        if self._update:
+            self._pings = []
+            if (waited := now - self._update.since) > self._timeout_s:
+                raise self._late(f"batch {version}", waited)
+        elif not self._pings and now - self._pinged > PING_EVERY_S:
+            self._pings, self._pinged = [w.ping.remote() for w in self._workers], now
+        for ref in ray.wait(self._pings, num_returns=len(self._pings), timeout=0)[0] if self._pings else ():
+            self._pings.remove(ref)
+            self._get(ref, self._timeout_s, PING)
+        if self._pings and now - self._pinged > self._timeout_s:
+            raise self._late(PING, now - self._pinged)
+
+    def _late(self, what: str, waited: float) -> LearnerLost:
+        return self._lost(
+            f"the driver waited {waited:.0f} s for the learner on {what} (learner.timeout_s={self._timeout_s:g}); its "
+            "stacks are in logs/learner.log"
+        )
+
+    def save(self, folder: Path, driver_state: dict[str, Any]) -> tuple[str, str]:
+        """Write a checkpoint; what kept it from being written, and from being copied. Raises LearnerLost."""
+        call = self._call("save", "a checkpoint", str(folder), driver_state)
+        outcome: tuple[str, str] = self._all(call, self._timeout_s)
+        self._has_saved |= not outcome[0]
+        return outcome
+
+    def keep(self, version: int, driver_state: dict[str, Any]) -> str:
+        """Hold the learner's whole state in the object store, in place of the last; what prevents it, if anything.
+
+        Raises LearnerLost.
+        """
+        self._kept = None  # to make room
+        call = self._call("keep", "a copy of its state", driver_state)
+        try:
+            self._all(call, self._timeout_s, tolerant=True)
+        except RayTaskError as e:  # such as a full object store, which leaves all workers as they were
+            return first_line(e.cause)
+        self._kept = _Kept(version=version, ref=call.handle)
+        return ""
+
+    def end(self) -> None:
+        """End its processes; what they published stays."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers, self._update, self._pings = [], None, []
+
+    def _start(self, checkpoint: Path | None, kept: Sequence[Any]) -> Started:
+        self._update = None
+        self._workers = self._spawn(checkpoint, kept)
+        what, limit = "its start (cluster.start_timeout_s)", self._start_timeout_s
+        address = self._get(self._workers[0].listen.remote(), limit, what) if len(self._workers) > 1 else ""
+        call = self._call("start", what, address)
+        snapshot, driver_state = self._all(call, limit)
+        self._furthest = max(self._furthest, snapshot.version)
+        return Started(
+            snapshot=self._published(call, snapshot),
+            driver_state=driver_state,
+            is_on_disk=checkpoint is not None,
+        )
+
+    def _published(self, call: _Call, snapshot: WeightSnapshot) -> WeightSnapshot:
+        probes = [w.probe.remote() for w in self._workers]
+        self._pings, self._pinged = list(probes), time.monotonic()  # it is as good as a ping
+        return replace(snapshot, handle=call.handle, probes=probes[0], lineage=self.restarts)
+
+    def _call(self, method: str, what: str, *arguments: Any) -> _Call:
+        if not self._workers:
+            raise LearnerLost("the learner has ended")
+        returned = [getattr(w, method).remote(*arguments) for w in self._workers]
+        results = [r[0] if isinstance(r, list) else r for r in returned]
+        handle = returned[0][1] if isinstance(returned[0], list) else None
+        return _Call(what=what, results=results, handle=handle, waiting=list(results), since=time.monotonic())
+
+    def _take(self, call: _Call, ref: Any, tolerant: bool = False) -> None:
+        """A worker's result, or its failure. Raises LearnerLost."""
+        rank = call.results.index(ref)
+        call.waiting.remove(ref)
+        what = call.what + (f", worker {rank}" if rank else "")
+        value = self._get(ref, self._timeout_s, what, tolerant, call.waiting)
+        if rank == 0:
+            call.value = value
+
+    def _all(self, call: _Call, timeout_s: float, tolerant: bool = False) -> Any:
+        """The first worker's result, when all have ended. The first failure of any of them ends the learner; where
+        `tolerant`, one that the other workers did not notice is raised as RayTaskError instead.
+        """
+        tolerated: RayTaskError | None = None
+        while call.waiting:
+            done, _ = ray.wait(call.waiting, timeout=max(0.0, call.since + timeout_s - time.monotonic()))
+            if not done:
+                raise self._lost(f"the driver waited {timeout_s:g} s for the learner on {call.what}")
+            try:
+                self._take(call, done[0], tolerant and tolerated is None)
+            except RayTaskError as e:
+                if not tolerant:
+                    raise
+                tolerated = e
+        if tolerated is not None:
+            raise tolerated
+        return call.value
+
+    def _get(self, ref: Any, timeout_s: float, what: str, tolerant: bool = False, others: Sequence[Any] = ()) -> Any:
+        """`others`: what other workers owe. Raises LearnerLost, and RayTaskError where `tolerant`; where a new start
+        would change nothing UserError and RunFailed, and the learner is ended.
+        """
+        try:
+            return ray.get(ref, timeout=timeout_s)
+        except GetTimeoutError:
+            raise self._lost(f"the driver waited {timeout_s:g} s for the learner on {what}") from None
+        except RayTaskError as e:
+            # Of several workers one alone can fail unnoticed only after its work, when Ray stores what it returned:
+            # a failure of the work itself leaves the others waiting for it.
+            alone = len(self._workers) == 1 or isinstance(e.cause, RayError)
+            if tolerant and alone:
+                raise
+            if self._furthest < 0 or not (is_loss(e) or _is_any_dead(others)):
+                self.end()
+                raise failure(f"the learner on {what}", e, "logs/learner.log") from e
+            raise self._lost(
+                f"the learner failed on {what} ({type(e.cause).__name__}: {first_line(e.cause)})"
+            ) from None
+        except RayError as e:
+            raise self._lost(f"the learner died ({first_line(e)})", LearnerDied) from None
+
+    def _lost(self, why: str, kind: type[LearnerLost] = LearnerLost) -> LearnerLost:
+        self.end()
+        return kind(why)
+
+
+def _is_any_dead(references: Sequence[Any]) -> bool:
+    """Whether one of the workers that owe these is gone, to which another's failure may be due."""
+    for ref in ray.wait(list(references), num_returns=len(references), timeout=PEER_S)[0] if references else ():
+        try:
+            ray.get(ref)
+        except RayTaskError:
+            continue
+        except RayError:
+            return True
+    return False
+
+
+def _version(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
