@@ -13,21 +13,35 @@ from azero.engine import Engine
 from azero.errors import SyncError, UserError, first_line, listed
 from azero.models.loading import eos_ids, load_configs, load_model, load_tokenizer, positions
 from azero.models.weights import owned_state
-from azero.types import Sampling
+from azero.types import SHARED, Sampling, WeightVersion
 
 
 class ModelEngine(Engine):
-    """An engine of one transformers model folder or Hub id."""
+    """An engine of one transformers model folder or Hub id, with weights by policy."""
 
-    def __init__(self, path: str, max_model_len: int | None = None) -> None:
+    def __init__(self, path: str, max_model_len: int | None = None, policies: Sequence[str] = (SHARED,)) -> None:
         self.path = path
-        self.version = -1
+        self.versions: dict[str, WeightVersion | None] = dict.fromkeys(policies)
         self.use_tokenizer(load_tokenizer(path))
         config, generation_config = load_configs(path)
         self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
         self.expected = weight_shapes(config)
         self.max_tokens = min(n for n in (max_model_len, positions(config), sys.maxsize) if n)
         load_model(path, device="meta")  # raises UserError where weights are missing, which vLLM may fill with noise
+
+    @property
+    def version(self) -> WeightVersion | None:
+        """That of all policies; None where one has none, or they differ."""
+        held = set(self.versions.values())
+        return held.pop() if len(held) == 1 else None
+
+    def step_of(self, policy: str) -> int:
+        """That of the policy's weights, for its completions; -1 before the first load. Raises KeyError."""
+        version = self.versions[policy]
+        return -1 if version is None else version.step
+
+    def forget(self) -> None:
+        self.versions = dict.fromkeys(self.versions)
 
     def require_room(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         """Raises UserError where prompt and completion do not fit."""

@@ -15,7 +15,7 @@ from actors.base import ModelEngine, score_length
 from azero.errors import UserError, first_line
 from azero.models.loading import load_model
 from azero.models.weights import digest, exactly, owned_state
-from azero.types import Completion, HeldWeights, Sampling
+from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
 
 ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.15}  # nats, between a sample in its batch and alone
 
@@ -26,6 +26,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     n: int
     sampling: Sampling
+    policy: str
 
 
 @dataclass(slots=True)
@@ -101,19 +102,23 @@ class HfEngine(ModelEngine):
         self.reseed(seed)
         self._require_agreement()
 
-    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+    def submit(
+        self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
+    ) -> None:
         """Raises UserError where prompt and completion do not fit."""
         self.require_room(prompt_ids, sampling)
-        self._queue.append(Request(tag, tuple(prompt_ids), n, sampling))
+        self._queue.append(Request(tag, tuple(prompt_ids), n, sampling, policy))
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
         """Run the oldest request to its end, and with it those like it that fit into `max_num_seqs` samples."""
         if not self._queue:
             return []
-        sampling, samples = self._queue[0].sampling, 0
+        first, samples = self._queue[0], 0
+        sampling = first.sampling
         taken: list[Request] = []
         for request in self._queue:
-            if request.sampling == sampling and (not taken or samples + request.n <= self.max_num_seqs):
+            alike = (request.sampling, request.policy) == (sampling, first.policy)
+            if alike and (not taken or samples + request.n <= self.max_num_seqs):
                 taken.append(request)
                 samples += request.n
         rows = [
@@ -124,7 +129,7 @@ class HfEngine(ModelEngine):
         for start in range(0, len(rows), self.max_num_seqs):
             self._generate(rows[start : start + self.max_num_seqs], sampling.temperature)
         done = iter(rows)
-        finished = [(r.tag, tuple(self._completion(next(done)) for _ in range(r.n))) for r in taken]
+        finished = [(r.tag, tuple(self._completion(r.policy, next(done)) for _ in range(r.n))) for r in taken]
         chosen = set(map(id, taken))
         self._queue = [r for r in self._queue if id(r) not in chosen]
         return finished
@@ -133,7 +138,7 @@ class HfEngine(ModelEngine):
         return bool(self._queue)
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
         """As the protocol says; one sequence at a time, as the learner does it, so that rounding is the same."""
         self.idle_for("score")
         score_length(sequences)
@@ -145,16 +150,16 @@ class HfEngine(ModelEngine):
         return found
 
     @torch.no_grad()
-    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
         self.idle_for("load")
         tensors = self.checked(weights)
-        self.version = -1
+        self.versions[policy] = None
         for name, parameter in owned_state(self.model).items():
             parameter.copy_(tensors[name])
-        self.version = version
+        self.versions[policy] = version
 
-    def held(self) -> HeldWeights:
+    def held(self, policy: str = SHARED) -> HeldWeights:
         began = time.perf_counter()
         digests = {name: digest(exactly(tensor, self.dtype)) for name, tensor in owned_state(self.model).items()}
         return HeldWeights(digests=digests, in_order=len(digests), seconds=time.perf_counter() - began)
@@ -243,12 +248,13 @@ class HfEngine(ModelEngine):
         mask = [(0,) * (longest - len(p)) + (1,) * len(p) for p in prompts]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
-    def _completion(self, row: Row) -> Completion:
+    def _completion(self, policy: str, row: Row) -> Completion:
         return Completion(
             prompt_ids=row.prompt_ids,
             token_ids=tuple(row.token_ids),
             logprobs=tuple(row.logprobs),
             text=row.text,
-            version=self.version,
+            policy=policy,
+            version=self.step_of(policy),
             finish_reason=row.finish_reason,
         )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from azero.engine import Engine
 from azero.errors import SyncError, listed
-from azero.types import HeldWeights, ProbeSet, SyncReport, WeightSnapshot
+from azero.types import SHARED, HeldWeights, ProbeSet, Publication, SyncReport
 
 # Nats. Where the learner's values moved by more than this, an engine with the new weights cannot give the very same
 # numbers as before: well above rounding. A bfloat16 learner keeps norms and embeddings in fp32 and so can move a
@@ -20,8 +21,18 @@ from azero.types import HeldWeights, ProbeSet, SyncReport, WeightSnapshot
 MOVED = {"float32": 1e-6, "bfloat16": 1e-2}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proven:
+    """What was found of one policy's weights."""
+
+    probes: ProbeSet
+    held: HeldWeights
+    scores: list[list[float]]  # the engine's, of the probes
+    gaps: list[float]  # |engine - learner| of each probe token
+
+
 class SyncProof:
-    """Loads snapshots into one engine, and proves each. An engine that fails is marked as holding no version."""
+    """Loads publications into one engine, and proves each. An engine that fails is marked as holding no version."""
 
     def __init__(self, tolerance: float) -> None:
         """`tolerance` of |engine - learner| in nats: of any probe token in fp32, of their mean in bf16.
@@ -30,14 +41,14 @@ class SyncProof:
         is steady (SmolLM2-135M, 60 texts of 24 tokens under four sets of weights: at most 0.07, a token up to 0.6).
         """
         self.tolerance = tolerance
-        self._last: tuple[ProbeSet, list[list[float]]] | None = None  # of the last proven snapshot: learner, engine
+        self._last: dict[str, _Proven] = {}  # by policy
 
     def load_and_prove(
         self,
         engine: Engine,
-        snapshot: WeightSnapshot,
+        publication: Publication,
         load: Callable[[], None],
-        learner_probes: Callable[[], ProbeSet],
+        learner_probes: Callable[[], Mapping[str, ProbeSet]],
     ) -> SyncReport:
         """Raises SyncError, and what `load` and `learner_probes` raise. The report's seconds are of all of it."""
         began = time.monotonic()
@@ -45,34 +56,40 @@ class SyncProof:
             load()
             load_seconds = time.monotonic() - began
             probes = learner_probes()
-            held = engine.held()
-            _check_tensors(snapshot, probes.digests, held)
-            scores = engine.score(probes.sequences)
-            gaps = _differences(scores, probes.logprobs)
-            self._check(snapshot, probes, scores, gaps)
+            proven = {policy: self._prove(engine, policy, publication, probes[policy]) for policy in publication.parts}
         except BaseException:  # an interrupted load too
-            engine.version = -1  # so that nobody takes it for loaded
+            engine.forget()
             raise
-        self._last = (probes, scores)
+        self._last = proven
+        gaps = [gap for p in proven.values() for gap in p.gaps]
         return SyncReport(
-            version=snapshot.version,
+            version=publication.version,
             seconds=time.monotonic() - began,
             load_seconds=load_seconds,
-            proof_seconds=held.seconds,
-            bytes=snapshot.bytes,
-            tensors=len(held.digests),
-            tensors_in_order=held.in_order,
+            proof_seconds=sum(p.held.seconds for p in proven.values()),
+            bytes=publication.bytes,
+            tensors=sum(len(p.held.digests) for p in proven.values()),
+            tensors_in_order=sum(p.held.in_order for p in proven.values()),
             gap_max=max(gaps),
             gap_mean=sum(gaps) / len(gaps),
         )
 
-    def _check(self, snapshot: WeightSnapshot, probes: ProbeSet, scores: list[list[float]], gaps: list[float]) -> None:
-        who = f"weights of version {snapshot.version}"
+    def _prove(self, engine: Engine, policy: str, publication: Publication, probes: ProbeSet) -> _Proven:
+        who = f"weights of version {publication.version.step}" + (f" of policy {policy}" if policy != SHARED else "")
+        held = engine.held(policy)
+        _check_tensors(who, probes.digests, held)
+        scores = engine.score(probes.sequences, policy)
+        proven = _Proven(probes=probes, held=held, scores=scores, gaps=_differences(scores, probes.logprobs))
+        self._check_logprobs(who, proven, publication.parts[policy].dtype, self._last.get(policy))
+        return proven
+
+    def _check_logprobs(self, who: str, proven: _Proven, dtype: str, last: _Proven | None) -> None:
+        gaps = proven.gaps
         if not gaps:
-            raise SyncError(f"{who}: the snapshot has no probe tokens, so nothing is proven")
+            raise SyncError(f"{who}: the publication has no probe tokens, so nothing is proven")
         if not all(map(math.isfinite, gaps)):
             raise SyncError(f"{who}: a probe log-prob of the engine or of the learner is not finite")
-        exact = snapshot.dtype == "float32"
+        exact = dtype == "float32"
         gap = max(gaps) if exact else sum(gaps) / len(gaps)
         if gap > self.tolerance:
             raise SyncError(
@@ -80,20 +97,19 @@ class SyncProof:
                 f"{gap:.3g} nats, over rollout.sync_tolerance={self.tolerance:g}: the engine does not hold the "
                 "learner's weights"
             )
-        if self._last is None or self._last[0].sequences != probes.sequences:
+        if last is None or last.probes.sequences != proven.probes.sequences:
             return
-        moved = max(_differences(probes.logprobs, self._last[0].logprobs))
-        if moved > MOVED[snapshot.dtype] and scores == self._last[1]:
+        moved = max(_differences(proven.probes.logprobs, last.probes.logprobs))
+        if moved > MOVED[dtype] and proven.scores == last.scores:
             raise SyncError(
                 f"{who}: the learner's probe log-probs moved by up to {moved:.3g} nats, "
                 "the engine's not at all: it kept the old weights"
             )
 
 
-def _check_tensors(snapshot: WeightSnapshot, published: Mapping[str, int], held: HeldWeights) -> None:
-    who = f"weights of version {snapshot.version}"
+def _check_tensors(who: str, published: Mapping[str, int], held: HeldWeights) -> None:
     if not published:
-        raise SyncError(f"{who}: the snapshot has no digests of its tensors, so nothing is proven")
+        raise SyncError(f"{who}: the publication has no digests of its tensors, so nothing is proven")
     wrong = {name for name in published.keys() | held.digests.keys() if published.get(name) != held.digests.get(name)}
     if wrong:
         raise SyncError(

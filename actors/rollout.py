@@ -31,7 +31,7 @@ from azero.process import (
     trim_heap,
     use_threads,
 )
-from azero.types import Assignment, EvalItem, Evaluated, Played, Problem, Sampling, SyncReport, WeightSnapshot
+from azero.types import Assignment, EvalItem, Evaluated, Played, Problem, Publication, Sampling, SyncReport
 
 TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it again, and new pages take time
 
@@ -96,7 +96,6 @@ class RolloutActor:
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self._engine: Engine | None = None
         self._player: Player | None = None
-        self._lineage = 0  # of the weights in the engine
         self._trimmed = time.monotonic()
 
     # Built on first use and not in __init__: what goes wrong here then reaches the driver as it is, and not as the
@@ -112,7 +111,7 @@ class RolloutActor:
     def player(self) -> Player:
         if self._player is None:
             evaluation = evaluation_problems(self.domain, self.items)
-            self._player = Player(lambda role: self.engine, self.domain, play_rules(self.config), evaluation)
+            self._player = Player(self.engine, self.domain, play_rules(self.config), evaluation)
         return self._player
 
     def __repr__(self) -> str:
@@ -123,13 +122,11 @@ class RolloutActor:
         """Answers as soon as the process is there."""
         return f"process {os.getpid()} on {socket.gethostname()}"
 
-    def ready(self) -> int:
+    def ready(self) -> None:
         """Returns when the engine is warm."""
         with deadline_stacks(self.config.cluster.start_timeout_s):
-            version = self.engine.version
             self._require_room()
             self._rest()
-        return version
 
     def _require_room(self) -> None:
         """Raises UserError where a prompt cannot be made, or is too long, of those that are known before the run."""
@@ -138,24 +135,24 @@ class RolloutActor:
         chat = c.eval.protocol is Protocol.chat
         encoded(self.engine, self.domain, self.items, chat=chat, max_new_tokens=c.eval.max_new_tokens, data=c.eval.data)
 
-    def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
-        """Load the snapshot where the engine holds another version, then play. Raises SyncError."""
+    def play(self, assignment: Assignment, publication: Publication) -> Played:
+        """Load the publication where the engine holds another version, then play. Raises SyncError."""
         with self._awake():
-            sync = self._sync(snapshot)
+            sync = self._sync(publication)
             began = time.monotonic()
-            self.engine.reseed(sampling_seed(self.config.run.seed, snapshot.version, assignment.id))
+            self.engine.reseed(sampling_seed(self.config.run.seed, publication.version.step, assignment.id))
             episodes = self.player.play(assignment)
             seconds = time.monotonic() - began
         return Played(
             assignment=assignment, episodes=episodes, sync=sync, seconds=seconds, memory_gib=peak_memory_gib()
         )
 
-    def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> Evaluated:
-        """Load the snapshot where the engine holds another version, then evaluate. Raises SyncError."""
+    def evaluate(self, items: Sequence[EvalItem], publication: Publication) -> Evaluated:
+        """Load the publication where the engine holds another version, then evaluate. Raises SyncError."""
         c = self.config
         with self._awake():
-            sync = self._sync(snapshot)
-            self.engine.reseed(sampling_seed(c.run.seed, snapshot.version, "evaluation"))
+            sync = self._sync(publication)
+            self.engine.reseed(sampling_seed(c.run.seed, publication.version.step, "evaluation"))
             result = evaluate_solver(self.engine, c, items)
         return Evaluated(result=result, sync=sync)
 
@@ -179,40 +176,48 @@ class RolloutActor:
         if self.config.rollout.sleep:
             self.engine.sleep()
 
-    def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
-        if (self._lineage, self.engine.version) == (snapshot.lineage, snapshot.version):
+    def _sync(self, publication: Publication) -> SyncReport | None:
+        if self.engine.version == publication.version:
             return None
-        load = self._received(snapshot) or self._fetched(snapshot)
-        self._lineage = snapshot.lineage
+        load = self._received(publication) or self._fetched(publication)
         try:
-            return self.proof.load_and_prove(self.engine, snapshot, load, lambda: self._get(snapshot.probes))
+            return self.proof.load_and_prove(self.engine, publication, load, lambda: self._get(publication.probes))
         except SyncError as e:
-            raise SyncError(f"rollout actor {self.index}, weight version {snapshot.version}: {e}") from None
+            raise SyncError(f"rollout actor {self.index}, weight version {publication.version.step}: {e}") from None
 
-    def _fetched(self, snapshot: WeightSnapshot) -> Callable[[], None]:
+    def _fetched(self, publication: Publication) -> Callable[[], None]:
         """How to load what now lies in this node's object store. Raises VersionGone and VersionLate."""
         from azero.models.weights import unflatten
 
-        weights = unflatten(self._get(snapshot.handle), snapshot.manifest, snapshot.dtype)
-        return lambda: self.engine.load(snapshot.version, weights)
+        weights = {
+            policy: unflatten(self._get(part.ref), part.layout, part.dtype)
+            for policy, part in publication.parts.items()
+        }
 
-    def _received(self, snapshot: WeightSnapshot) -> Callable[[], None] | None:
+        def load() -> None:
+            for policy, tensors in weights.items():
+                self.engine.load(publication.version, tensors, policy)
+
+        return load
+
+    def _received(self, publication: Publication) -> Callable[[], None] | None:
         """How to load what the learner then sends (actors/transfer.py); None where it sends nothing, or not this."""
-        if snapshot.sender is None:
+        if publication.sender is None:
             return None
         from actors.transfer import SENDING, together_with
 
-        sender, engine, limit = snapshot.sender, cast(Any, self.engine), self.config.rollout.timeout_s
+        sender, engine, limit = publication.sender, cast(Any, self.engine), self.config.rollout.timeout_s
+        ((policy, part),) = publication.parts.items()  # one alone is sent
 
         def ask(method: str, *arguments: Any) -> Any:
             return getattr(sender, method).options(concurrency_group=SENDING).remote(self.index, *arguments)
 
         def load() -> None:
             with together_with(ask("send"), limit):
-                engine.receive(snapshot.version, snapshot.manifest, snapshot.dtype)
+                engine.receive(publication.version, part.layout, part.dtype, policy)
 
         try:
-            meeting = self._get(ask("prepare", ray.get_runtime_context().get_actor_id(), snapshot.version))
+            meeting = self._get(ask("prepare", ray.get_runtime_context().get_actor_id(), publication.version.step))
         except VersionGone:
             return None
         if meeting:

@@ -6,6 +6,7 @@ import gc
 import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from actors.base import ModelEngine, score_length
 from actors.transfer import announced, joining
 from actors.vllm_readback import Placement, held_weights, unprovable
 from azero.errors import SyncError, UserError, listed
-from azero.types import Completion, HeldWeights, Sampling, TensorSpec
+from azero.types import SHARED, Completion, HeldWeights, Sampling, TensorSpec, WeightVersion
 
 REASON = 400  # characters
 COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first, and refuses one over the second
@@ -24,6 +25,13 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    tag: Hashable
+    policy: str
+    copies: int  # of each completion
 
 
 class VllmEngine(ModelEngine):
@@ -54,7 +62,7 @@ class VllmEngine(ModelEngine):
         self.max_model_len, self.workers = max_model_len, tensor_parallel
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._placements: list[dict[str, Placement]] = []  # by worker, from the first load on
-        self._in_flight: dict[str, tuple[Hashable, int]] = {}  # request id -> tag, copies of each completion
+        self._in_flight: dict[str, _Request] = {}  # by vLLM's id
         self._submitted = 0
         set_num_threads = torch.set_num_threads
         try:
@@ -84,7 +92,9 @@ class VllmEngine(ModelEngine):
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's worker on CPU puts a no-op in its place
 
-    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+    def submit(
+        self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
+    ) -> None:
         """Raises UserError where prompt and completion do not fit `max_model_len`, or vLLM has no such temperature."""
         from vllm import SamplingParams
 
@@ -106,18 +116,15 @@ class VllmEngine(ModelEngine):
             flat_logprobs=True,
             output_kind=_final_only(),
         )
-        self._add(tag, prompt_ids, params, copies=n if greedy else 1)
+        self._add(tag, prompt_ids, params, policy, copies=n if greedy else 1)
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
-        return [
-            (tag, tuple(self._completion(tuple(output.prompt_token_ids), c) for c in output.outputs) * copies)
-            for tag, copies, output in self._finished()
-        ]
+        return [(request.tag, self._completions(request, output)) for request, output in self._finished()]
 
     def busy(self) -> bool:
         return bool(self._in_flight)
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
         """As the protocol says. Reads no prefix cache: a stale one would not show here."""
         from vllm import SamplingParams
 
@@ -136,23 +143,23 @@ class VllmEngine(ModelEngine):
             output_kind=_final_only(),
         )
         for i, sequence in enumerate(sequences):
-            self._add(i, sequence, params)
+            self._add(i, sequence, params, policy)
         found: dict[Hashable, list[float]] = {}
         while self.busy():
-            found.update((tag, list(output.prompt_logprobs.logprobs)) for tag, _, output in self._finished())
+            found.update((r.tag, list(output.prompt_logprobs.logprobs)) for r, output in self._finished())
         return [found[i] for i in range(len(sequences))]
 
-    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
         self.idle_for("load")
         tensors = self.checked(weights)
-        self.version = -1
+        self.versions[policy] = None
         self._learn_placements()
         self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
         self._reset_prefix_cache()
-        self.version = version
+        self.versions[policy] = version
 
-    def held(self) -> HeldWeights:
+    def held(self, policy: str = SHARED) -> HeldWeights:
         return held_weights(self._placements, self._llm.collective_rpc("read_weights"), self.expected)
 
     def _learn_placements(self) -> None:
@@ -173,10 +180,10 @@ class VllmEngine(ModelEngine):
         self._llm.collective_rpc("shutdown_weight_transfer_engine")  # of a learner that was lost
         self._llm.collective_rpc("init_weight_transfer_engine", args=(joining(host, port, self.workers),))
 
-    def receive(self, version: int, manifest: Sequence[TensorSpec], dtype: str) -> None:
+    def receive(self, version: WeightVersion, manifest: Sequence[TensorSpec], dtype: str, policy: str = SHARED) -> None:
         """`load` of what `Sender.send` sends meanwhile. Raises SyncError where names or shapes do not fit."""
         self.idle_for("receive")
-        self.version = -1
+        self.versions[policy] = None
         self.check_shapes({s.name: s.shape for s in manifest})
         self._learn_placements()
         self._llm.collective_rpc("start_weight_update")
@@ -184,7 +191,7 @@ class VllmEngine(ModelEngine):
         self._llm.collective_rpc("finish_weight_update")
         self._llm.collective_rpc("refresh_head")
         self._reset_prefix_cache()
-        self.version = version
+        self.versions[policy] = version
 
     def reseed(self, seed: int) -> None:
         """The prefix cache goes too: a hit rounds differently from a miss, and what came before must leave no trace."""
@@ -207,21 +214,25 @@ class VllmEngine(ModelEngine):
         self._llm.engine_core.shutdown()
         cleanup_dist_env_and_memory()
 
-    def _add(self, tag: Hashable, prompt_ids: Sequence[int], params: Any, copies: int = 1) -> None:
+    def _add(self, tag: Hashable, prompt_ids: Sequence[int], params: Any, policy: str, copies: int = 1) -> None:
         key = str(self._submitted)
         self._llm.add_request(key, {"prompt_token_ids": list(prompt_ids)}, params)
         states = self._llm.output_processor.request_states
         for state in islice(reversed(states.values()), params.n):
             state.logprobs_processor.tokenizer = None  # or it looks up, token by token, texts that nobody reads
         self._submitted += 1
-        self._in_flight[key] = tag, copies
+        self._in_flight[key] = _Request(tag, policy, copies)
 
-    def _finished(self) -> list[tuple[Hashable, int, Any]]:
-        """One step of vLLM: (tag, copies, output) of the requests that ended in it, in the order of submission."""
+    def _finished(self) -> list[tuple[_Request, Any]]:
+        """One step of vLLM: the requests that ended in it with their output, in the order of submission."""
         outputs = [o for o in self._llm.step() if o.finished]
-        return [(*self._in_flight.pop(o.request_id), o) for o in sorted(outputs, key=lambda o: int(o.request_id))]
+        return [(self._in_flight.pop(o.request_id), o) for o in sorted(outputs, key=lambda o: int(o.request_id))]
 
-    def _completion(self, prompt_ids: tuple[int, ...], output: Any) -> Completion:
+    def _completions(self, request: _Request, output: Any) -> tuple[Completion, ...]:
+        prompt_ids = tuple(output.prompt_token_ids)
+        return tuple(self._completion(request.policy, prompt_ids, made) for made in output.outputs) * request.copies
+
+    def _completion(self, policy: str, prompt_ids: tuple[int, ...], output: Any) -> Completion:
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a request with finish_reason={output.finish_reason}")
         return Completion(
@@ -229,7 +240,8 @@ class VllmEngine(ModelEngine):
             token_ids=tuple(output.token_ids),
             logprobs=tuple(output.logprobs.logprobs),
             text=output.text,
-            version=self.version,
+            policy=policy,
+            version=self.step_of(policy),
             finish_reason=output.finish_reason,
         )
 

@@ -1,4 +1,4 @@
-"""From samples to tensors: rows with an advantage, packed into micro-batches by a token budget.
+"""From rows to tensors: micro-batches by a token budget.
 
 The samples of a group share their prompt, and many of them are equal, the more so the surer the model is. Each distinct
 prompt and each distinct completion goes through the model once; the loss is still taken row by row.
@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from azero.types import Role, Sample
+from azero.types import TrainRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainRow:
-    """One sample with its advantage, as the loss needs it."""
-
-    sample: Sample
-    advantage: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainBatch:
+class MicroBatch:
     """Rows with their distinct prompts and completions. `tokens` counts those of the rows, in row order."""
 
     prompts: Tensor  # [prompts, prompt width] int64, padded on the left, so that completions follow at one place
@@ -32,6 +25,7 @@ class TrainBatch:
     prompt_of: Tensor  # [completions] int64, the prompt of each completion
     completions: Tensor  # [completions, completion width] int64, distinct (for their prompt), padded on the right
     mask: Tensor  # [completions, completion width] bool, true on real tokens
+    temperatures: Tensor  # [distinct tokens] float32: under which each was sampled
     behaviour: Tensor  # [tokens] float32: log-probs under the sampling temperature
     advantages: Tensor  # [tokens] float32
     token_of: Tensor  # [tokens] int64, where in completions[mask] each token is
@@ -44,29 +38,35 @@ class TrainBatch:
         return self.completions[self.mask]
 
 
-def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> TrainBatch:
+def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> MicroBatch:
     """One micro-batch of rows[i] for i in indices."""
     chosen = [rows[i] for i in indices]
-    made = [r.sample.completion for r in chosen]
-    prompts = {p: i for i, p in enumerate(dict.fromkeys(c.prompt_ids for c in made))}
-    distinct = {key: i for i, key in enumerate(dict.fromkeys((c.prompt_ids, c.token_ids) for c in made))}
+    prompts = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_ids for r in chosen))}
+    distinct = {key: i for i, key in enumerate(dict.fromkeys(map(_computed, chosen)))}
     prompt_ids, prompt_mask = _padded(list(prompts), left=True)
-    completions, mask = _padded([tokens for _, tokens in distinct], left=False)
-    starts = mask.sum(1).cumsum(0) - mask.sum(1)
-    first = [int(starts[distinct[c.prompt_ids, c.token_ids]]) for c in made]
-    counts = torch.tensor([len(c.token_ids) for c in made])
-    return TrainBatch(
+    completions, mask = _padded([tokens for _, tokens, _ in distinct], left=False)
+    lengths = mask.sum(1)
+    starts = lengths.cumsum(0) - lengths
+    first = [int(starts[distinct[_computed(r)]]) for r in chosen]
+    counts = torch.tensor([len(r.token_ids) for r in chosen])
+    return MicroBatch(
         prompts=prompt_ids,
         prompt_mask=prompt_mask,
-        prompt_of=torch.tensor([prompts[p] for p, _ in distinct]),
+        prompt_of=torch.tensor([prompts[p] for p, _, _ in distinct]),
         completions=completions,
         mask=mask.bool(),
-        behaviour=torch.tensor([p for c in made for p in c.logprobs], dtype=torch.float32),
+        temperatures=torch.tensor([t for _, _, t in distinct], dtype=torch.float32).repeat_interleave(lengths),
+        behaviour=torch.tensor([p for r in chosen for p in r.behaviour], dtype=torch.float32),
         advantages=torch.tensor([r.advantage for r in chosen], dtype=torch.float32).repeat_interleave(counts),
-        token_of=torch.tensor([t for f, c in zip(first, made, strict=True) for t in range(f, f + len(c.token_ids))]),
+        token_of=torch.tensor([t for f, r in zip(first, chosen, strict=True) for t in range(f, f + len(r.token_ids))]),
         row_of=torch.arange(len(chosen)).repeat_interleave(counts),
         indices=tuple(indices),
     )
+
+
+def _computed(row: TrainRow) -> tuple[tuple[int, ...], tuple[int, ...], float]:
+    """What the model has to be run for: rows that agree in it share one pass."""
+    return row.prompt_ids, row.token_ids, row.temperature
 
 
 def _padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, Tensor]:
@@ -85,22 +85,22 @@ def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) 
     Rows of one prompt stay together, prompts and completions of similar length too.
     """
 
-    def order(i: int) -> tuple[int, tuple[int, ...], int, tuple[int, ...], int]:
-        c = rows[i].sample.completion
-        return -len(c.prompt_ids), c.prompt_ids, -len(c.token_ids), c.token_ids, i
+    def order(i: int) -> tuple[Any, ...]:
+        r = rows[i]
+        return -len(r.prompt_ids), r.prompt_ids, -len(r.token_ids), r.token_ids, r.temperature, i
 
     taken: list[int] = []
     prompts = completions = prompt_width = width = 0  # of what is taken: distinct ones, and the longest
-    last: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # equal ones follow each other
+    last: tuple[tuple[int, ...], tuple[int, ...], float] = (), (), 0.0  # equal ones follow each other
     for i in sorted(indices, key=order):
-        c = rows[i].sample.completion
-        prompts += c.prompt_ids != last[0]
-        completions += (c.prompt_ids, c.token_ids) != last
-        prompt_width, width = max(prompt_width, len(c.prompt_ids)), max(width, len(c.token_ids))
+        r = rows[i]
+        prompts += r.prompt_ids != last[0]
+        completions += _computed(r) != last
+        prompt_width, width = max(prompt_width, len(r.prompt_ids)), max(width, len(r.token_ids))
         if taken and prompts * prompt_width + completions * width > tokens:
             yield taken
-            taken, prompts, completions, prompt_width, width = [], 1, 1, len(c.prompt_ids), len(c.token_ids)
-        last = c.prompt_ids, c.token_ids
+            taken, prompts, completions, prompt_width, width = [], 1, 1, len(r.prompt_ids), len(r.token_ids)
+        last = _computed(r)
         taken.append(i)
     if taken:
         yield taken
@@ -113,10 +113,9 @@ def shares(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int, worker
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
-        groups.setdefault(rows[i].sample.completion.prompt_ids, []).append(i)
+        groups.setdefault(rows[i].prompt_ids, []).append(i)
     sizes = {
-        prompt: len(prompt) + sum(map(len, {rows[i].sample.completion.token_ids for i in group}))
-        for prompt, group in groups.items()
+        prompt: len(prompt) + sum(map(len, {rows[i].token_ids for i in group})) for prompt, group in groups.items()
     }
     parts: list[list[int]] = [[] for _ in range(workers)]
     loads = [0] * workers
@@ -129,6 +128,6 @@ def shares(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int, worker
     return [plan + [[]] * (longest - len(plan)) for plan in plans]
 
 
-def completion_tokens(rows: Sequence[TrainRow], role: Role) -> int:
-    """The denominator of a role's mean: all of its completion tokens in the update, trained on or not."""
-    return sum(len(r.sample.completion.token_ids) for r in rows if r.sample.role is role)
+def completion_tokens(rows: Sequence[TrainRow], part: str) -> int:
+    """The denominator of a part's mean: all of its completion tokens in the step, trained on or not."""
+    return sum(len(r.token_ids) for r in rows if r.part == part)

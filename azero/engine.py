@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
-from azero.types import Completion, HeldWeights, Sampling
+from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
 
 
 class Engine(Protocol):
-    """Serves one policy. Not thread-safe; the caller drives it by `step`."""
+    """Serves one policy or several, by name. Not thread-safe; the caller drives it by `step`."""
 
-    version: int  # weight version that it holds; -1 before the first load
     max_tokens: int  # of a prompt and its completion together
+
+    @property
+    def version(self) -> WeightVersion | None:
+        """That it holds of all policies; None before the first load."""
 
     def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
         """Token ids of a prompt, after those that the tokenizer begins every text with, and without any that end it.
@@ -23,8 +26,10 @@ class Engine(Protocol):
     def chat_template(self, user_message: str) -> str:
         """The prompt text of one user message. Raises UserError where the tokenizer's template is missing or fails."""
 
-    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
-        """Queue n samples of one prompt. `tag` comes back with them and is unique among those in flight."""
+    def submit(
+        self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
+    ) -> None:
+        """Queue n samples of a prompt from a policy. `tag` comes back with them; it is unique among those in flight."""
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
         """Work for a moment; the requests that ended in it, all n samples of each, in the order of submission."""
@@ -32,14 +37,17 @@ class Engine(Protocol):
     def busy(self) -> bool:
         """Whether submitted requests have not come back yet."""
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
         """Log-probs (temperature 1) of tokens 1.. of each sequence, given those before. Nothing may be in flight."""
 
-    def load(self, version: int, weights: Mapping[str, Any]) -> None:
-        """Replace all weights (name -> numpy array or torch tensor, HF names). Caches of old weights are dropped."""
+    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
+        """Replace all weights of a policy (HF name -> numpy array or torch tensor). Caches of old ones are dropped."""
 
-    def held(self) -> HeldWeights:
-        """Digests of all weights as they are now in what the engine computes with."""
+    def held(self, policy: str = SHARED) -> HeldWeights:
+        """Digests of a policy's weights as they are now in what the engine computes with."""
+
+    def forget(self) -> None:
+        """Hold no version any more, so that nobody takes what is loaded for proven."""
 
     def reseed(self, seed: int) -> None:
         """Fix all later sampling. Nothing may be in flight."""

@@ -45,9 +45,12 @@ def kl_estimate(logprobs: Tensor, reference: Tensor) -> Tensor:
     return d.exp() - d - 1
 
 
-def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probs of `targets`, detached entropy), both [tokens], fp32, of logits [tokens, vocabulary] / temperature."""
-    scaled = logits.float() / temperature
+def token_logprobs(logits: Tensor, targets: Tensor, temperatures: Tensor | float) -> tuple[Tensor, Tensor]:
+    """(log-probs of `targets`, detached entropy), both [tokens], fp32, of logits [tokens, vocabulary] / temperature.
+
+    `temperatures`: [tokens], or one for all.
+    """
+    scaled = logits.float() / (temperatures if isinstance(temperatures, float) else temperatures[:, None])
     logprobs = scaled.log_softmax(-1)
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)

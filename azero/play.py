@@ -13,14 +13,15 @@ azero/credit/credit.py; here a solution gets its final reward, a proposal its ve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import Domain, Proposal, judge
+from azero.domains.base import ChatTemplate, Domain, Proposal, judge
 from azero.engine import Engine
 from azero.errors import UserError
+from azero.policies import ONE_POLICY, Policies
 from azero.problems.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.types import (
     Assignment,
@@ -71,16 +72,17 @@ class _Solving:
 
 
 class Player:
-    """Plays one assignment on one engine. A role is asked for by name, so that roles can have engines of their own."""
+    """Plays one assignment on one engine, each role with its policy's weights."""
 
     def __init__(
         self,
-        engine_of: Callable[[Role], Engine],
+        engine: Engine,
         domain: Domain,
         rules: PlayRules,
         evaluation: EvaluationProblems | None = None,
+        policies: Policies = ONE_POLICY,
     ) -> None:
-        self.engine_of = engine_of
+        self.engine, self.policies = engine, policies
         self.domain = domain
         self.rules = rules
         self.evaluation = evaluation or EvaluationProblems(domain)
@@ -92,24 +94,23 @@ class Player:
         self._episodes: dict[tuple[int, int], Episode] = {}
         self._order = {slot.id: i for i, slot in enumerate(assignment.slots)}
         self._held: list[_Proposing | _Solving] = []
-        engines = {id(e): e for e in (self.engine_of(role) for role in Role)}.values()
         for slot in assignment.slots:
             self._attempt(slot, 0)
         while True:
-            if not any(e.busy() for e in engines):
+            if not self.engine.busy():
                 if not self._held:
                     break
                 self._release()
-            for engine in engines:
-                for tag, completions in engine.step() if engine.busy() else ():
-                    if isinstance(tag, _Proposing):
-                        self._proposed(tag, completions[0])
-                    elif isinstance(tag, _Solving):
-                        self._solved(tag, completions)
+            for tag, completions in self.engine.step() if self.engine.busy() else ():
+                if isinstance(tag, _Proposing):
+                    self._proposed(tag, completions[0])
+                elif isinstance(tag, _Solving):
+                    self._solved(tag, completions)
         return [self._episodes[key] for key in sorted(self._episodes)]
 
-    def _chat(self, role: Role) -> Callable[[str], str] | None:
-        return self.engine_of(role).chat_template if self.rules.chat else None
+    @property
+    def _chat(self) -> ChatTemplate | None:
+        return self.engine.chat_template if self.rules.chat else None
 
     def require_room(self, problems: Sequence[Problem], as_references: bool) -> None:
         """Raises UserError where one of the domain's own problems cannot be solved, or shown alone."""
@@ -119,26 +120,26 @@ class Player:
                     f"task.domain={self.domain.name}: its problem {problem.text[:60]!r} and a completion (rollout."
                     f"max_new_tokens={self.rules.solver.max_new_tokens}, max_proposal_tokens="
                     f"{self.rules.proposer.max_new_tokens}) are more than the engine holds, "
-                    f"{self.engine_of(Role.SOLVER).max_tokens} tokens; raise rollout.max_model_len as far as the model "
+                    f"{self.engine.max_tokens} tokens; raise rollout.max_model_len as far as the model "
                     "allows, or have the domain give shorter ones"
                 )
 
     def _can_be_solved(self, problem: Problem) -> bool:
-        return self._fits(Role.SOLVER, self._solver_prompt(problem), self.rules.solver)
+        return self._fits(self._solver_prompt(problem), self.rules.solver)
 
     def _can_be_shown(self, problem: Problem) -> bool:
         alone = ProposalRequest(tier=problem.tier, references=(problem.text,))
-        return self._fits(Role.PROPOSER, self._proposer_prompt(alone), self.rules.proposer)
+        return self._fits(self._proposer_prompt(alone), self.rules.proposer)
 
-    def _fits(self, role: Role, prompt: str, sampling: Sampling) -> bool:
-        return len(self._encoded(role, prompt)) + sampling.max_new_tokens <= self.engine_of(role).max_tokens
+    def _fits(self, prompt: str, sampling: Sampling) -> bool:
+        return len(self._encoded(prompt)) + sampling.max_new_tokens <= self.engine.max_tokens
 
     def _request(self, tag: _Proposing) -> ProposalRequest:
         """The request without its longest references, as many as do not fit into one prompt."""
         asked = tag.slot.tries[tag.attempt]
         if asked not in self._shown:
             shown = asked
-            while shown.references and not self._fits(Role.PROPOSER, self._proposer_prompt(shown), self.rules.proposer):
+            while shown.references and not self._fits(self._proposer_prompt(shown), self.rules.proposer):
                 longest = max(shown.references, key=len)
                 shown = replace(shown, references=tuple(r for r in shown.references if r != longest))
             self._shown[asked] = shown
@@ -173,13 +174,14 @@ class Player:
 
     def _submit_proposal(self, tag: _Proposing) -> None:
         prompt = self._proposer_prompt(self._request(tag))
-        self.engine_of(Role.PROPOSER).submit(tag, self._encoded(Role.PROPOSER, prompt), 1, self.rules.proposer)
+        policy = self.policies.of(Role.PROPOSER)
+        self.engine.submit(tag, self._encoded(prompt), 1, self.rules.proposer, policy)
 
-    def _encoded(self, role: Role, prompt: str) -> tuple[int, ...]:
-        return self.engine_of(role).encode(prompt, rendered=self.rules.chat)
+    def _encoded(self, prompt: str) -> tuple[int, ...]:
+        return self.engine.encode(prompt, rendered=self.rules.chat)
 
     def _proposer_prompt(self, request: ProposalRequest) -> str:
-        chat, mark = self._chat(Role.PROPOSER), self.rules.list_mark
+        chat, mark = self._chat, self.rules.list_mark
         prompt = self.domain.proposer_prompt(request.tier, [mark + r for r in request.references], chat)
         return prompt if chat else prompt + mark.rstrip()
 
@@ -215,11 +217,11 @@ class Player:
         return outcome
 
     def _submit_group(self, tag: _Solving) -> None:
-        prompt = self._encoded(Role.SOLVER, self._solver_prompt(tag.problem))
-        self.engine_of(Role.SOLVER).submit(tag, prompt, self.rules.solutions, self.rules.solver)
+        prompt = self._encoded(self._solver_prompt(tag.problem))
+        self.engine.submit(tag, prompt, self.rules.solutions, self.rules.solver, self.policies.of(Role.SOLVER))
 
     def _solver_prompt(self, problem: Problem) -> str:
-        return self.domain.solver_prompt(problem.text, self._chat(Role.SOLVER))
+        return self.domain.solver_prompt(problem.text, self._chat)
 
     def _solved(self, tag: _Solving, completions: tuple[Completion, ...]) -> None:
         samples = []

@@ -6,7 +6,7 @@ Token ids are the currency: text is tokenised once, and nothing is tokenised aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -28,6 +28,7 @@ class Tier(StrEnum):
         return list(Tier).index(self)
 
 
+SHARED = "shared"  # the policy of both roles where one set of weights plays them
 ROLES: tuple[Role, ...] = tuple(Role)
 TIERS: tuple[Tier, ...] = tuple(Tier)
 
@@ -75,7 +76,8 @@ class Completion:
     token_ids: tuple[int, ...]  # [tokens], the stop token or string included
     logprobs: tuple[float, ...]  # [tokens], under the sampling temperature
     text: str  # decoded completion, without the stop string
-    version: int  # weight version that sampled it
+    policy: str = SHARED  # whose weights sampled it
+    version: int  # step of the weights that sampled it
     finish_reason: str  # "stop" or "length"
 
 
@@ -157,8 +159,50 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRow:
+    """One completion as the loss needs it: tokens and numbers, and nothing of what they mean."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # [tokens]
+    behaviour: tuple[float, ...]  # [tokens] log-probs under the sampling temperature, as the engine logged them
+    temperature: float
+    advantage: float
+    part: str  # the term of the loss whose mean over tokens it belongs to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBatch:
+    """What one step trains on."""
+
+    step: int  # it is for the weights of this step, and makes those of the next
+    rows: Mapping[str, Sequence[TrainRow]]  # by policy
+    weights: Mapping[str, float]  # by part: the loss is the sum over parts of weight * mean over the part's tokens
+    measured: str = ""  # the part whose completions' log-probs are wanted before and after the step; "": none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """Outcome of one step of the trainer."""
+
+    step: int  # of the weights now
+    metrics: Mapping[str, float]
+    is_finite: bool  # whether loss and gradient were; else nothing has changed but the step's number
+    # By policy, [rows] log-probs of whole completions under the weights before and after, nan where not measured.
+    before: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    after: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class WeightVersion:
+    """One step makes one version of all policies."""
+
+    lineage: int  # deaths of the learner so far: after each, versions of the same step may differ
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSet:
-    """What an engine must hold and reproduce of one weight version."""
+    """What an engine must hold and reproduce of one policy in one weight version."""
 
     sequences: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]  # the learner's, of tokens 1.. of each sequence, temperature 1
@@ -167,7 +211,7 @@ class ProbeSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldWeights:
-    """What an engine holds now, whatever form it has given it."""
+    """What an engine holds of one policy now, whatever form it has given it."""
 
     digests: Mapping[str, int]  # of each tensor, by its published name; -1 where it is not what was given
     in_order: int  # tensors of which every byte was read in its place; of the others, the elements as a set
@@ -176,7 +220,7 @@ class HeldWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """Where one tensor lies in a snapshot's buffer."""
+    """Where one tensor lies in a published buffer."""
 
     name: str  # as transformers names it; tied tensors appear once
     shape: tuple[int, ...]
@@ -184,28 +228,38 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightSnapshot:
-    """One published weight version. `handle` resolves to a flat byte buffer; `manifest` says what lies where.
+class PublishedWeights:
+    """One policy's weights in one version. `ref` resolves to a flat byte buffer; `layout` says what lies where."""
 
-    `probes` resolves to this version's ProbeSet, which the learner makes while engines load.
-    `sender`, where there is one, is the learner's process that also sends it to actors that ask.
-    """
-
-    version: int
-    lineage: int = 0  # deaths of the learner so far: after each, versions of the same number may differ
-    handle: Any = None
-    sender: Any = None
-    probes: Any = None
-    manifest: tuple[TensorSpec, ...]
+    layout: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16
     bytes: int
+    ref: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """One published weight version: all that an actor needs to load and to prove it.
+
+    `probes` resolves to the ProbeSet of each policy, which the learner makes while engines load. `sender`, if there is
+    one, is the learner's process that also sends the weights to actors that ask.
+    """
+
+    version: WeightVersion
+    parts: Mapping[str, PublishedWeights]  # by policy
+    probes: Any = None
+    sender: Any = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncReport:
-    """Outcome of loading one snapshot into one engine."""
+    """Outcome of loading one publication into one engine."""
 
-    version: int
+    version: WeightVersion
     seconds: float  # of loading and proving
     load_seconds: float  # of the engine's own load
     proof_seconds: float  # of reading the tensors back, also where that is a part of the load
@@ -236,17 +290,6 @@ class Played:
     sync: SyncReport | None
     seconds: float  # of play, without the sync
     memory_gib: float  # peak of the actor's process
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """Outcome of one learner step."""
-
-    version: int
-    metrics: dict[str, float]
-    episodes: list[Episode]  # with the rewards of their proposals
-    warnings: tuple[str, ...]
-    failure: str = ""  # why the run cannot go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from azero.batch import TrainRow, pack
+from azero.batch import pack
 from azero.config import Dtype
 from azero.errors import UserError
 from azero.models.loading import EMBEDDED, load_model, load_tokenizer
-from azero.types import Completion, Role, Sample, Tier, Verdict
+from azero.types import TrainRow
 from learner.agreement import AGREED, require_agreement
 from learner.net import PolicyNet
 from learner.workers import Workers
@@ -157,16 +157,14 @@ def rows(seed: int = 0) -> list[TrainRow]:
         return tuple(torch.randint(2, VOCABULARY, (n,), generator=draw).tolist())
 
     def row(prompt: tuple[int, ...], tokens: tuple[int, ...]) -> TrainRow:
-        completion = Completion(
+        return TrainRow(
             prompt_ids=prompt,
             token_ids=tokens,
-            logprobs=(-4.0,) * len(tokens),
-            text="",
-            version=0,
-            finish_reason="stop",
+            behaviour=(-4.0,) * len(tokens),
+            temperature=TEMPERATURE,
+            advantage=1.0,
+            part="solver",
         )
-        sample = Sample(role=Role.SOLVER, tier=Tier.EASY, completion=completion, verdict=Verdict.RIGHT, reward=1.0)
-        return TrainRow(sample=sample, advantage=1.0)
 
     made = []
     for prompt in (ids(11), ids(3), ids(8)):
@@ -179,12 +177,11 @@ def plain(model: Any, chosen: Sequence[TrainRow], dtype: Dtype) -> Tensor:
     """[tokens]: log-probs of the rows' completions, one sequence after the other through transformers' own forward."""
     found = []
     for row in chosen:
-        completion = row.sample.completion
-        ids = torch.tensor([completion.prompt_ids + completion.token_ids])
+        ids = torch.tensor([row.prompt_ids + row.token_ids])
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is Dtype.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits[0, -len(completion.token_ids) - 1 : -1]
+            logits = model(input_ids=ids, use_cache=False).logits[0, -len(row.token_ids) - 1 : -1]
         scores = (logits.float() / TEMPERATURE).log_softmax(-1)
-        found.append(scores.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0])
+        found.append(scores.gather(-1, torch.tensor(row.token_ids)[:, None])[:, 0])
     return torch.cat(found)
 
 
@@ -211,7 +208,6 @@ def compare(name: str, folder: Path, recompute: bool = False) -> Found:
     net = PolicyNet(
         path,
         dtype=Dtype.float32,
-        temperature=TEMPERATURE,
         device=torch.device("cpu"),
         recompute=recompute,
         workers=Workers(),

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,31 +112,35 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
     from azero.models.loading import resolve_model_path
     from azero.problems.buffer import ProblemBuffer
     from azero.problems.curriculum import SlotSource
-    from azero.types import Assignment, WeightSnapshot
+    from azero.types import Assignment, Publication, WeightVersion
     from cluster.commands.train import probe_texts
     from cluster.supervise.runtime import ray_session
-    from learner.core import LearnerCore
+    from learner.trainer import Trainer
 
     c, domain = configured(config, overrides), get_domain("arithmetic")
     path, folder = resolve_model_path(c.model.path), CACHE / f"played-{config}"
     folder.mkdir(parents=True, exist_ok=True)
-    learner = LearnerCore(c, path, None, probe_texts(domain))
-    weights, manifest = learner.weights()
-    probes = learner.probe()
+    learner = Trainer(
+        model=c.model,
+        algorithm=c.algorithm,
+        optim=c.optim,
+        learner=c.learner,
+        start=path,
+        probe_texts=probe_texts(domain),
+    )
+    published, probes = learner.publish(), learner.probe()
     buffer = ProblemBuffer(c.task.buffer_size, domain.seed_problems())
     source = SlotSource(domain, c.task, c.rollout.problems_per_step, c.rollout.max_tries, c.run.seed)
     rates, steps = [], []
     with ray_session(c.cluster):
-        snapshot = WeightSnapshot(
-            version=0, manifest=manifest, dtype=c.model.dtype.value, bytes=weights.nbytes, handle=ray.put(weights),
-            probes=ray.put(probes),
-        )  # fmt: skip
-        del learner, weights
+        weights = {name: replace(part, ref=ray.put(buffer)) for name, (buffer, part) in published.items()}
+        publication = Publication(version=WeightVersion(lineage=0, step=0), parts=weights, probes=ray.put(probes))
+        del learner, published
         actor = RolloutActor.remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
         for batch in range(batches):
             assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
             began = time.perf_counter()
-            episodes = ray.get(actor.play.remote(assignment, snapshot)).episodes
+            episodes = ray.get(actor.play.remote(assignment, publication)).episodes
             seconds = time.perf_counter() - began
             asked = [[e.proposal] for e in episodes if e.proposal] + [e.group.samples for e in episodes if e.group]
             completions = [[s.completion for s in samples] for samples in asked]
@@ -165,12 +170,12 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
     path = resolve_model_path(c.model.path)
     policy = PolicyOptimizer(
         model_config=c.model, path=path, reference_path=path,
-        algorithm=c.algorithm, optim=c.optim, learner=c.learner, temperature=1.0,
+        algorithm=c.algorithm, optim=c.optim, learner=c.learner,
     )  # fmt: skip
-    rows = rows_of(config)
-    found = rate(lambda: policy.update(rows), completion_tokens(rows, Role.SOLVER))
+    rows, weights = rows_of(config), {Role.PROPOSER: 1.0, Role.SOLVER: 1.0}
+    found = rate(lambda: policy.update(rows, weights), completion_tokens(rows, Role.SOLVER))
     # A prompt and each of its distinct completions are run once; a completion's last token is predicted alone.
-    run = {(r.sample.completion.prompt_ids, r.sample.completion.token_ids) for r in rows}
+    run = {(r.prompt_ids, r.token_ids) for r in rows}
     predicted = sum(len(ids) for _, ids in run)
     tokens = sum(map(len, {prompt for prompt, _ in run})) + predicted - len(run)
     return found | {"flop_per_s": flop_of_update(policy.model, tokens, predicted) / found["seconds"]}

@@ -66,8 +66,7 @@ def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
     rows = rows_of(config)
     by_shape: dict[tuple[int, int], list[list[int]]] = {}
     for r in rows:
-        prompt_ids, ids = r.sample.completion.prompt_ids, r.sample.completion.token_ids
-        by_shape.setdefault((len(prompt_ids), len(ids)), []).append([*prompt_ids, *ids])
+        by_shape.setdefault((len(r.prompt_ids), len(r.token_ids)), []).append([*r.prompt_ids, *r.token_ids])
     batches = [(prompt, torch.tensor(ids)) for (prompt, _), ids in by_shape.items()]
 
     def step() -> None:

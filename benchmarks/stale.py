@@ -22,7 +22,7 @@ from azero.config import Dtype, EngineName, ModelConfig, RolloutConfig
 from azero.errors import SyncError
 from azero.models.loading import load_model, resolve_model_path
 from azero.models.weights import digests, flatten, owned_state, unflatten
-from azero.types import ProbeSet, WeightSnapshot
+from azero.types import SHARED, ProbeSet, Publication, PublishedWeights, WeightVersion
 
 ANY = 1e9  # nats: the tensors decide alone
 
@@ -50,9 +50,10 @@ class Syncs:
         return unflatten(buffer, manifest, self.dtype), probes
 
     def prove(self, version: int, loaded: Any, probes: ProbeSet) -> None:
-        snapshot = WeightSnapshot(version=version, manifest=(), dtype=self.dtype, bytes=1)
-        load = partial(self.engine.load, version, loaded)
-        report = SyncProof(ANY).load_and_prove(self.engine, snapshot, load, lambda: probes)
+        part = PublishedWeights(layout=(), dtype=self.dtype, bytes=1)
+        publication = Publication(version=WeightVersion(lineage=0, step=version), parts={SHARED: part})
+        load = partial(self.engine.load, publication.version, loaded)
+        report = SyncProof(ANY).load_and_prove(self.engine, publication, load, lambda: {SHARED: probes})
         self.seconds.append((report.seconds, report.proof_seconds, self.digest_seconds))
 
 

@@ -18,7 +18,7 @@ LR = 1e-6  # the weights hardly move, so that every step is like the last
 CACHE = Path(tempfile.gettempdir()) / "azero-bench"
 GENERATED = 16  # tokens of a completion, at most
 BATCH = 16, 16  # problems, solutions
-COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.run.progress=plain", "run.sinks=[]"]
+COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.progress=plain", "run.sinks=[]"]
 COMMON += ["learner.keep_every=0", "task.exclude_evaluation=false", "rollout.max_num_seqs=512", f"optim.lr={LR}"]
 GRPO = ["algorithm.name=grpo", "task.source=fixed", "task.fixed_size=256"]
 
@@ -64,10 +64,16 @@ def configured(config: str, overrides: Sequence[str]) -> Any:
 
 def rows_of(config: str) -> list[Any]:
     """Rows of the last batch that `rollout_azero` played, with advantages of both signs."""
-    from azero.batch import TrainRow
+    from azero.types import TrainRow
 
     rng, samples = random.Random(0), pickle.loads((CACHE / f"played-{config}" / "rows.pickle").read_bytes())
-    return [TrainRow(sample=sample, advantage=rng.choice((-1.0, 1.0))) for sample in samples]
+    return [
+        TrainRow(
+            prompt_ids=s.completion.prompt_ids, token_ids=s.completion.token_ids, behaviour=s.completion.logprobs,
+            temperature=1.0, advantage=rng.choice((-1.0, 1.0)), part=s.role,
+        )
+        for s in samples
+    ]  # fmt: skip
 
 
 def flop_of_update(net: Any, tokens: int, predicting: int) -> float:

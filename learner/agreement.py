@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from azero.batch import TrainBatch, TrainRow, pack
+from azero.batch import MicroBatch, pack
 from azero.config import Dtype
 from azero.errors import UserError, first_line
-from azero.types import Completion, Role, Sample, Tier, Verdict
+from azero.types import TrainRow
 from learner.net import PolicyNet, fp32_products, full_norm
 
 AGREED = 1e-5  # of log-probs in fp32, in nats or of the largest of them, whichever is more: a 7B model rounds more
 GRADIENT_AGREED = 1e-3  # of the gradient's length
 ROUNDINGS = 2.0  # of bf16 products: what two ways through a model may differ by, beside ROUNDED
 ROUNDED = 0.02  # nats, a mean
+TEMPERATURE = 0.7  # sharper than 1, so that differences show
 LENGTHS = {9: (1, 6, 3), 4: (5, 2)}  # tokens of a prompt: those of its completions
 
 
@@ -68,21 +69,20 @@ def _refusal(net: PolicyNet, wrong: str) -> str:
 def _plain(net: PolicyNet, rows: Sequence[TrainRow]) -> Plain:
     exact, rounded = [], []
     for row in rows:
-        completion = row.sample.completion
-        ids, n = completion.prompt_ids + completion.token_ids, len(completion.token_ids)
+        ids, n = row.prompt_ids + row.token_ids, len(row.token_ids)
         with fp32_products(net):
-            logprobs = net.plain(ids)[-n:]
+            logprobs = net.plain(ids, row.temperature)[-n:]
             logprobs.sum().backward()
         exact.append(logprobs.detach())
         with torch.no_grad():
-            rounded.append(net.plain(ids)[-n:])
+            rounded.append(net.plain(ids, row.temperature)[-n:])
         _forget_forward(net)
     norm = _gradient_norm(net)
     net.zero_grad(set_to_none=True)
     return Plain(torch.cat(exact), torch.cat(rounded), norm)
 
 
-def _difference(net: PolicyNet, batch: TrainBatch, plain: Plain) -> str:
+def _difference(net: PolicyNet, batch: MicroBatch, plain: Plain) -> str:
     """What is wrong with the learner's log-probs or gradient of the batch; empty where nothing is."""
     with fp32_products(net):
         exact, _ = net(batch)
@@ -132,9 +132,15 @@ def _rows(vocabulary: int) -> list[TrainRow]:
     for width, lengths in LENGTHS.items():
         prompt = ids(width)
         for n in lengths:
-            completion = Completion(
-                prompt_ids=prompt, token_ids=ids(n), logprobs=(0.0,) * n, text="", version=0, finish_reason="length"
+            tokens = ids(n)
+            rows.append(
+                TrainRow(
+                    prompt_ids=prompt,
+                    token_ids=tokens,
+                    behaviour=(0.0,) * n,
+                    temperature=TEMPERATURE,
+                    advantage=0.0,
+                    part="",
+                )
             )
-            sample = Sample(role=Role.SOLVER, tier=Tier.EASY, completion=completion, verdict=Verdict.RIGHT, reward=0.0)
-            rows.append(TrainRow(sample=sample, advantage=0.0))
     return rows

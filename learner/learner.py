@@ -13,20 +13,21 @@ import ray
 from azero.config import Config
 from azero.errors import UserError
 from azero.process import deadline_stacks, keep_heap, keep_log_short, redirect_output, trim_heap, use_threads
-from azero.types import Episode, ProbeSet, Update, WeightSnapshot
+from azero.types import ProbeSet, Publication, StepResult, TrainBatch, WeightVersion
+from learner.checkpoint import Checkpoint
 from learner.mirror import Mirror
 
 if TYPE_CHECKING:  # the driver has this class too, and no need of torch
     import torch
 
-    from learner.checkpoints import Kept
-    from learner.core import LearnerCore
+    from learner.saving import StateCopy
+    from learner.trainer import Trainer
 
 
 class Learner:  # made an actor where it is placed, with the concurrency that it needs there
     """A worker of the learner: all of them are called with the same, and the first one's answers count.
 
-    What it publishes and keeps are return values: Ray then counts them as the driver's, and they outlive this process.
+    What it publishes and copies are return values: Ray then counts them as the driver's, and they outlive this process.
     """
 
     def __init__(
@@ -34,13 +35,15 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         rank: int,
         config: Config,
         model_path: str,
+        lineage: int,
         checkpoint: str | None,
-        kept: Sequence[Any],
+        copies: Sequence[Any],
         probe_texts: Sequence[str],
         log: str,
         make_sender: Callable[[torch.device], Any] | None = None,
     ) -> None:
-        """Goes on from the first of `kept`, a reference to what `keep` returned, or from the checkpoint, or begins.
+        """Goes on from the first of `copies`, a reference to what `copy_state` returned, or from the checkpoint, or
+        begins. `lineage` is that of all versions that it makes.
 
         `make_sender`: of what sends weights to actors that ask (actors/transfer.py: Sender), beside Ray's object store.
         """
@@ -50,11 +53,11 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         from learner.workers import Workers
 
         self.log = log
-        self.config = config
+        self.config, self.model_path, self.lineage, self.probe_texts = config, model_path, lineage, probe_texts
         self.workers = Workers(rank, config.learner.workers)
-        self._arguments = (config, model_path, Path(checkpoint) if checkpoint else None, probe_texts)
-        self._kept = list(kept)
-        self._core: LearnerCore | None = None
+        self._checkpoint = Checkpoint(Path(checkpoint)) if checkpoint else None
+        self._copies = list(copies)
+        self._trainer: Trainer | None = None
         self._make_sender = make_sender if rank == 0 else None
         self._sender: Any = None
 
@@ -64,33 +67,43 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
 
     # Not built in __init__: what goes wrong in `start` reaches the driver as it is, not as the death of an actor.
     @property
-    def core(self) -> LearnerCore:
-        assert self._core is not None, "start comes first"
-        return self._core
+    def trainer(self) -> Trainer:
+        assert self._trainer is not None, "start comes first"
+        return self._trainer
 
     def listen(self) -> str:
         """Where the other workers find this first one."""
         return self.workers.listen(ray.util.get_node_ip_address(), self.config.learner.timeout_s)
 
     @ray.method(num_returns=2)
-    def start(self, address: str) -> tuple[tuple[WeightSnapshot, dict[str, Any]], np.ndarray]:
+    def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], np.ndarray]:
         """((the present version, the driver's own state in what this goes on from), weights)."""
         import torch
 
-        from learner.core import LearnerCore
         from learner.policy import make_repeatable
+        from learner.trainer import Trainer
 
-        learner = self.config.learner
-        device = torch.device("cuda" if torch.cuda.is_available() and learner.gpus_per_worker else "cpu")
+        c = self.config
+        device = torch.device("cuda" if torch.cuda.is_available() and c.learner.gpus_per_worker else "cpu")
         make_repeatable(device)
-        with deadline_stacks(self.config.cluster.start_timeout_s):
-            self.workers.join(address, ray.util.get_node_ip_address(), device, learner.timeout_s)
+        with deadline_stacks(c.cluster.start_timeout_s):
+            self.workers.join(address, ray.util.get_node_ip_address(), device, c.learner.timeout_s)
             self._bring_checkpoint()
-            kept: Kept | None = ray.get(self._kept.pop(0)) if self._kept else None
-            self._core = LearnerCore(*self._arguments, kept, self.workers, device)
+            copied: StateCopy | None = ray.get(self._copies.pop(0)) if self._copies else None
+            self._trainer = Trainer(
+                model=c.model,
+                algorithm=c.algorithm,
+                optim=c.optim,
+                learner=c.learner,
+                start=self.model_path,
+                state=copied or self._checkpoint,
+                probe_texts=self.probe_texts,
+                workers=self.workers,
+                device=device,
+            )
             self._sender = self._make_sender(device) if self._make_sender else None
-            snapshot, weights = self._publish()
-        return (snapshot, self.core.driver_state), weights
+            publication, weights = self._publish()
+        return (publication, self.trainer.driver_state), weights
 
     def ping(self) -> None: ...
 
@@ -106,25 +119,25 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         self._sender.send(actor)
 
     @ray.method(num_returns=2)
-    def update(self, episodes: list[Episode]) -> tuple[tuple[Update, WeightSnapshot] | None, np.ndarray]:
+    def step(self, batch: TrainBatch) -> tuple[tuple[StepResult, Publication] | None, np.ndarray]:
         """((what was done, the new version), weights)."""
         with deadline_stacks(self.config.learner.timeout_s):
-            update = self.core.update(episodes)
-            snapshot, weights = self._publish()
+            result = self.trainer.step(batch)
+            publication, weights = self._publish()
         keep_log_short(self.log)
-        return (update, snapshot) if self.workers.is_first else None, weights
+        return (result, publication) if self.workers.is_first else None, weights
 
-    def probe(self) -> ProbeSet:
-        """Of the present version. A call of its own: engines load meanwhile."""
+    def probe(self) -> dict[str, ProbeSet]:
+        """Of the present version, by policy. A call of its own: engines load meanwhile."""
         with deadline_stacks(self.config.learner.timeout_s):
-            return self.core.probe()
+            return self.trainer.probe()
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         """What kept the checkpoint from being written, as a full disk, and what kept it from being copied."""
         run = self.config.run
         with deadline_stacks(self.config.learner.timeout_s):
             try:
-                checkpoint = self.core.save(Path(folder), driver)
+                checkpoint = self.trainer.save(Path(folder), driver, run.keep_checkpoints)
             except OSError as e:
                 return e.strerror or str(e), ""
             try:
@@ -136,29 +149,26 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         return "", ""
 
     @ray.method(num_returns=2)
-    def keep(self, driver: dict[str, Any]) -> tuple[int, Kept]:
-        """(the present version, the whole state)."""
+    def copy_state(self, driver: dict[str, Any]) -> tuple[int, StateCopy]:
+        """(the present step, the whole state)."""
         with deadline_stacks(self.config.learner.timeout_s):
-            return self.core.version, self.core.keep(driver)
+            return self.trainer.step_number, self.trainer.copy_state(driver)
 
     def _bring_checkpoint(self) -> None:
         """From the mirror, where this node does not see the driver's disk. Raises UserError for a damaged copy."""
-        _, _, checkpoint, _ = self._arguments
-        mirror = self.config.run.mirror
-        if not checkpoint or checkpoint.exists() or not mirror:
+        checkpoint, mirror = self._checkpoint, self.config.run.mirror
+        if not checkpoint or checkpoint.path.exists() or not mirror:
             return
-        if wrong := Mirror(mirror).fetch(checkpoint.name, checkpoint.parent):
+        if wrong := Mirror(mirror).fetch(checkpoint.name, checkpoint.path.parent):
             raise UserError(f"checkpoint {checkpoint.name} of {mirror}: damaged ({wrong})")
 
-    def _publish(self) -> tuple[WeightSnapshot, np.ndarray]:
-        weights, manifest = self.core.weights()
-        snapshot = WeightSnapshot(
-            version=self.core.version,
-            manifest=manifest,
-            dtype=self.core.config.model.dtype.value,
-            bytes=weights.nbytes,
-        )
+    def _publish(self) -> tuple[Publication, np.ndarray]:
+        """The present version, and the bytes of its one policy; the driver adds where they and the probes lie."""
+        published = self.trainer.publish()
+        version = WeightVersion(lineage=self.lineage, step=self.trainer.step_number)
+        publication = Publication(version=version, parts={name: part for name, (_, part) in published.items()})
+        ((weights, part),) = published.values()
         if self._sender:
-            self._sender.hold(snapshot.version, weights, manifest, snapshot.dtype)
-            snapshot = replace(snapshot, sender=ray.get_runtime_context().current_actor)
-        return snapshot, weights
+            self._sender.hold(version.step, weights, part.layout, part.dtype)
+            publication = replace(publication, sender=ray.get_runtime_context().current_actor)
+        return publication, weights

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from azero.errors import UserError, first_line
-from learner.manifest import MANIFEST, damage
+from learner.checkpoint import MANIFEST, PREFIX, Checkpoint
 
 
 class Mirror:
@@ -33,15 +33,15 @@ class Mirror:
         self._fs: Any = fs
         self._root = str(root).rstrip("/")
 
-    def put(self, checkpoint: Path, keep: int) -> None:
-        """Copy a whole checkpoint, then drop all but the newest `keep`. Raises OSError and what the store raises."""
+    def put(self, checkpoint: Checkpoint, capacity: int) -> None:
+        """Copy a whole checkpoint, then drop all but the newest `capacity`. Raises OSError, and what the store does."""
         target = f"{self._root}/{checkpoint.name}"
-        files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
-        for file in (*files, checkpoint / MANIFEST):
-            place = f"{target}/{file.relative_to(checkpoint)}"
+        files = sorted(p for p in checkpoint.path.rglob("*") if p.is_file() and p != checkpoint.manifest)
+        for file in (*files, checkpoint.manifest):
+            place = f"{target}/{file.relative_to(checkpoint.path)}"
             self._fs.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
             self._fs.put_file(str(file), place)
-        for old in self.names()[:-keep]:
+        for old in self.names()[:-capacity]:
             self._fs.rm(f"{self._root}/{old}", recursive=True)
 
     def names(self) -> list[str]:
@@ -50,7 +50,7 @@ class Mirror:
         if not self._fs.exists(self._root):
             return []
         found = [str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self._root, detail=False)]
-        return sorted(n for n in found if n.startswith("step_") and self._fs.exists(f"{self._root}/{n}/{MANIFEST}"))
+        return sorted(n for n in found if n.startswith(PREFIX) and self._fs.exists(f"{self._root}/{n}/{MANIFEST}"))
 
     def fetch(self, name: str, folder: Path) -> str:
         """Bring a copy to folder/name. What is wrong with it, if anything; then nothing is left of it."""
@@ -62,22 +62,22 @@ class Mirror:
             place = aside / str(file).split(f"{name}/", 1)[1]
             place.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(file, str(place))
-        wrong = damage(aside)
+        wrong = Checkpoint(aside).damage()
         if wrong:
             shutil.rmtree(aside)
             return wrong
-        if damage(folder / name):
+        if Checkpoint(folder / name).damage():
             shutil.rmtree(folder / name, ignore_errors=True)
         try:
             os.rename(aside, folder / name)
         except OSError:  # another process of this machine was first
             shutil.rmtree(aside)
-        return damage(folder / name)
+        return Checkpoint(folder / name).damage()
 
 
 def newest_anywhere(
-    local: Callable[[], Path | None], mirror: Mirror | None, folder: Path, report: Callable[[str], None]
-) -> Path | None:
+    local: Callable[[], Checkpoint | None], mirror: Mirror | None, folder: Path, report: Callable[[str], None]
+) -> Checkpoint | None:
     """`local()`, the newest whole checkpoint in `folder`, or a newer one of the mirror, brought there.
 
     A mirror that does not answer is reported where there is one in `folder`. Raises UserError where there is none, so
@@ -96,7 +96,7 @@ def newest_anywhere(
                 break
             wrong = mirror.fetch(name, folder)
             if not wrong:
-                return folder / name
+                return Checkpoint(folder / name)
             report(f"checkpoint {name} of {mirror.address}: damaged ({wrong}); trying the one before")
     except Exception as e:  # each store has errors of its own
         if here is None and damaged is None:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from azero.batch import TrainBatch
+from azero.batch import MicroBatch
 from azero.config import Dtype
 from azero.errors import UserError
 from azero.losses import token_logprobs
@@ -30,12 +30,10 @@ class PolicyNet(nn.Module):
     different functions.
     """
 
-    def __init__(
-        self, path: str, *, dtype: Dtype, temperature: float, device: torch.device, recompute: bool, workers: Workers
-    ) -> None:
+    def __init__(self, path: str, *, dtype: Dtype, device: torch.device, recompute: bool, workers: Workers) -> None:
         super().__init__()
         self.model: Any = load_model(path).to(device).eval()
-        self.dtype, self.temperature, self.device = dtype, temperature, device
+        self.dtype, self.device = dtype, device
         self.shares_prompts = not recompute  # which cannot keep keys and values
         self.takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         if device.type == "cpu":  # whose fused attention is slower than the plain one on short sequences
@@ -51,7 +49,7 @@ class PolicyNet(nn.Module):
         self.shares_prompts = other.shares_prompts
         self.model.set_attn_implementation(other.model.config._attn_implementation)
 
-    def forward(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """(log-probs, entropy) of the rows' completion tokens, [tokens].
 
         Each prompt is run once and its keys and values serve all of its completions, gradients included, where
@@ -61,10 +59,11 @@ class PolicyNet(nn.Module):
         token_of = batch.token_of.to(self.device)
         with self._autocast():
             logits = self._logits(batch)
-        logprobs, entropy = token_logprobs(logits, batch.targets.to(self.device), self.temperature)
+        temperatures = batch.temperatures.to(self.device)
+        logprobs, entropy = token_logprobs(logits, batch.targets.to(self.device), temperatures)
         return logprobs[token_of], entropy[token_of]
 
-    def exact(self, batch: TrainBatch) -> Tensor:
+    def exact(self, batch: MicroBatch) -> Tensor:
         """The log-probs of `forward` in fp32 throughout, whatever `dtype` is, without a gradient.
 
         For the difference of two passes: one update moves a weight by less than bf16 tells apart.
@@ -75,7 +74,7 @@ class PolicyNet(nn.Module):
             self.reset_iter_state()
         return logprobs
 
-    def _logits(self, batch: TrainBatch) -> Tensor:
+    def _logits(self, batch: MicroBatch) -> Tensor:
         """[distinct tokens, vocabulary]: the model's own logits, from which each completion token is drawn."""
         prompts, prompt_mask = batch.prompts.to(self.device), batch.prompt_mask.to(self.device)
         of, wanted = batch.prompt_of.to(self.device), batch.mask.to(self.device)
@@ -140,12 +139,12 @@ class PolicyNet(nn.Module):
         logprobs = token_logprobs(logits, ids[:, 1:][wanted], 1.0)[0].cpu()
         return [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
 
-    def plain(self, ids: Sequence[int]) -> Tensor:
-        """[tokens - 1]: log-probs of tokens 1.. by the model's forward pass as it is, under `temperature`."""
+    def plain(self, ids: Sequence[int], temperature: float) -> Tensor:
+        """[tokens - 1]: log-probs of tokens 1.. by the model's forward pass as it is."""
         sequence = torch.tensor([list(ids)], device=self.device)
         with self._autocast():
             logits = self.model(input_ids=sequence, use_cache=False).logits[0, :-1]
-        return token_logprobs(logits, sequence[0, 1:], self.temperature)[0]
+        return token_logprobs(logits, sequence[0, 1:], temperature)[0]
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.dtype is Dtype.float32:

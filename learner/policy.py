@@ -1,4 +1,4 @@
-"""The trained model, its frozen reference and its optimizer: one worker's share of a TRR++ update."""
+"""One policy that trains: its model, its frozen reference and its optimizer, in one of the learner's workers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from azero.batch import TrainBatch, TrainRow, completion_tokens, pack, shares
+from azero.batch import MicroBatch, completion_tokens, pack, shares
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
 from azero.losses import kl_estimate, policy_loss
 from azero.models.weights import owned_state
-from azero.types import ProbeSet, Role
+from azero.types import ProbeSet, TrainRow
 from learner.agreement import require_agreement
 from learner.net import PolicyNet, full_norm, whole_number
 from learner.workers import Workers, sharded_like
@@ -27,7 +27,7 @@ class Totals:
     """Sums over the completion tokens of an update."""
 
     tokens: float = 0
-    loss: float = 0.0  # already divided by its role's tokens
+    loss: float = 0.0  # already divided by its part's tokens, times the part's weight
     kl_loss: float = 0.0  # likewise, times kl_beta
     kl: float = 0.0
     entropy: float = 0.0
@@ -39,7 +39,7 @@ class Totals:
 class UpdateResult:
     metrics: dict[str, float]
     # [rows] log-prob of each completion under the weights before the update; nan where skipped. In fp32 where there is
-    # a reference or `keep_all`: what comes after is to be subtracted from it.
+    # a reference or `run_all`: what comes after is to be subtracted from it.
     logprobs: np.ndarray
     is_finite: bool = True  # whether loss and gradient were, and the step was made
 
@@ -54,7 +54,6 @@ class PolicyOptimizer:
     algorithm: AlgorithmConfig
     optim: OptimConfig
     learner: LearnerConfig
-    temperature: float
     workers: Workers = field(default_factory=Workers)
     device: torch.device = CPU
     steps_done: int = 0
@@ -81,7 +80,6 @@ class PolicyOptimizer:
         return PolicyNet(
             path,
             dtype=self.model_config.dtype,
-            temperature=self.temperature,
             device=self.device,
             recompute=self.learner.gradient_checkpointing,
             workers=self.workers,
@@ -98,28 +96,30 @@ class PolicyOptimizer:
         left = max(0.0, 1 - self.steps_done / self.optim.decay_steps) if self.optim.decay_steps else 1.0
         return self.optim.lr * risen * left
 
-    def update(self, rows: Sequence[TrainRow], keep_all: bool = False) -> UpdateResult:
-        """One optimizer step on all rows. `keep_all`: also run rows without a gradient, for their log-probs.
+    def update(self, rows: Sequence[TrainRow], weights: Mapping[str, float], run_all: bool = False) -> UpdateResult:
+        """One optimizer step on all rows. `run_all`: also run rows without a gradient, for their log-probs.
 
         Where loss or gradient is not finite nothing changes, neither weights nor moments nor the learning rate's step.
 
-        L = mean over solver tokens of (l + kl_beta k) + proposer_weight * mean over proposer tokens of (l + kl_beta k).
+        L = sum over parts of weights[part] * mean over the part's tokens of (l + kl_beta k).
         """
         totals, logprobs = Totals(), np.zeros(len(rows))
         parameters = [p for p in self.net.parameters() if p.requires_grad]
-        gradients, norms, ran = {}, {}, np.zeros(len(rows), dtype=bool)
-        exact = keep_all or self.reference is not None
-        for role in (Role.PROPOSER, Role.SOLVER):
-            indices = [i for i, r in enumerate(rows) if r.sample.role is role]
-            if not keep_all and self.algorithm.kl_beta == 0:
+        total: list[Tensor] = []
+        norms, ran = {}, np.zeros(len(rows), dtype=bool)
+        exact = run_all or self.reference is not None
+        for part, weight in weights.items():
+            indices = [i for i, r in enumerate(rows) if r.part == part]
+            if not run_all and self.algorithm.kl_beta == 0:
                 indices = [i for i in indices if rows[i].advantage != 0]
             ran[indices] = True
-            self._accumulate(rows, indices, role, totals, logprobs, exact)
-            gradients[role] = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            norms[role] = full_norm(gradients[role])
+            self._accumulate(rows, indices, weight / max(1, completion_tokens(rows, part)), totals, logprobs, exact)
+            gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            norms[part] = full_norm(gradient)
             self.optimizer.zero_grad(set_to_none=True)
-        for p, ours, theirs in zip(parameters, gradients[Role.PROPOSER], gradients[Role.SOLVER], strict=True):
-            p.grad = ours.add_(theirs)
+            total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else gradient
+        for p, gradient_of_p in zip(parameters, total, strict=True):
+            p.grad = gradient_of_p
         norm = whole_number(torch.nn.utils.clip_grad_norm_(parameters, self.optim.grad_clip))
         everywhere = self.workers.sum(np.concatenate([astuple(totals), logprobs]))
         cut = len(everywhere) - len(rows)
@@ -132,25 +132,29 @@ class PolicyOptimizer:
             self.optimizer.step()
             self.steps_done += 1
         self.optimizer.zero_grad(set_to_none=True)
-        sums = {"entropy": totals.entropy, "offpolicy/ratio_mean": totals.ratio, "clip_rate": totals.clipped}
-        if self.reference is not None:
-            sums["kl/reference"] = totals.kl
-        metrics = {
-            **({"loss/total": totals.loss + totals.kl_loss, "loss/policy": totals.loss} if rows else {}),
-            **{key: total / totals.tokens for key, total in sums.items() if totals.tokens},  # no mean of nothing
+        metrics = self._metrics(totals, bool(rows)) | {
             "grad_norm": norm,
-            "grad_norm/proposer": norms[Role.PROPOSER],
-            "grad_norm/solver": norms[Role.SOLVER],
+            **{f"grad_norm/{part}": value for part, value in norms.items()},
             "lr": lr,
             "faults/skipped_updates": 0.0 if is_finite else 1.0,
         }
         return UpdateResult(metrics=metrics, logprobs=logprobs, is_finite=is_finite)
 
-    def gradients(self, rows: Sequence[TrainRow]) -> dict[str, Tensor]:
+    def _metrics(self, totals: Totals, has_rows: bool) -> dict[str, float]:
+        """A mean of nothing is left out."""
+        sums = {"entropy": totals.entropy, "offpolicy/ratio_mean": totals.ratio, "clip_rate": totals.clipped}
+        if self.reference is not None:
+            sums["kl/reference"] = totals.kl
+        means = {key: total / totals.tokens for key, total in sums.items() if totals.tokens}
+        losses = {"loss/total": totals.loss + totals.kl_loss, "loss/policy": totals.loss}
+        return means | (losses if has_rows else {})
+
+    def gradients(self, rows: Sequence[TrainRow], weights: Mapping[str, float]) -> dict[str, Tensor]:
         """The gradient of the loss by name, whole, at the first worker; no step is made. For tests and diagnosis."""
-        for role in Role:
-            indices = [i for i, r in enumerate(rows) if r.sample.role is role]
-            self._accumulate(rows, indices, role, Totals(), np.zeros(len(rows)), self.reference is not None)
+        for part, weight in weights.items():
+            indices = [i for i, r in enumerate(rows) if r.part == part]
+            scale = weight / max(1, completion_tokens(rows, part))
+            self._accumulate(rows, indices, scale, Totals(), np.zeros(len(rows)), self.reference is not None)
         found = self.workers.gather((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
         self.optimizer.zero_grad(set_to_none=True)
         return found
@@ -159,21 +163,19 @@ class PolicyOptimizer:
         self,
         rows: Sequence[TrainRow],
         indices: Sequence[int],
-        role: Role,
+        scale: float,
         totals: Totals,
         logprobs: np.ndarray,
         exact: bool,
     ) -> None:
-        """Add a role's gradient to the parameters', and this worker's share of its sums to `totals`."""
-        weight = self.algorithm.proposer_weight if role is Role.PROPOSER else 1.0
-        scale = weight / max(1, completion_tokens(rows, role))
+        """Add scale * the rows' gradient to the parameters', and this worker's share of the sums to `totals`."""
         for batch, counts in self._share(rows, indices):
             if counts:
                 self._backward(batch, scale, totals, logprobs, exact)
             else:
                 self._backward(batch, 0.0, Totals(), np.zeros(len(rows)), exact)
 
-    def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[TrainBatch, bool]]:
+    def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[MicroBatch, bool]]:
         """This worker's micro-batches, and whether they count: all workers run as many, since each is a collective."""
         if not indices:
             return
@@ -181,7 +183,7 @@ class PolicyOptimizer:
         for part in plans[self.workers.rank]:
             yield pack(rows, part or indices[:1]), bool(part)
 
-    def _backward(self, batch: TrainBatch, scale: float, totals: Totals, out: np.ndarray, exact: bool) -> None:
+    def _backward(self, batch: MicroBatch, scale: float, totals: Totals, out: np.ndarray, exact: bool) -> None:
         """Add one micro-batch's gradient, its sums to `totals`, and its rows' log-probs to `out`.
 
         `exact`: KL and `out` are of fp32 log-probs, with the gradient of those in `model.dtype`; two passes in bf16
@@ -266,7 +268,7 @@ def make_repeatable(device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check that costs time
 
 
-def row_sums(values: Tensor, batch: TrainBatch) -> np.ndarray:
+def row_sums(values: Tensor, batch: MicroBatch) -> np.ndarray:
     """[rows of the batch], float64: sums of the token values [tokens] of each row."""
     sums = torch.zeros(len(batch.indices), dtype=torch.float64)
     sums.index_add_(0, batch.row_of, values.double().cpu())

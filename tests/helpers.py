@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
+from azero.config import Config
+from azero.credit.credit import Credit
+from azero.types import (
+    SHARED,
+    Completion,
+    Episode,
+    Group,
+    Problem,
+    Publication,
+    PublishedWeights,
+    Role,
+    Sample,
+    Tier,
+    Verdict,
+    WeightVersion,
+)
 
 
 def completion(
@@ -18,6 +34,30 @@ def completion(
         version=version,
         finish_reason="stop",
     )
+
+
+def at(step: int, lineage: int = 0) -> WeightVersion:
+    return WeightVersion(lineage=lineage, step=step)
+
+
+def publication(step: int = 0, dtype: str = "float32", size: int = 1, **options: Any) -> Publication:
+    """Of one policy, without a layout."""
+    part = PublishedWeights(layout=(), dtype=dtype, bytes=size, ref=options.pop("ref", None))
+    return Publication(version=at(step, options.pop("lineage", 0)), parts={SHARED: part}, **options)
+
+
+def credit_of(config: Config) -> Credit:
+    """As a run has it."""
+    c = config
+    return Credit(c.reward, c.baseline, c.algorithm, c.task, temperature=c.rollout.temperature)
+
+
+def trainer_of(config: Config, path: str, **options: Any) -> Any:
+    """As a run has it, without Ray."""
+    from learner.trainer import Trainer
+
+    parts = {name: getattr(config, name) for name in ("model", "algorithm", "optim", "learner")}
+    return Trainer(**parts, start=path, probe_texts=["1 + 2"], **options)
 
 
 def sample(

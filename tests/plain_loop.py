@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from helpers import at, credit_of, trainer_of
+
 from actors.engines import build_engine, generate
 from actors.rollout import play_rules, sampling_seed
 from azero.config import Config, load_config
@@ -22,14 +24,12 @@ from azero.models.weights import unflatten
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.types import Episode, Group, Problem, Role, Sample
-from cluster.commands.train import probe_texts
-from learner.core import LearnerCore
 
 
 def plain_loop(config: Config) -> list[dict[str, Any]]:
     domain, rules = get_domain(config.task.domain), play_rules(config)
     path = resolve_model_path(config.model.path)
-    learner = LearnerCore(config, path, None, probe_texts(domain))
+    credit, trainer = credit_of(config), trainer_of(config, path)
     engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
     buffer = ProblemBuffer(config.task.buffer_size, domain.seed_problems())
     source = SlotSource(
@@ -37,7 +37,8 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
     )
     steps = []
     for version in range(config.run.steps):
-        engine.load(version, unflatten(*learner.weights(), config.model.dtype.value))
+        ((weights, part),) = trainer.publish().values()
+        engine.load(at(version), unflatten(weights, part.layout, part.dtype))
         engine.reseed(sampling_seed(config.run.seed, version, f"{version}/0"))
         slots = source.slots(version, buffer)
 
@@ -88,8 +89,9 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
                     group=group,
                 )
             )
-        update = learner.update(episodes)
-        steps.append({"loss": update.metrics["loss/total"], "episodes": [_texts(e) for e in update.episodes]})
+        assigned = credit.assign(episodes, version)
+        rewarded, metrics = credit.settle(assigned, trainer.step(assigned.batch))
+        steps.append({"loss": metrics["loss/total"], "episodes": [_texts(e) for e in rewarded]})
     engine.close()
     return steps
 

@@ -9,12 +9,28 @@ from pathlib import Path
 from helpers import episode
 
 from azero.config import load_config, to_yaml
-from azero.credit.credit import batch_metrics
+from azero.credit.metrics import batch_metrics
 from azero.evaluation.solver import wilson_interval
-from azero.types import TIERS, Episode, Verdict
+from azero.types import SHARED, TIERS, Episode, Verdict
 from cluster.records.rundir import RunDirectory, episode_record, provenance
+from learner.checkpoint import Checkpoint
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>&amp;\u2028"
+
+
+def write_checkpoint(folder: Path, step: int) -> Checkpoint:
+    """A small one that is whole, in checkpoints/ of a run; `latest` names it."""
+    made = Checkpoint.of_step(folder / "checkpoints", step)
+    model = made.model(SHARED)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(made.name)
+    (model / "model.safetensors").write_bytes(b"weights")
+    made.optimizer(SHARED).write_bytes(b"moments")
+    made.trainer.write_text("{}")
+    made.driver.write_text("{}")
+    made.write_manifest()
+    (folder / "checkpoints" / "latest").write_text(made.name)
+    return made
 
 
 def write_run(

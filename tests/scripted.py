@@ -6,18 +6,18 @@ from collections.abc import Hashable, Sequence
 
 from azero.config import Ladder
 from azero.play import PlayRules
-from azero.types import Completion, Sampling
+from azero.types import SHARED, Completion, Sampling, WeightVersion
 
 
 class ScriptedEngine:
     """Answers by prompt text; the newest request ends first, so that order of completion differs from submission."""
 
-    version = 4
+    version = WeightVersion(lineage=0, step=4)
     max_tokens = 100_000
 
     def __init__(self, proposals: Sequence[str], answers: Sequence[str]) -> None:
         self.proposals, self.answers = list(proposals), list(answers)
-        self.queue: list[tuple[Hashable, str, int]] = []
+        self.queue: list[tuple[Hashable, str, int, str]] = []
         self.asked: list[str] = []
 
     def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
@@ -26,25 +26,28 @@ class ScriptedEngine:
     def chat_template(self, user_message: str) -> str:
         return f"<user>{user_message}</user>"
 
-    def submit(self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling) -> None:
+    def submit(
+        self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
+    ) -> None:
         self.asked.append(bytes(prompt_ids).decode())
-        self.queue.append((tag, self.asked[-1], n))
+        self.queue.append((tag, self.asked[-1], n, policy))
 
     def busy(self) -> bool:
         return bool(self.queue)
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
-        tag, prompt, n = self.queue.pop()
+        tag, prompt, n, policy = self.queue.pop()
         script = self.answers if prompt.startswith(("Calculate", "Sort")) else self.proposals
-        return [(tag, tuple(self._completion(prompt, script.pop(0)) for _ in range(n)))]
+        return [(tag, tuple(self._completion(policy, prompt, script.pop(0)) for _ in range(n)))]
 
-    def _completion(self, prompt: str, text: str) -> Completion:
+    def _completion(self, policy: str, prompt: str, text: str) -> Completion:
         return Completion(
             prompt_ids=tuple(prompt.encode()),
             token_ids=tuple(text.encode()),
             logprobs=(-1.0,) * len(text),
             text=text,
-            version=self.version,
+            policy=policy,
+            version=self.version.step,
             finish_reason="stop",
         )
 

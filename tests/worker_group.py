@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import random_rows
+from rows import WEIGHTS, random_rows
 from safetensors.torch import load_file
 
-from azero.batch import TrainRow
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
-from learner.checkpoints import Kept, load_checkpoint, save_checkpoint
+from azero.types import SHARED, TrainRow
+from learner.checkpoint import Checkpoint
 from learner.policy import PolicyOptimizer
+from learner.saving import ModelFiles, StateCopy, load_checkpoint, save_checkpoint
 from learner.workers import Workers
 
 TIMEOUT_S = 120.0
@@ -62,16 +63,15 @@ def policy(workers: Workers, path: str, reference: str, **learner: Any) -> Polic
         model_config=ModelConfig(),
         path=path,
         reference_path=reference,
-        algorithm=AlgorithmConfig(kl_beta=0.1, proposer_weight=0.5),
+        algorithm=AlgorithmConfig(kl_beta=0.1),
         optim=OptimConfig(lr=1e-3, warmup_steps=2),
         learner=LearnerConfig(**learner),
-        temperature=0.7,
         workers=workers,
     )
 
 
 def gradient(workers: Workers, path: str, rows: Sequence[TrainRow], **learner: Any) -> Any:
-    found = policy(workers, path, path, **learner).gradients(rows)
+    found = policy(workers, path, path, **learner).gradients(rows, WEIGHTS)
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
@@ -84,32 +84,35 @@ def updates(workers: Workers, path: str, batches: Sequence[Sequence[TrainRow]], 
     for rows in batches:  # with what a publication does in between
         p.weights()
         p.probe([(5, 6, 7), (8, 9)])
-        results.append(p.update(rows))
-    kept = Kept(
-        weights={k: v.numpy() for k, v in p.weights().items()},
-        moments={k: v.numpy() for k, v in p.optimizer_state().items()},
-        state={"step": p.steps_done},
+        results.append(p.update(rows, WEIGHTS))
+    copied = StateCopy(
+        weights={SHARED: {k: v.numpy() for k, v in p.weights().items()}},
+        moments={SHARED: {k: v.numpy() for k, v in p.optimizer_state().items()}},
+        trainer={"step": p.steps_done},
+        driver={},
     )
     if workers.is_first and out:
-        save_checkpoint(out, kept, p.model, load_tokenizer(path), keep=1)
-    return [(r.metrics, r.logprobs) for r in results], kept.weights, p.probe([(5, 6, 7), (8, 9)]).logprobs
+        files = {SHARED: ModelFiles(model=p.model, tokenizer=load_tokenizer(path))}
+        save_checkpoint(out, copied, files, capacity=1)
+    return [(r.metrics, r.logprobs) for r in results], copied.weights[SHARED], p.probe([(5, 6, 7), (8, 9)]).logprobs
 
 
-def resumed(workers: Workers, checkpoint: Path, start: str, rows: Sequence[TrainRow], from_memory: bool) -> Any:
+def resumed(workers: Workers, checkpoint: Checkpoint, start: str, rows: Sequence[TrainRow], from_memory: bool) -> Any:
     """(metrics, weights) of an update after a checkpoint that another number of workers wrote."""
-    p = policy(workers, start if from_memory else str(checkpoint / "model"), start)
-    moments, state = load_checkpoint(checkpoint)
+    model = checkpoint.model(SHARED)
+    p = policy(workers, start if from_memory else str(model), start)
+    moments, trainer, _ = load_checkpoint(checkpoint)
     if from_memory:
-        p.load_weights(load_file(checkpoint / "model" / "model.safetensors"))
-    p.load_optimizer_state(moments)
-    p.steps_done = state["step"]
-    return p.update(rows).metrics, {k: v.numpy() for k, v in p.weights().items()}
+        p.load_weights(load_file(model / "model.safetensors"))
+    p.load_optimizer_state(moments[SHARED])
+    p.steps_done = trainer["step"]
+    return p.update(rows, WEIGHTS).metrics, {k: v.numpy() for k, v in p.weights().items()}
 
 
 def everything(workers: Workers, path: str, folder: Path) -> dict[str, Any]:
     """All that the tests compare between groups of different sizes; processes take long to start."""
-    ones = [r for r in random_rows(64) if len(r.sample.completion.token_ids) == 1]
-    longer = [r for r in random_rows(64) if len(r.sample.completion.token_ids) > 3][: len(ones)]
+    ones = [r for r in random_rows(64) if len(r.token_ids) == 1]
+    longer = [r for r in random_rows(64) if len(r.token_ids) > 3][: len(ones)]
     batches = [random_rows(32, seed) for seed in range(5)]
     results = {
         "gradient": gradient(workers, path, random_rows(32), tokens_per_microbatch=60),
@@ -118,7 +121,7 @@ def everything(workers: Workers, path: str, folder: Path) -> dict[str, Any]:
         "one token": gradient(workers, path, [*ones, *longer], tokens_per_microbatch=12),
         "updates": updates(workers, path, batches, folder if workers.size == 1 else None),
     }
-    checkpoint = folder / f"step_{len(batches):06d}"
+    checkpoint = Checkpoint.of_step(folder, len(batches))
     for from_memory in (False, True):
         results[f"resumed {from_memory}"] = resumed(workers, checkpoint, path, random_rows(32, 9), from_memory)
     return results

@@ -1,4 +1,7 @@
-"""From the episodes of a batch to rewarded samples with advantages, and to what the metrics say of them.
+"""From the episodes of a batch to rows with advantages, and back to rewards that need the step itself.
+
+    assign   before the step: novelty, rewards, advantages -> what the trainer trains on
+    settle   after it: rewards that need the weights after the step, and what the metrics say
 
 The state here is all that the algorithm remembers between steps: the novelty window, the baselines' moving averages,
 and, under `improvement`, the proposals that wait for their reward.
@@ -17,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from azero.batch import TrainRow
 from azero.config import (
     Algorithm,
     AlgorithmConfig,
@@ -29,16 +31,18 @@ from azero.config import (
     TaskConfig,
 )
 from azero.credit.advantages import Scored, TaskRelativeBaseline, group_advantages
+from azero.credit.metrics import batch_metrics, trainable_proposals
+from azero.credit.novelty import NoveltyWindow
 from azero.credit.rewards import (
-    NoveltyWindow,
     correlation,
     improvement,
     learnability,
     proposer_floor,
     scale_improvements,
 )
+from azero.policies import ONE_POLICY, Policies
 from azero.serial import sample_from_json, sample_to_json
-from azero.types import TIERS, Episode, Role, Sample, Verdict
+from azero.types import Episode, Role, Sample, StepResult, TrainBatch, TrainRow, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +54,73 @@ class SequenceLogprobs:
     after: np.ndarray  # the learner's, under v + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigned:
+    """A batch on its way through the trainer."""
+
+    batch: TrainBatch
+    episodes: Sequence[Episode]  # with the rewards that are known before the step
+    novelties: Sequence[float]  # of the episodes' problems
+    metrics: Mapping[str, float]
+
+
 class Credit:
     """Rewards and advantages, with the state that goes into checkpoints."""
 
     def __init__(
-        self, reward: RewardConfig, baseline: BaselineConfig, algorithm: AlgorithmConfig, task: TaskConfig
+        self,
+        reward: RewardConfig,
+        baseline: BaselineConfig,
+        algorithm: AlgorithmConfig,
+        task: TaskConfig,
+        *,
+        temperature: float,
+        policies: Policies = ONE_POLICY,
     ) -> None:
+        """`temperature`: that of all samples."""
         self.reward, self.algorithm, self.task = reward, algorithm, task
+        self.temperature, self.policies = temperature, policies
         self.epsilon, self.by = baseline.epsilon, baseline.by
         self.window = NoveltyWindow(reward.novelty_window)
         self.baseline = TaskRelativeBaseline(
             baseline.by, baseline.min_groups, baseline.ema_decay, baseline.epsilon, algorithm.advantage_clip
         )
         self.pending: list[Sample] = []  # proposals whose reward came after their own step's update
+
+    def assign(self, episodes: Sequence[Episode], step: int) -> Assigned:
+        """What the trainer trains on at `step`, the batch's number. Remembers the novelty of its problems.
+
+        Raises ValueError where an episode is of another batch, or a group is there twice: each is trained once.
+        """
+        _refuse_repeats(episodes, step)
+        metrics = batch_metrics(episodes, step)
+        novelties = self.novelties(episodes)
+        rewarded = list(episodes)
+        if not self.is_deferred:
+            rewarded, diagnostics = self.reward_proposals(episodes, novelties)
+            metrics |= diagnostics
+        batch = TrainBatch(
+            step=step,
+            rows=self.rows(rewarded, self.due_proposals(rewarded)),
+            weights={Role.PROPOSER: self.algorithm.proposer_weight, Role.SOLVER: 1.0},
+            measured=Role.SOLVER if self.is_deferred else "",
+        )
+        return Assigned(batch=batch, episodes=rewarded, novelties=novelties, metrics=metrics)
+
+    def settle(self, assigned: Assigned, result: StepResult) -> tuple[list[Episode], dict[str, float]]:
+        """(episodes with all rewards, metrics of the batch and of the step)."""
+        rewarded, metrics = list(assigned.episodes), dict(assigned.metrics)
+        if self.is_deferred:  # without an update nothing has improved, and the proposals have no reward
+            self.pending = []
+            if result.is_finite:
+                logprobs = self._logprobs(rewarded, assigned.batch, result)
+                rewarded, diagnostics = self.reward_proposals(rewarded, assigned.novelties, logprobs)
+                metrics |= diagnostics
+                self.pending = trainable_proposals(rewarded)
+        if proposals := trainable_proposals(rewarded):
+            metrics["proposer/reward"] = float(np.mean([p.reward for p in proposals]))
+        metrics |= {f"baseline/{cell}": value for cell, value in self.baseline.baselines().items()}
+        return rewarded, metrics | dict(result.metrics)
 
     @property
     def is_deferred(self) -> bool:
@@ -143,8 +201,8 @@ class Credit:
         """The proposals that train in this step: last step's under improvement, else this step's (rewarded)."""
         return list(self.pending) if self.is_deferred else trainable_proposals(episodes)
 
-    def rows(self, episodes: Sequence[Episode], proposals: Sequence[Sample]) -> list[TrainRow]:
-        """Solver rows in order of the episodes, then proposer rows, each with its advantage."""
+    def rows(self, episodes: Sequence[Episode], proposals: Sequence[Sample]) -> dict[str, list[TrainRow]]:
+        """By policy: solver rows in order of the episodes, then proposer rows, each with its advantage."""
         groups = [e.group for e in episodes if e.group is not None]
         solver = [s for g in groups for s in g.samples]
         proposer = list(proposals) if self.trains_proposer else []
@@ -163,7 +221,42 @@ class Credit:
             rewards = np.array([[s.reward for s in g.samples] for g in groups])
             clip = self.algorithm.advantage_clip
             values[: len(solver)] = group_advantages(rewards, self.epsilon).reshape(-1).clip(-clip, clip)
-        return [TrainRow(sample=s, advantage=float(a)) for s, a in zip(solver + proposer, values, strict=True)]
+        found: dict[str, list[TrainRow]] = {name: [] for name in self.policies.names}
+        for sample, advantage in zip(solver + proposer, values.tolist(), strict=True):
+            found[self.policies.of(sample.role)].append(self._row(sample, advantage))
+        return found
+
+    def _row(self, sample: Sample, advantage: float) -> TrainRow:
+        return TrainRow(
+            prompt_ids=sample.completion.prompt_ids,
+            token_ids=sample.completion.token_ids,
+            behaviour=sample.completion.logprobs,
+            temperature=self.temperature,
+            advantage=advantage,
+            part=sample.role,
+        )
+
+    def _logprobs(
+        self, episodes: Sequence[Episode], batch: TrainBatch, result: StepResult
+    ) -> dict[str, SequenceLogprobs]:
+        """By group id. The solver's rows come first of their policy's, in the order of the episodes."""
+        policy = self.policies.of(Role.SOLVER)
+        before, after = np.array(result.before[policy]), np.array(result.after[policy])
+        found, start = {}, 0
+        for group in (e.group for e in episodes if e.group is not None):
+            part = slice(start, start + len(group.samples))
+            start = part.stop
+            # Fresh samples were drawn from the weights under "before": the engine's own log-probs then differ by
+            # rounding only, and the weight pi_v / pi_behaviour is one. Stale ones keep what the engine logged, in bf16
+            # too: it is the probability that they were drawn with, and its rounding moves a weight by percents alone.
+            behaviour = np.array(
+                [
+                    sum(s.completion.logprobs) if s.completion.version < batch.step else b
+                    for s, b in zip(group.samples, before[part], strict=True)
+                ]
+            )
+            found[group.id] = SequenceLogprobs(behaviour=behaviour, before=before[part], after=after[part])
+        return found
 
     def state(self) -> dict[str, Any]:
         return {
@@ -178,44 +271,11 @@ class Credit:
         self.pending = [sample_from_json(s) for s in state["pending"]]
 
 
-def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
-    """Every proposal but those that are in the evaluation set."""
-    return [e.proposal for e in episodes if e.proposal is not None and e.proposal.verdict is not Verdict.EXCLUDED]
-
-
-def batch_metrics(episodes: Sequence[Episode], version: int) -> dict[str, float]:
-    """What the episodes of one step say: solver/*, proposer/*, problems/*, staleness/*, groups/*.
-
-    Where there is a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key
-    without anything to take the mean of is left out.
-    """
-    groups = [e.group for e in episodes if e.group is not None]
-    solver = [s for g in groups for s in g.samples]
-    proposals = trainable_proposals(episodes)
-    wrote = [e for e in episodes if e.proposal is not None and e.group is not None]
-    has_proposer = any(e.proposal is not None for e in episodes)
-    problems = [e.group.problem for e in wrote if e.group is not None] if has_proposer else [g.problem for g in groups]
-    staleness = [version - s.completion.version for s in solver]
-    means: dict[str, Sequence[float]] = {
-        "solver/accuracy": [s.correct for s in solver],
-        "solver/reward": [s.reward for s in solver],
-        "solver/format_rate": [s.verdict is not Verdict.MALFORMED for s in solver],
-        "proposer/reward": [s.reward for s in proposals],
-        "proposer/valid_rate": [s.verdict is Verdict.VALID for s in proposals],
-        "problems/difficulty_mean": [p.tier.level for p in problems],
-        "problems/tier_match": [e.group is not None and e.requested_tier is e.group.problem.tier for e in wrote],
-        **{f"problems/share/{tier}": [p.tier is tier for p in problems] for tier in TIERS},
-        "staleness/mean": staleness,
-        "groups/zero_variance_rate": [len({s.reward for s in g.samples}) == 1 for g in groups],
-    }
-    metrics = {key: float(np.mean(values)) for key, values in means.items() if values}
-    if problems:
-        metrics["problems/unique_rate"] = len({p.canonical for p in problems}) / len(problems)
-    if staleness:
-        metrics["staleness/max"] = float(max(staleness))
-    return metrics | {
-        "problems/structures": float(len({p.structure for p in problems})),
-        "problems/contaminated": float(
-            sum(e.proposal is not None and e.proposal.verdict is Verdict.EXCLUDED for e in episodes)
-        ),
-    }
+def _refuse_repeats(episodes: Sequence[Episode], step: int) -> None:
+    """Batch v is trained exactly once, at step v, and each of its groups once."""
+    ids = [e.group.id for e in episodes if e.group is not None]
+    if any(e.batch != step for e in episodes) or len(set(ids)) < len(ids):
+        raise ValueError(
+            f"batch {step}: got episodes of batches {sorted({e.batch for e in episodes})}, "
+            f"{len(ids)} groups of which {len(set(ids))} are distinct"
+        )

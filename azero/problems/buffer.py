@@ -23,16 +23,12 @@ class ProblemBuffer:
 
     def __init__(self, capacity: int, seeds: Sequence[Problem], excluded: Container[Problem] = ()) -> None:
         """`excluded`: never held, from wherever they come. Raises UserError where seeds leave no room for others."""
-        self.capacity, self._seeds, self._excluded = capacity, tuple(seeds), excluded
-        self.reset()
+        self.capacity, self._excluded = capacity, excluded
+        self._clear()
+        for seed in seeds:
+            self._insert(seed)
         if len(self) >= capacity:
             raise UserError(f"task.buffer_size={capacity}: must exceed the domain's {len(self)} seed problems")
-
-    def reset(self) -> None:
-        """Back to the seeds alone."""
-        self._clear()
-        for seed in self._seeds:
-            self._insert(seed)
 
     def __len__(self) -> int:
         return len(self._places)

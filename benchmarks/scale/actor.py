@@ -20,12 +20,13 @@ from azero.types import (
     Evaluated,
     Group,
     Played,
+    Publication,
     Role,
     Sample,
     Slot,
     SyncReport,
     Verdict,
-    WeightSnapshot,
+    WeightVersion,
 )
 
 GIB = 2**30
@@ -55,7 +56,7 @@ class SimulatedActor:
     def __init__(self, index: int, domain: str) -> None:
         self.index = index
         self.domain = get_domain(domain)
-        self._held: tuple[int, int] | None = None  # lineage and version of the weights
+        self._held: WeightVersion | None = None  # of the weights
 
     def set(self, timing: Timing) -> None:
         self.timing = timing
@@ -64,15 +65,14 @@ class SimulatedActor:
     def hello(self) -> int:
         return self.index
 
-    def ready(self) -> int:
-        return -1
+    def ready(self) -> None: ...
 
-    def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> Played:
+    def play(self, assignment: Assignment, publication: Publication) -> Played:
         """Episodes of made up problems, each proposal valid; `seconds` is what the engine would have taken."""
-        sync = self._sync(snapshot)
+        sync = self._sync(publication)
         began = time.monotonic()
-        rng = random.Random(f"{assignment.id}/{snapshot.version}")
-        episodes = [self._episode(slot, assignment.batch, snapshot.version, rng) for slot in assignment.slots]
+        rng = random.Random(f"{assignment.id}/{publication.version.step}")
+        episodes = [self._episode(slot, assignment.batch, publication.version.step, rng) for slot in assignment.slots]
         longest = max(len(s.completion.token_ids) for e in episodes if e.group for s in e.group.samples)
         seconds = longest / self.timing.decode_rate
         time.sleep(max(0.0, began + seconds - time.monotonic()))
@@ -80,20 +80,20 @@ class SimulatedActor:
             assignment=assignment, episodes=episodes, sync=sync, seconds=seconds, memory_gib=peak_memory_gib()
         )
 
-    def evaluate(self, items: Sequence[EvalItem], snapshot: WeightSnapshot) -> Evaluated:
+    def evaluate(self, items: Sequence[EvalItem], publication: Publication) -> Evaluated:
         result: dict[str, Any] = {"accuracy": 0.0, "interval": (0.0, 0.0), "n": 0, "data": "none", "by_label": {}}
-        return Evaluated(result=result, sync=self._sync(snapshot))
+        return Evaluated(result=result, sync=self._sync(publication))
 
-    def _sync(self, snapshot: WeightSnapshot) -> SyncReport | None:
-        if self._held == (snapshot.lineage, snapshot.version):
+    def _sync(self, publication: Publication) -> SyncReport | None:
+        if self._held == publication.version:
             return None
         began = time.monotonic()
-        size = len(ray.get(snapshot.handle))
+        size = sum(len(ray.get(part.ref)) for part in publication.parts.values())
         time.sleep(size / GIB / self.timing.load_rate)
-        self._held = (snapshot.lineage, snapshot.version)
+        self._held = publication.version
         seconds = time.monotonic() - began
         return SyncReport(
-            version=snapshot.version,
+            version=publication.version,
             seconds=seconds,
             load_seconds=seconds,
             proof_seconds=0.0,

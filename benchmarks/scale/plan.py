@@ -30,8 +30,10 @@ import ray
 from pydantic import Field
 from rich.console import Console
 
-from azero.config import Config, Count, NotNegative, Positive, Whole
+from azero.config import Config, Count, Learnability, NotNegative, Positive, Whole
 from azero.config.overrides import Section, merged
+from azero.credit.credit import Credit
+from azero.credit.guards import Guards
 from azero.domains import get_domain
 from azero.errors import RunFailed, UserError
 from azero.problems.buffer import ProblemBuffer
@@ -179,6 +181,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
     fleet = Fleet(spawn, point.actors, config.rollout.timeout_s, start_timeout_s, said.append)
     started = learner.start(None)
     fleet.wait_ready(point.actors)
+    credit = Credit(config.reward, config.baseline, config.algorithm, config.task, temperature=1.0)
     run = RunDirectory(folder)
     with run.open("", {}, resume=False), open(os.devnull, "w") as nowhere:
         recorder = Recorder(run, Progress(config.run.steps, "plain", file=nowhere), 0.0, [])
@@ -188,6 +191,8 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
             fleet=fleet,
             learner=learner,
             started=started,
+            credit=credit,
+            guards=Guards(config.guard, credit.has_proposals),
             buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems()),
             source=SlotSource(domain, config.task, config.rollout.problems_per_step, 1, config.run.seed),
             items=[],
@@ -222,6 +227,7 @@ def _config(point: Point, options: ScaleConfig) -> Config:
     config = Config()
     config.run.steps, config.run.eval_every, config.run.checkpoint_every = WARM_UP_STEPS + options.steps, 0, 0
     config.learner.keep_every = 0
+    config.reward.learnability = Learnability.variance  # a clock has no log-probs to give
     config.rollout.actors, config.rollout.max_staleness = point.actors, point.max_staleness
     config.rollout.problems_per_step = point.batch // options.solutions
     return config

@@ -24,8 +24,8 @@ from azero.play import Player
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
-from azero.types import Assignment
-from cluster.commands.export import resolve_model
+from azero.types import Assignment, WeightVersion
+from cluster.commands.export import checkpoint_of, resolve_model
 from cluster.commands.train import require_chat_template
 from cluster.records.rundir import CONFIG, PROPOSER_EVALS, is_run, warn
 from cluster.supervise.resources import share_threads
@@ -75,8 +75,8 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], ou
     with _engine(config, start) as engine:
         results = {"start": {"step": 0, **_propose(engine, config)}}
         if own:
-            step = _step_of(path)
-            engine.load(step, load_file(path / "model.safetensors"))
+            step = checkpoint_of(path).step
+            engine.load(WeightVersion(lineage=0, step=step), load_file(path / "model.safetensors"))
             results[f"step {step}"] = {"step": step, **_propose(engine, config)}
     Console().print(proposer_table(results))
     lines = [json.dumps(r) for r in results.values()]
@@ -95,7 +95,7 @@ def _propose(engine: Engine, config: Config) -> dict[str, Any]:
     seeds = ProblemBuffer(task.buffer_size, domain.seed_problems(), excluded)
     slots = SlotSource(domain, task, PROPOSALS, 1, PROPOSAL_SEED, evaluation).slots(0, seeds)
     engine.reseed(PROPOSAL_SEED)
-    player = Player(lambda role: engine, domain, play_rules(config), evaluation)
+    player = Player(engine, domain, play_rules(config), evaluation)
     player.require_room(domain.seed_problems(), as_references=True)
     return proposer_summary(player.play(Assignment(id="proposals", batch=0, slots=slots)))
 
@@ -120,8 +120,3 @@ def _engine(config: Config, path: str) -> Iterator[Engine]:
 def _own_config(model: Path) -> Path | None:
     """config.yaml of the run directory that this is, or that this checkpoint is in."""
     return next((folder / CONFIG for folder in (model, model / "../..") if is_run(folder)), None)
-
-
-def _step_of(model: Path) -> int:
-    """Of a checkpoint's model folder, <run>/checkpoints/step_000120/model."""
-    return int(model.parent.name.removeprefix("step_"))

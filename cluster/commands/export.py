@@ -8,7 +8,9 @@ from pathlib import Path
 
 from azero.errors import UserError
 from azero.models.gguf import is_gguf
+from azero.types import SHARED
 from cluster.records.rundir import CHECKPOINTS, RunDirectory, is_run
+from learner.checkpoint import Checkpoint
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -58,19 +60,26 @@ def export_run(source: str, out: str) -> Path:
     return Path(out)
 
 
+def checkpoint_of(model: Path) -> Checkpoint:
+    """The checkpoint that a model folder of `resolve_model` lies in."""
+    return Checkpoint(model.parents[2])
+
+
 def _model_folder(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
+    checkpoint = Checkpoint(path)
     if (path / CHECKPOINTS).is_dir() or is_run(path):
-        checkpoint = RunDirectory(path).latest_checkpoint()
-        if checkpoint is None:
+        newest = RunDirectory(path).latest_checkpoint()
+        if newest is None:
             raise UserError(f"{path}: holds no whole checkpoint yet; see run.checkpoint_every")
-        if not (checkpoint / "model" / "config.json").is_file():
-            raise UserError(f"{checkpoint}: holds no model (model/config.json); give another checkpoint")
-        return checkpoint / "model"
-    raise UserError(f"{path}: holds no model (config.json), checkpoint (model/) or run (checkpoints/)")
+        checkpoint = newest
+    elif not checkpoint.policies:
+        raise UserError(f"{path}: holds no model (config.json), checkpoint (policies/) or run (checkpoints/)")
+    model = checkpoint.model(SHARED)
+    if not (model / "config.json").is_file():
+        raise UserError(f"{checkpoint.path}: holds no model of the policy {SHARED}; give another checkpoint")
+    return model
 
 
 def _runs_in(folder: Path) -> list[str]:

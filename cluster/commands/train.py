@@ -16,6 +16,8 @@ from rich.console import Console
 
 from actors.rollout import RolloutActor
 from azero.config import Config, Protocol, Transfer, to_yaml, unlikely
+from azero.credit.credit import Credit
+from azero.credit.guards import Guards
 from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.errors import RunFailed, UserError
@@ -41,6 +43,7 @@ from cluster.supervise.learning import LearnerHost, LearnerLost
 from cluster.supervise.placement import Rooms, alive_nodes, require_room, visible_gpus
 from cluster.supervise.resources import ResourcePlan, plan, require, share_threads
 from cluster.supervise.runtime import cluster_address, ray_session
+from learner.checkpoint import Checkpoint
 from learner.learner import Learner
 from learner.mirror import Mirror, newest_anywhere, require_unused
 
@@ -175,7 +178,7 @@ def _room(config: Config) -> str:
         return f"{e}; waiting for nodes, up to {config.cluster.start_timeout_s:g} s (cluster.start_timeout_s)"
 
 
-def _newest_checkpoint(config: Config, run: RunDirectory, report: Callable[[str], None]) -> Path | None:
+def _newest_checkpoint(config: Config, run: RunDirectory, report: Callable[[str], None]) -> Checkpoint | None:
     mirror = Mirror(config.run.mirror) if config.run.mirror else None
     return newest_anywhere(lambda: run.latest_checkpoint(report), mirror, run.checkpoints, report)
 
@@ -194,7 +197,7 @@ def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Conso
         # What actors play on, and one more for an evaluation.
         make_sender = partial(_sender, config.rollout.max_staleness + 2)
 
-    def spawn_learner(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
+    def spawn_learner(lineage: int, checkpoint: Checkpoint | None, copies: Sequence[Any]) -> list[Any]:
         return [
             ray.remote(
                 num_cpus=config.learner.cpus_per_worker,
@@ -205,8 +208,9 @@ def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Conso
                 rank,
                 config,
                 ready.model_path,
-                str(checkpoint) if checkpoint else None,
-                list(kept),
+                lineage,
+                str(checkpoint.path) if checkpoint else None,
+                list(copies),
                 probe_texts(domain),
                 str(logs / ("learner.log" if rank == 0 else f"learner-{rank}.log")),
                 make_sender,
@@ -244,8 +248,11 @@ def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Conso
         fleet.wait_ready()
     stop.only_ask = True  # what is cut off now is made again by the loop alone
     # Of a run that was stopped before its first step: its evaluation of the start model is used where it is recorded.
-    run.truncate_after(started.snapshot.version if run.checkpoint or run.last_step(METRICS) == 0 else -1)
+    run.truncate_after(started.publication.version.step if run.checkpoint or run.last_step(METRICS) == 0 else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
+    credit = Credit(
+        config.reward, config.baseline, config.algorithm, config.task, temperature=config.rollout.temperature
+    )
     progress.start()
     try:
         return TrainingLoop(
@@ -253,6 +260,8 @@ def _train(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Conso
             fleet=fleet,
             learner=learner,
             started=started,
+            credit=credit,
+            guards=Guards(config.guard, credit.has_proposals),
             buffer=ready.buffer,
             source=ready.source,
             items=ready.items,

@@ -32,7 +32,7 @@ from cluster.records.episodes import episode_record as episode_record
 from cluster.records.jsonl import iterate_jsonl, plain, replace, truncate_after
 from cluster.records.jsonl import read_jsonl as read_jsonl
 from cluster.records.resume import changes, require_same_run, settings
-from learner.manifest import newest_whole
+from learner.checkpoint import LATEST, Checkpoint, checkpoints_in, newest_whole
 
 METRICS, EVALS, SAMPLES = "metrics.jsonl", "evals.jsonl", "samples.jsonl"
 PROPOSER_EVALS = "proposer_evals.jsonl"
@@ -64,7 +64,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.checkpoint: Path | None = None  # what a resumed run goes on from
+        self.checkpoint: Checkpoint | None = None  # what a resumed run goes on from
         self._unwritten: dict[str, str] = {}  # file -> lines that a full disk has kept out of it
 
     @contextmanager
@@ -74,7 +74,7 @@ class RunDirectory:
         provenance: Mapping[str, Any],
         *,
         resume: bool,
-        newest_checkpoint: Callable[[], Path | None] | None = None,
+        newest_checkpoint: Callable[[], Checkpoint | None] | None = None,
     ) -> Iterator[RunDirectory]:
         """Hold the directory for a run, made where it is missing. A start that fails before any record leaves no run.
 
@@ -206,18 +206,18 @@ class RunDirectory:
         return last
 
     def has_checkpoint(self) -> bool:
-        return (self.checkpoints / "latest").is_file()
+        return (self.checkpoints / LATEST).is_file()
 
     def room(self) -> str:
         """What to say of a disk that may not hold two more checkpoints; empty where it does."""
-        newest = max(self.checkpoints.glob("step_*"), default=None)
-        size = sum(f.stat().st_size for f in newest.rglob("*") if f.is_file()) if newest else 0
+        found = checkpoints_in(self.checkpoints)
+        size = found[-1].bytes() if found else 0
         free, mib = shutil.disk_usage(self.path).free, 2**20
         if free >= 2 * size:
             return ""
         return f"disk nearly full: {free / mib:.0f} MiB are free in {self.path}, a checkpoint takes {size / mib:.0f}"
 
-    def latest_checkpoint(self, report: Callable[[str], None] = warn) -> Path | None:
+    def latest_checkpoint(self, report: Callable[[str], None] = warn) -> Checkpoint | None:
         """The newest whole checkpoint; None before the first. Damaged ones are reported, a line each.
 
         Raises UserError where there are checkpoints, and all are damaged.

@@ -1,8 +1,10 @@
 """The training loop.
 
-    buffer --slots--> BatchBook --assignments--> Fleet --episodes--> BatchBook --whole batch--> Learner --snapshot-+
-      ^                                            ^                                                               |
-      +---------------- valid problems ------------+------------------------- newest version ----------------------+
+    buffer --slots--> BatchBook --assignments--> Fleet --episodes--> BatchBook --whole batch--> Credit
+      ^                                            ^                                              |  ^
+      +---------------- valid problems             |                              rows of tokens  |  |  log-probs,
+                                                   |                                              v  |  metrics
+                                                   +------------- newest version --------------- Learner
 
     who        waits for                         woken by
     actors     work (paced by max_staleness)     a new version, which admits the next batch
@@ -25,21 +27,23 @@ from typing import Any
 import ray
 
 from azero.config import Config
+from azero.credit.credit import Assigned, Credit
+from azero.credit.guards import Guards
 from azero.errors import RunFailed
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.types import Episode, EvalItem, Played, SyncReport, Update, WeightSnapshot
+from azero.types import Episode, EvalItem, Played, Publication, StepResult, SyncReport
 from cluster.records.trace import LEARNER, NO_TRACE, Trace
 from cluster.run.batches import BatchBook
 from cluster.run.recorder import Recorder
 from cluster.supervise.fleet import EvalWork, Fleet, PlayWork, WeightsLost
-from cluster.supervise.learning import LearnerHost, LearnerLost, Started
+from cluster.supervise.learning import LearnerHost, LearnerLost, LearnerStart
 
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
 
 
 class TrainingLoop:
-    """Runs steps `snapshot.version` .. run.steps. Everything that it needs is handed in; `run` is all to call."""
+    """Runs the steps from the learner's to run.steps. Everything that it needs is handed in; `run` is all to call."""
 
     def __init__(
         self,
@@ -47,7 +51,9 @@ class TrainingLoop:
         *,
         fleet: Fleet,
         learner: LearnerHost,
-        started: Started,
+        started: LearnerStart,
+        credit: Credit,
+        guards: Guards,
         buffer: ProblemBuffer,
         source: SlotSource,
         items: Sequence[EvalItem],
@@ -57,19 +63,23 @@ class TrainingLoop:
     ) -> None:
         self.trace = trace
         self.config, self.fleet, self.learner = config, fleet, learner
-        self.buffer, self.source, self.items, self.recorder = buffer, source, items, recorder
+        self.credit, self.guards, self.buffer, self.source = credit, guards, buffer, source
+        self.items, self.recorder = items, recorder
         self.should_stop = should_stop
-        self._keep_every = config.learner.keep_every
+        self._copy_every = config.learner.keep_every
+        self._initial = self._state()
         self._begin_at(started)
 
-    def _begin_at(self, started: Started) -> None:
+    def _begin_at(self, started: LearnerStart) -> None:
         """All state of the loop, as of a version of which everything is recorded."""
         config = self.config
-        self.snapshot = started.snapshot
-        self.buffer.load(started.driver_state["buffer"]) if started.driver_state else self.buffer.reset()
+        self.publication = started.publication
+        for name, part in self._parts.items():
+            part.load((started.driver_state or self._initial)[name])
+        self._assigned: Assigned | None = None  # what the learner trains on
         self.book = BatchBook(self.version, config.run.steps, config.rollout.max_staleness, config.rollout.actors)
         self._saved = self._tried = self.version if started.is_on_disk else 0  # last checkpoint, and last try of one
-        self._kept = self.version  # last copy of the learner's state
+        self._copied = self.version  # last copy of the learner's state
         self._played: dict[int, list[Played]] = {}
         self._learner_free_since = self._step_began = self._moved = self._update_began = time.monotonic()
         self._waited_rollouts = 0.0
@@ -77,7 +87,13 @@ class TrainingLoop:
 
     @property
     def version(self) -> int:
-        return self.snapshot.version
+        """Step of the newest weights."""
+        return self.publication.version.step
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What of the driver's state goes into checkpoints, beside the learner's own."""
+        return {"credit": self.credit, "guards": self.guards, "buffer": self.buffer}
 
     def run(self) -> bool:
         """True when all steps are done, False when stopped before; with a checkpoint either way.
@@ -118,7 +134,7 @@ class TrainingLoop:
         self.recorder.flush(all_lines=True)
         started = self.learner.revive(why)
         self.fleet.abandon()
-        self.recorder.go_back(started.snapshot.version)
+        self.recorder.go_back(started.publication.version.step)
         self._begin_at(started)
         seconds = time.monotonic() - began
         self.recorder.warn(lost, f"the learner goes on from version {self.version}, after {seconds:.1f} s")
@@ -141,7 +157,7 @@ class TrainingLoop:
         stopping = self.should_stop()
         if not stopping:
             self._admit()
-        self.fleet.dispatch(self.snapshot, evaluations_only=stopping)
+        self.fleet.dispatch(self.publication, evaluations_only=stopping)
 
     def _admit(self) -> None:
         while (batch := self.book.admissible(self.version)) is not None:
@@ -156,8 +172,8 @@ class TrainingLoop:
         if not self.fleet.evaluating:  # evaluations come first, so that no line before a saved state is ever missing
             if self._checkpoint_due():
                 self._checkpoint()
-            elif self._keep_every and self.version - self._kept >= self._keep_every:
-                self._keep()
+            elif self._copy_every and self.version - self._copied >= self._copy_every:
+                self._copy_state()
         elif self._checkpoint_due():
             return
         episodes = self.book.take(self.version)
@@ -168,17 +184,18 @@ class TrainingLoop:
                 self.buffer.add(episode.group.problem)
         self._waited_rollouts = time.monotonic() - self._learner_free_since
         self._update_began = time.monotonic()
-        self.learner.begin(episodes)
+        self._assigned = self.credit.assign(episodes, self.version)
+        self.learner.begin(self._assigned.batch)
 
     def _checkpoint_due(self) -> bool:
         every = self.config.run.checkpoint_every
         return bool(every) and self.version % every == 0 and self.version > self._tried
 
-    def _keep(self) -> None:
-        trouble = self.learner.keep(self.version, self._state())
-        self._kept, self._moved = self.version, time.monotonic()
+    def _copy_state(self) -> None:
+        trouble = self.learner.copy_state(self.version, self._state())
+        self._copied, self._moved = self.version, time.monotonic()
         if trouble:
-            self._keep_every = 0
+            self._copy_every = 0
             self.recorder.warn(self.version, f"no more copies of the learner's state in memory ({trouble})")
 
     def _evaluation_due(self) -> bool:
@@ -216,44 +233,48 @@ class TrainingLoop:
         if result.sync is not None:
             self._syncs.append(result.sync)
         if isinstance(work, EvalWork):
-            self.recorder.evaluation(work.snapshot.version, result.result)
+            self.recorder.evaluation(work.publication.version.step, result.result)
             return
         self.book.add(work.assignment, result.episodes)
         self._played.setdefault(work.assignment.batch, []).append(result)
 
-    def _learned(self, update: Update, snapshot: WeightSnapshot) -> None:
-        played = self._played.pop(self.version)
-        self.snapshot = snapshot
+    def _learned(self, result: StepResult, publication: Publication) -> None:
+        assert self._assigned is not None
+        played, assigned, self._assigned = self._played.pop(self.version), self._assigned, None
+        self.publication = publication
         now = self._moved = time.monotonic()
         evaluated = self._evaluation_due()
         if evaluated:
             self._evaluate()
         self._play()  # before anything is written, which takes a while
-        learned_s, evaluation = update.metrics["time/learn"], self.source.evaluation
-        self.trace.span(
-            LEARNER, f"learn batch {update.version - 1}", self._update_began, self._update_began + learned_s
-        )
-        self.trace.span(LEARNER, f"publish version {update.version}", self._update_began + learned_s, now)
+        episodes, metrics = self.credit.settle(assigned, result)
+        warnings, failure = self.guards.judge(metrics)
+        self._trace_step(result, now)
         metrics = {
-            "step": update.version,
-            "weight_version": update.version,
-            **update.metrics,
-            **self._timing(played, update.episodes, now),
+            "step": result.step,
+            "weight_version": result.step,
+            **metrics,
+            **self._timing(played, episodes, now),
             **self._sync_metrics(played),
-            "problems/in_evaluation": sum(e.group.problem in evaluation for e in update.episodes if e.group),
+            "problems/in_evaluation": sum(e.group.problem in self.source.evaluation for e in episodes if e.group),
             "faults/restarts": self.fleet.restarts + self.learner.restarts,
             "faults/redispatched": self.fleet.redispatched,
             **{f"actors/{state}": n for state, n in self.fleet.states().items()},
         }
         self._step_began = self._learner_free_since = now
-        self.recorder.step(metrics, update.episodes, awaits_evaluation=evaluated)
-        for warning in update.warnings:
-            self.recorder.warn(update.version, warning)
-        if update.failure:
-            raise RunFailed(f"step {update.version}: {update.failure}")
+        self.recorder.step(metrics, episodes, awaits_evaluation=evaluated)
+        for warning in warnings:
+            self.recorder.warn(result.step, warning)
+        if failure:
+            raise RunFailed(f"step {result.step}: {failure}")
+
+    def _trace_step(self, result: StepResult, now: float) -> None:
+        learned = self._update_began + result.metrics["time/learn"]
+        self.trace.span(LEARNER, f"learn batch {result.step - 1}", self._update_began, learned)
+        self.trace.span(LEARNER, f"publish version {result.step}", learned, now)
 
     def _evaluate(self) -> None:
-        self.fleet.submit(EvalWork(items=self.items, snapshot=self.snapshot))
+        self.fleet.submit(EvalWork(items=self.items, publication=self.publication))
 
     def _timing(self, played: Sequence[Played], episodes: Sequence[Episode], now: float) -> dict[str, float]:
         seconds = max(1e-9, now - self._step_began)
@@ -312,4 +333,4 @@ class TrainingLoop:
 
     def _state(self) -> dict[str, Any]:
         """What the driver adds to the learner's state."""
-        return {"buffer": self.buffer.state()}
+        return {name: part.state() for name, part in self._parts.items()}

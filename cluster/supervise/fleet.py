@@ -8,8 +8,8 @@
        +--- ten minutes --- RETIRED <--- died again and again without a result
 
 A STARTING actor may wait for a node with room: actors join when nodes do. A STALE one is up and holds no weights that
-count; every call carries the snapshot that an actor must hold, proven, before it plays. The run fails where all actors
-are retired at once.
+count; every call carries the publication that an actor must hold, proven, before it plays. The run fails where all
+actors are retired at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_line
-from azero.types import Assignment, EvalItem, WeightSnapshot
+from azero.types import Assignment, EvalItem, Publication
 from cluster.records.trace import NO_TRACE, Trace
 from cluster.supervise.failures import failure, is_loss
 
@@ -64,11 +64,11 @@ class PlayWork:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalWork:
     items: Sequence[EvalItem]
-    snapshot: WeightSnapshot
+    publication: Publication
 
     @property
     def id(self) -> str:
-        return f"evaluation of version {self.snapshot.version}"
+        return f"evaluation of version {self.publication.version.step}"
 
 
 Work = PlayWork | EvalWork
@@ -161,8 +161,8 @@ class Fleet:
         counts = Counter(m.state for m in self._members)
         return {state: counts[state] for state in ActorState}
 
-    def dispatch(self, snapshot: WeightSnapshot, evaluations_only: bool = False) -> None:
-        """Give every idle actor the first queued work, on `snapshot` (evaluations on their own)."""
+    def dispatch(self, publication: Publication, evaluations_only: bool = False) -> None:
+        """Give every idle actor the first queued work, on `publication` (evaluations on their own)."""
         for member in self._members:
             if not self._queue or (evaluations_only and isinstance(self._queue[0], PlayWork)):
                 return
@@ -173,9 +173,9 @@ class Fleet:
             self._idle_s += now - member.since
             member.work, member.since = work, now
             if isinstance(work, PlayWork):
-                member.ref = member.handle.play.remote(work.assignment, snapshot)
+                member.ref = member.handle.play.remote(work.assignment, publication)
             else:
-                member.ref = member.handle.evaluate.remote(work.items, work.snapshot)
+                member.ref = member.handle.evaluate.remote(work.items, work.publication)
 
     def collect(self, ref: Any) -> tuple[Work, Any] | None:
         """The result of a finished call, where it is work's and still wanted.
@@ -242,7 +242,7 @@ class Fleet:
     def _trace_work(self, index: int, work: Work, began: float, result: Any) -> None:
         sync = getattr(result, "sync", None)
         played = began + (sync.seconds if sync else 0.0)
-        self.trace.span(f"actor {index}", f"sync {sync.version}" if sync else "", began, played)
+        self.trace.span(f"actor {index}", f"sync {sync.version.step}" if sync else "", began, played)
         self.trace.span(f"actor {index}", work.id, played, time.monotonic())
 
     def take_idle_seconds(self) -> float:

@@ -12,8 +12,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from azero.errors import RunFailed, UserError, first_line
-from azero.types import Episode, Update, WeightSnapshot
+from azero.types import Publication, PublishedWeights, StepResult, TrainBatch
 from cluster.supervise.failures import failure, is_loss
+from learner.checkpoint import Checkpoint
 
 MAX_DEATHS_IN_A_ROW = 3  # without an update in between: it cannot learn
 MAX_DEATHS_WITHOUT_PROGRESS = 10  # before a version beyond the furthest: it cannot get on
@@ -31,15 +32,19 @@ class LearnerDied(LearnerLost):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    snapshot: WeightSnapshot
-    driver_state: dict[str, Any]  # what the driver put into the state that the learner goes on from; empty at version 0
+class LearnerStart:
+    """What a learner begins with."""
+
+    publication: Publication
+    driver_state: dict[str, Any]  # what the driver put into the state that the learner goes on from; empty at step 0
     is_on_disk: bool = False  # whether that state is a checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
-    version: int
+class _Copy:
+    """The learner's state in Ray's object store."""
+
+    step: int
     ref: Any
 
 
@@ -59,32 +64,32 @@ class LearnerHost:
     """Owns the learner's processes, its workers. Every call goes to all of them and has a deadline; a learner of which
     one misses it is ended, and so is one of which a worker dies, since the others then wait for it.
 
-    A revived learner goes on from the newer of two states: the last checkpoint, and the last `keep`, which lies in
-    Ray's object store and outlives the process, though not its node.
+    A revived learner goes on from the newer of two states: the last checkpoint, and the last `copy_state`, which lies
+    in Ray's object store and outlives the process, though not its node.
     """
 
     def __init__(
         self,
-        spawn: Callable[[Path | None, Sequence[Any]], list[Any]],
-        newest_checkpoint: Callable[[], Path | None],
+        spawn: Callable[[int, Checkpoint | None, Sequence[Any]], list[Any]],
+        newest_checkpoint: Callable[[], Checkpoint | None],
         timeout_s: float,
         start_timeout_s: float,
     ) -> None:
-        """`spawn` makes the workers from a checkpoint or from references to kept states, or from the start model."""
+        """`spawn` makes the workers of a lineage: from a checkpoint, references to copies, or the start model."""
         self._spawn, self._newest_checkpoint = spawn, newest_checkpoint
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._workers: list[Any] = []  # the first one's answers count
-        self._kept: _Kept | None = None
-        self._update: _Call | None = None  # the one that goes on
-        self._furthest = -1  # version
-        self._deaths = 0  # since the furthest version was reached
+        self._copy: _Copy | None = None
+        self._step: _Call | None = None  # the one that goes on
+        self._furthest = -1  # step
+        self._deaths = 0  # since the furthest step was reached
         self._deaths_in_a_row = 0  # since the last update
         self._has_saved = False
         self._pings: list[Any] = []
         self._pinged = 0.0  # when; monotonic seconds
         self.restarts = 0
 
-    def start(self, checkpoint: Path | None) -> Started:
+    def start(self, checkpoint: Checkpoint | None) -> LearnerStart:
         """Raises LearnerLost, RunFailed as `revive` does, and what building the learner raised.
 
         A start that is late is not made again: it waits for room, and has waited long enough.
@@ -94,7 +99,7 @@ class LearnerHost:
         except LearnerDied as e:
             return self.revive(str(e))
 
-    def revive(self, why: str) -> Started:
+    def revive(self, why: str) -> LearnerStart:
         """Start it again from the newest state. Raises RunFailed where that helped too often and led nowhere."""
         self.end()
         while True:
@@ -106,62 +111,62 @@ class LearnerHost:
                 raise RunFailed(f"the learner was lost {self._deaths} times at version {self._furthest}: {why}")
             self.restarts += 1
             checkpoint = self._usable_checkpoint()
-            if self._kept and checkpoint and _version(checkpoint) > self._kept.version:
-                self._kept = None
-            if not self._kept and not checkpoint and self._has_saved:
+            if self._copy and checkpoint and checkpoint.step > self._copy.step:
+                self._copy = None
+            if not self._copy and not checkpoint and self._has_saved:
                 raise RunFailed(
                     f"{why}; its checkpoints cannot be seen from here: run.dir has to be on a disk that driver and "
                     "learner share, or give run.mirror"
                 )
             try:
-                return self._start(None if self._kept else checkpoint, (self._kept.ref,) if self._kept else ())
+                return self._start(None if self._copy else checkpoint, (self._copy.ref,) if self._copy else ())
             except LearnerLost as e:
-                why, self._kept = str(e), None  # it may be the copy that is gone, with the node that held it
+                why, self._copy = str(e), None  # it may be the copy that is gone, with the node that held it
 
-    def _usable_checkpoint(self) -> Path | None:
+    def _usable_checkpoint(self) -> Checkpoint | None:
         """Raises RunFailed where all are damaged and there is no copy in memory either."""
         try:
             return self._newest_checkpoint()
         except UserError as e:
-            if self._kept:
+            if self._copy:
                 return None
             raise RunFailed(str(e)) from None
 
     @property
     def is_busy(self) -> bool:
-        """Whether an update goes on."""
-        return self._update is not None
+        """Whether a step goes on."""
+        return self._step is not None
 
     @property
     def refs(self) -> list[Any]:
-        """Of the update that goes on: what of it is not there yet."""
-        return list(self._update.waiting) if self._update else []
+        """Of the step that goes on: what of it is not there yet."""
+        return list(self._step.waiting) if self._step else []
 
-    def begin(self, episodes: Sequence[Episode]) -> None:
-        shared = ray.put(list(episodes)) if len(self._workers) > 1 else list(episodes)
-        self._update = self._call("update", "its update", shared)
+    def begin(self, batch: TrainBatch) -> None:
+        shared = ray.put(batch) if len(self._workers) > 1 else batch
+        self._step = self._call("step", "its update", shared)
 
-    def collect(self, ref: Any) -> tuple[Update, WeightSnapshot] | None:
-        """One of `refs` is ready: the update's outcome where it was the last. Raises LearnerLost."""
-        call = self._update
+    def collect(self, ref: Any) -> tuple[StepResult, Publication] | None:
+        """One of `refs` is ready: the step's outcome where it was the last. Raises LearnerLost."""
+        call = self._step
         assert call is not None
         self._take(call, ref)
         if call.waiting:
             return None
-        self._update = None
-        update, snapshot = call.value
+        self._step = None
+        result, publication = call.value
         self._deaths_in_a_row = 0
-        if snapshot.version > self._furthest:
-            self._furthest, self._deaths = snapshot.version, 0
-        return update, self._published(call, snapshot)
+        if result.step > self._furthest:
+            self._furthest, self._deaths = result.step, 0
+        return result, self._published(call, publication)
 
-    def check(self, version: int) -> None:
-        """Of an update its deadline, of an idle learner whether it lives. Raises LearnerLost."""
+    def check(self, step: int) -> None:
+        """Of a step its deadline, of an idle learner whether it lives. Raises LearnerLost."""
         now = time.monotonic()
-        if self._update:
+        if self._step:
             self._pings = []
-            if (waited := now - self._update.since) > self._timeout_s:
-                raise self._late(f"batch {version}", waited)
+            if (waited := now - self._step.since) > self._timeout_s:
+                raise self._late(f"batch {step}", waited)
         elif not self._pings and now - self._pinged > PING_EVERY_S:
             self._pings, self._pinged = [w.ping.remote() for w in self._workers], now
         for ref in ray.wait(self._pings, num_returns=len(self._pings), timeout=0)[0] if self._pings else ():
@@ -183,44 +188,46 @@ class LearnerHost:
         self._has_saved |= not outcome[0]
         return outcome
 
-    def keep(self, version: int, driver_state: dict[str, Any]) -> str:
+    def copy_state(self, step: int, driver_state: dict[str, Any]) -> str:
         """Hold the learner's whole state in the object store, in place of the last; what prevents it, if anything.
 
         Raises LearnerLost.
         """
-        self._kept = None  # to make room
-        call = self._call("keep", "a copy of its state", driver_state)
+        self._copy = None  # to make room
+        call = self._call("copy_state", "a copy of its state", driver_state)
         try:
             self._all(call, self._timeout_s, tolerant=True)
         except RayTaskError as e:  # such as a full object store, which leaves all workers as they were
             return first_line(e.cause)
-        self._kept = _Kept(version=version, ref=call.handle)
+        self._copy = _Copy(step=step, ref=call.handle)
         return ""
 
     def end(self) -> None:
         """End its processes; what they published stays."""
         for worker in self._workers:
             ray.kill(worker)
-        self._workers, self._update, self._pings = [], None, []
+        self._workers, self._step, self._pings = [], None, []
 
-    def _start(self, checkpoint: Path | None, kept: Sequence[Any]) -> Started:
-        self._update = None
-        self._workers = self._spawn(checkpoint, kept)
+    def _start(self, checkpoint: Checkpoint | None, copies: Sequence[Any]) -> LearnerStart:
+        self._step = None
+        self._workers = self._spawn(self.restarts, checkpoint, copies)
         what, limit = "its start (cluster.start_timeout_s)", self._start_timeout_s
         address = self._get(self._workers[0].listen.remote(), limit, what) if len(self._workers) > 1 else ""
         call = self._call("start", what, address)
-        snapshot, driver_state = self._all(call, limit)
-        self._furthest = max(self._furthest, snapshot.version)
-        return Started(
-            snapshot=self._published(call, snapshot),
+        publication, driver_state = self._all(call, limit)
+        self._furthest = max(self._furthest, publication.version.step)
+        return LearnerStart(
+            publication=self._published(call, publication),
             driver_state=driver_state,
             is_on_disk=checkpoint is not None,
         )
 
-    def _published(self, call: _Call, snapshot: WeightSnapshot) -> WeightSnapshot:
+    def _published(self, call: _Call, publication: Publication) -> Publication:
+        """With the references to its weights and probes."""
         probes = [w.probe.remote() for w in self._workers]
         self._pings, self._pinged = list(probes), time.monotonic()  # it is as good as a ping
-        return replace(snapshot, handle=call.handle, probes=probes[0], lineage=self.restarts)
+        parts: dict[str, PublishedWeights] = {n: replace(p, ref=call.handle) for n, p in publication.parts.items()}
+        return replace(publication, parts=parts, probes=probes[0])
 
     def _call(self, method: str, what: str, *arguments: Any) -> _Call:
         if not self._workers:
@@ -296,7 +303,3 @@ def _is_any_dead(references: Sequence[Any]) -> bool:
         except RayError:
             return True
     return False
-
-
-def _version(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import at
 
 from azero.models.loading import load_model
 from azero.models.weights import owned_state
@@ -83,7 +84,7 @@ def vllm_session(tiny_path: str) -> Iterator[Any]:
 
 @pytest.fixture
 def vllm_engine(vllm_session: Any, model: Any) -> Any:
-    vllm_session.load(0, owned_state(model))
+    vllm_session.load(at(0), owned_state(model))
     vllm_session.reseed(0)
     return vllm_session
 
@@ -93,7 +94,7 @@ def hf_engine(tiny_path: str, model: Any) -> Any:
     from actors.hf_engine import HfEngine
 
     engine = HfEngine(tiny_path, "float32", max_num_seqs=32, device="cpu")
-    engine.load(0, owned_state(model))
+    engine.load(at(0), owned_state(model))
     return engine
 
 

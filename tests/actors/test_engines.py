@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import at, publication
 
 from actors import vllm_worker
 from actors.engines import build_engine, generate
@@ -18,7 +19,7 @@ from azero.config import EngineName, ModelConfig, RolloutConfig
 from azero.errors import SyncError, UserError
 from azero.models.loading import load_tokenizer
 from azero.models.weights import digest, flatten, owned_state, unflatten
-from azero.types import Completion, ProbeSet, Sampling, WeightSnapshot
+from azero.types import SHARED, Completion, ProbeSet, Sampling
 
 CLOSE = 1e-4  # nats
 PROMPTS = ("3 + 5 = ", "a", "Write a problem:\n12 - 7\n9 * 8\n", "ab ab  ab")
@@ -186,7 +187,7 @@ def test_finished_requests_come_back_in_the_order_of_submission(engine: Any) -> 
 def test_nothing_may_be_in_flight_when_the_engine_changes(engine: Any, model: Any) -> None:
     engine.submit("x", engine.encode("1"), 1, FREE)
     for change in (
-        lambda: engine.load(1, owned_state(model)),
+        lambda: engine.load(at(1), owned_state(model)),
         lambda: engine.reseed(1),
         lambda: engine.score([(1, 2)]),
     ):
@@ -204,7 +205,7 @@ def test_engines_follow_every_tensor(engine: Any, model: Any) -> None:
     before = engine.score(sequences)
     for version, (name, tensor) in enumerate(state.items(), start=1):
         tensor.add_(0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(version)))
-        engine.load(version, state)
+        engine.load(at(version), state)
         after = engine.score(sequences)
         change = max(abs(a - b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
         gaps[name] = score_gap(engine, model, sequences)
@@ -217,19 +218,19 @@ def test_loaded_weights_are_copies_and_numpy_will_do(engine: Any, model: Any) ->
     buffer, manifest = flatten(moved(model), torch.float32)
     shared = buffer.view()
     shared.flags.writeable = False  # as Ray's shared memory
-    engine.load(1, unflatten(shared, manifest, "float32"))
+    engine.load(at(1), unflatten(shared, manifest, "float32"))
     sequences = random_sequences(2, 20)
     first = engine.score(sequences)
     buffer[:] = 0
     assert engine.score(sequences) == first
-    engine.load(2, {name: tensor.numpy() for name, tensor in owned_state(model).items()})
+    engine.load(at(2), {name: tensor.numpy() for name, tensor in owned_state(model).items()})
     assert engine.score(sequences) == first
 
 
 def test_every_completion_carries_the_version_of_its_weights(engine: Any, model: Any) -> None:
     for version in (0, 5, 6):
-        engine.load(version, moved(model))
-        assert engine.version == version
+        engine.load(at(version), moved(model))
+        assert engine.version == at(version)
         assert {c.version for c in flat(generate(engine, prompt_ids(engine), 2, FREE))} == {version}
 
 
@@ -244,8 +245,8 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(engine: Any, mod
     }
     for message, weights in wrong.items():
         with pytest.raises(SyncError, match=message):
-            engine.load(3, weights)
-    assert engine.version == 0 and engine.score(sequences) == before
+            engine.load(at(3), weights)
+    assert engine.version == at(0) and engine.score(sequences) == before
 
 
 def long_prompts(engine: Any) -> list[tuple[int, ...]]:
@@ -258,7 +259,7 @@ def test_no_sample_uses_cached_prefixes_of_old_weights(engine: Any, model: Any) 
     prompts = long_prompts(engine)
     for version in (1, 2):
         state = moved(model)
-        engine.load(version, state)
+        engine.load(at(version), state)
         for _ in range(2):
             completions = flat(generate(engine, prompts, 2, FREE))
             assert gap(model, completions, FREE.temperature) <= CLOSE
@@ -273,7 +274,7 @@ def test_without_the_reset_a_stale_prefix_would_be_used(
     generate(vllm_engine, prompts, 2, FREE)
     with monkeypatch.context() as patch:
         patch.setattr(vllm_engine, "_reset_prefix_cache", lambda: None)
-        vllm_engine.load(1, moved(model))
+        vllm_engine.load(at(1), moved(model))
         assert gap(model, flat(generate(vllm_engine, prompts, 2, FREE)), FREE.temperature) > 0.01
         assert score_gap(vllm_engine, model, prompts) <= CLOSE  # scoring is blind to it
     vllm_engine.reseed(0)
@@ -289,9 +290,9 @@ def test_the_proof_sees_a_tied_head_that_kept_its_old_weights(
     def prove(version: int, state: Any) -> float:
         logprobs = tuple(tuple(reference_logprobs(model, s)) for s in sequences)
         probes = ProbeSet(sequences=sequences, logprobs=logprobs, digests={n: digest(t) for n, t in state.items()})
-        snapshot = WeightSnapshot(version=version, manifest=(), dtype="float32", bytes=1)
-        load = partial(vllm_engine.load, version, state)
-        return proof.load_and_prove(vllm_engine, snapshot, load, lambda: probes).gap_max
+        published_as = publication(version, "float32")
+        load = partial(vllm_engine.load, at(version), state)
+        return proof.load_and_prove(vllm_engine, published_as, load, lambda: {SHARED: probes}).gap_max
 
     proof = SyncProof(CLOSE)
     state = moved(model)
@@ -301,7 +302,7 @@ def test_the_proof_sees_a_tied_head_that_kept_its_old_weights(
         patch.setattr(vllm_worker, "refresh_head", lambda model: None)
         with pytest.raises(SyncError, match=r"version 2: 1 of 26 tensors .*: model.embed_tokens.weight$"):
             prove(2, state)
-    assert vllm_engine.version == -1
+    assert vllm_engine.version is None
     assert prove(2, state) <= CLOSE
 
 
@@ -352,7 +353,7 @@ def test_a_chat_template_is_asked_for_or_missed(hf_engine: Any) -> None:
 
 def test_build_engine_gives_the_configured_one(tiny_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = build_engine(ModelConfig(path=tiny_path), RolloutConfig(engine=EngineName.hf), seed=3)
-    assert type(engine).__name__ == "HfEngine" and engine.version == -1
+    assert type(engine).__name__ == "HfEngine" and engine.version is None
     first = generate(engine, [(5, 6)], 2, FREE)
     engine.reseed(3)
     assert generate(engine, [(5, 6)], 2, FREE) == first

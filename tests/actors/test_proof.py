@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
+from helpers import at, publication
 
 from actors.proof import SyncProof
 from azero.errors import SyncError
-from azero.types import HeldWeights, ProbeSet, WeightSnapshot
+from azero.types import SHARED, HeldWeights, ProbeSet, WeightVersion
 
 SEQUENCES = ((1, 2, 3), (4, 5))
 DIGESTS = {"a": 5, "b": 6}
@@ -18,23 +20,27 @@ DIGESTS = {"a": 5, "b": 6}
 class Scripted:
     """`load` takes the scores that `score` then gives."""
 
-    version = -1
+    version: WeightVersion | None = None
 
-    def load(self, version: int, weights: Mapping[str, Any]) -> None:
+    def load(self, version: WeightVersion, weights: Mapping[str, Any]) -> None:
         self.version, self.scores = version, weights["scores"]
 
-    def held(self) -> HeldWeights:
+    def forget(self) -> None:
+        self.version = None
+
+    def held(self, policy: str) -> HeldWeights:
         return HeldWeights(digests=DIGESTS, in_order=1, seconds=0.25)
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], policy: str) -> list[list[float]]:
         assert tuple(sequences) == SEQUENCES
         return [list(s) for s in self.scores]
 
 
 def prove(proof: SyncProof, engine: Any, version: int, learner: Any, scores: Any, dtype: str = "float32") -> Any:
     probes = ProbeSet(sequences=SEQUENCES if learner else (), logprobs=learner, digests=DIGESTS)
-    snapshot = WeightSnapshot(version=version, manifest=(), dtype=dtype, bytes=44)
-    return proof.load_and_prove(engine, snapshot, lambda: engine.load(version, {"scores": scores}), lambda: probes)
+    published = publication(version, dtype, 44)
+    load = partial(engine.load, published.version, {"scores": scores})
+    return proof.load_and_prove(engine, published, load, lambda: {SHARED: probes})
 
 
 LEARNER = ((-1.0, -2.0), (-3.0,))
@@ -43,9 +49,9 @@ LEARNER = ((-1.0, -2.0), (-3.0,))
 def test_the_report_has_the_largest_and_the_mean_gap() -> None:
     engine = Scripted()
     report = prove(SyncProof(0.5), engine, 3, LEARNER, ((-1.25, -2.0), (-2.5,)))
-    assert (report.version, report.bytes, report.gap_max, report.gap_mean) == (3, 44, 0.5, 0.25)
+    assert (report.version.step, report.bytes, report.gap_max, report.gap_mean) == (3, 44, 0.5, 0.25)
     assert (report.proof_seconds, report.tensors, report.tensors_in_order) == (0.25, 2, 1)
-    assert report.seconds >= 0 and engine.version == 3
+    assert report.seconds >= 0 and engine.version == at(3)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def test_a_gap_stops_the_run_and_the_engine_holds_nothing(scores: Any, message: 
     engine = Scripted()
     with pytest.raises(SyncError, match=message):
         prove(SyncProof(0.5), engine, 3, LEARNER, scores)
-    assert engine.version == -1
+    assert engine.version is None
 
 
 @pytest.mark.parametrize(
@@ -76,13 +82,13 @@ def test_tensors_that_are_not_those_published_stop_the_run(digests: dict[str, in
     """Whatever the log-probs say."""
 
     class Stale(Scripted):
-        def held(self) -> HeldWeights:
+        def held(self, policy: str) -> HeldWeights:
             return HeldWeights(digests=digests, in_order=1, seconds=0.0)
 
     engine = Stale()
     with pytest.raises(SyncError, match=f"weights of version 3: {message}"):
         prove(SyncProof(0.5), engine, 3, LEARNER, LEARNER)
-    assert engine.version == -1
+    assert engine.version is None
 
 
 def test_a_gap_of_the_tolerance_is_allowed() -> None:
@@ -97,7 +103,7 @@ def test_in_bfloat16_the_mean_counts_not_one_unlikely_token() -> None:
 
 def test_without_probes_nothing_is_proven() -> None:
     class Silent(Scripted):
-        def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        def score(self, sequences: Sequence[Sequence[int]], policy: str) -> list[list[float]]:
             return []
 
     with pytest.raises(SyncError, match="no probe tokens"):
@@ -116,7 +122,7 @@ def test_an_engine_that_does_not_move_with_the_learner_is_caught(dtype: str, by:
     if refused:
         with pytest.raises(SyncError, match=r"version 2: the learner's probe log-probs moved by up to .* not at all"):
             prove(proof, engine, 2, after, LEARNER, dtype)
-        assert engine.version == -1
+        assert engine.version is None
     else:
         prove(proof, engine, 2, after, LEARNER, dtype)
     prove(proof, engine, 3, after, ((-1.0, -2.0), (-3.0000001,)), dtype)  # it moved, if by rounding alone
@@ -124,11 +130,11 @@ def test_an_engine_that_does_not_move_with_the_learner_is_caught(dtype: str, by:
 
 def test_an_engine_that_fails_to_load_holds_nothing() -> None:
     class Broken(Scripted):
-        def load(self, version: int, weights: Mapping[str, Any]) -> None:
+        def load(self, version: WeightVersion, weights: Mapping[str, Any]) -> None:
             self.version = version
             raise SyncError("weights do not fit")
 
     engine = Broken()
     with pytest.raises(SyncError, match="do not fit"):
         prove(SyncProof(0.5), engine, 1, LEARNER, LEARNER)
-    assert engine.version == -1
+    assert engine.version is None

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import at, publication
 from torch import Tensor
 
 from actors.proof import SyncProof
 from actors.vllm_readback import Placement, Reading, held_weights, unprovable
 from azero.errors import SyncError
 from azero.models.weights import digest, digests, flatten, owned_state, unflatten, value_sum
-from azero.types import ProbeSet, SyncReport, WeightSnapshot
+from azero.types import SHARED, ProbeSet, SyncReport
 
 ANY = 1e9  # nats: so that the tensors decide alone
 SEQUENCE = (5, 6, 7, 8)
@@ -74,9 +75,9 @@ def published(state: Any, dtype: str) -> tuple[dict[str, Tensor], dict[str, int]
 def prove(engine: Any, weights: Any, loaded: Any, tolerance: float = ANY) -> SyncReport:
     """Of a sync that publishes `weights`, where the engine gets `loaded`."""
     probes = ProbeSet(sequences=(SEQUENCE,), logprobs=((-1.0,) * 3,), digests=published(weights, kind(engine))[1])
-    snapshot = WeightSnapshot(version=7, manifest=(), dtype=kind(engine), bytes=1)
-    load = loaded if callable(loaded) else partial(engine.load, 7, loaded)
-    return SyncProof(tolerance).load_and_prove(engine, snapshot, load, lambda: probes)
+    published_as = publication(7, kind(engine))
+    load = loaded if callable(loaded) else partial(engine.load, at(7), loaded)
+    return SyncProof(tolerance).load_and_prove(engine, published_as, load, lambda: {SHARED: probes})
 
 
 def test_each_single_stale_tensor_is_caught_and_named(engine: Any, model: Any) -> None:
@@ -85,9 +86,9 @@ def test_each_single_stale_tensor_is_caught_and_named(engine: Any, model: Any) -
     for name in new:
         with pytest.raises(SyncError, match=rf"version 7: 1 of 26 tensors in the engine are not .*: {name}$"):
             prove(engine, new, new | {name: old[name]})
-        assert engine.version == -1
+        assert engine.version is None
     report = prove(engine, new, new)
-    assert (engine.version, report.tensors, report.tensors_in_order) == (7, 26, 26)
+    assert (engine.version, report.tensors, report.tensors_in_order) == (at(7), 26, 26)
     assert 0 < report.proof_seconds < report.seconds
 
 
@@ -112,8 +113,8 @@ def test_a_weight_that_changes_after_the_load_is_caught(engine: Any, model: Any)
     name = "model.layers.0.self_attn.k_proj.weight"
 
     def load() -> None:
-        engine.load(7, new)
-        engine.load(7, new | {name: old[name]})
+        engine.load(at(7), new)
+        engine.load(at(7), new | {name: old[name]})
 
     with pytest.raises(SyncError, match=name):
         prove(engine, new, load)
@@ -123,8 +124,8 @@ def test_without_digests_nothing_is_proven(engine: Any, model: Any) -> None:
     _, new = versions(model, kind(engine))
     with pytest.raises(SyncError, match="no digests of its tensors, so nothing is proven"):
         probes = ProbeSet(sequences=(SEQUENCE,), logprobs=((-1.0,) * 3,))
-        snapshot = WeightSnapshot(version=7, manifest=(), dtype=kind(engine), bytes=1)
-        SyncProof(ANY).load_and_prove(engine, snapshot, partial(engine.load, 7, new), lambda: probes)
+        published_as = publication(7, kind(engine))
+        SyncProof(ANY).load_and_prove(engine, published_as, partial(engine.load, at(7), new), lambda: {SHARED: probes})
 
 
 @pytest.mark.slow
@@ -134,11 +135,11 @@ def test_a_matrix_that_is_packed_from_old_weights_is_caught(vllm_engine: Any, mo
     vllm = vllm_engine._llm.collective_rpc("get_model")[0]
     head, layer = vllm.lm_head, vllm.model.layers[1].mlp.down_proj
     for module, name in ((head, "model.embed_tokens.weight"), (layer, "model.layers.1.mlp.down_proj.weight")):
-        vllm_engine.load(6, old)
+        vllm_engine.load(at(6), old)
         packed = module.cpu_linear
 
         def load(module: Any = module, packed: Any = packed) -> None:
-            vllm_engine.load(7, new)
+            vllm_engine.load(at(7), new)
             module.cpu_linear = packed
 
         with pytest.raises(SyncError, match=rf": 1 of 26 tensors .*: {name}$"):
@@ -150,7 +151,7 @@ def test_a_matrix_that_is_packed_from_old_weights_is_caught(vllm_engine: Any, mo
 def test_a_layer_that_gets_no_weights_is_caught(vllm_engine: Any, model: Any) -> None:
     _, new = versions(model, "float32")
     for name in ("model.layers.1.input_layernorm.weight", "model.layers.0.mlp.down_proj.weight"):
-        vllm_engine.load(6, owned_state(model))
+        vllm_engine.load(at(6), owned_state(model))
         given = [(n, t) for n, t in new.items() if n != name]
         load = partial(vllm_engine._llm.collective_rpc, "replace_weights", args=(given,))
         with pytest.raises(SyncError, match=name):

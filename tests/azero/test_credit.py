@@ -17,8 +17,9 @@ from azero.config import (
     Source,
     TaskConfig,
 )
-from azero.credit.credit import Credit, SequenceLogprobs, batch_metrics
-from azero.types import Role, Tier, Verdict
+from azero.credit.credit import Credit, SequenceLogprobs
+from azero.credit.metrics import batch_metrics
+from azero.types import SHARED, Episode, Role, Sample, StepResult, Tier, TrainRow, Verdict
 
 R, W, M = Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED
 
@@ -28,13 +29,19 @@ def credit(
     source: Source = Source.selfplay,
     algorithm: Algorithm = Algorithm.trr,
     diversity: float = 0.0,
+    by: Baseline = Baseline.difficulty,
 ) -> Credit:
     return Credit(
         RewardConfig(learnability=shape, diversity=diversity),
-        BaselineConfig(),
+        BaselineConfig(by=by),
         AlgorithmConfig(name=algorithm),
         TaskConfig(source=source),
+        temperature=0.7,
     )
+
+
+def rows_of(c: Credit, episodes: list[Episode], proposals: list[Sample]) -> list[TrainRow]:
+    return c.rows(episodes, proposals)[SHARED]
 
 
 STEP = [
@@ -79,8 +86,8 @@ def test_novelty_counts_only_where_something_can_be_learned_if_asked() -> None:
 def test_rows_are_solver_then_proposer_without_what_is_in_the_evaluation_set() -> None:
     c = credit()
     rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))
-    rows = c.rows(rewarded, c.due_proposals(rewarded))
-    assert [r.sample.role for r in rows] == [Role.SOLVER] * 4 + [Role.PROPOSER] * 4
+    rows = rows_of(c, rewarded, c.due_proposals(rewarded))
+    assert [r.part for r in rows] == [Role.SOLVER] * 4 + [Role.PROPOSER] * 4
     # solver cell: rewards 1 -0.5 1 1, mean 0.625, sd 0.6495
     assert [r.advantage for r in rows[:4]] == pytest.approx([0.57735, -1.73205, 0.57735, 0.57735], abs=1e-4)
     # proposer cell: 0.5 0 -1 -0.5, mean -0.25, sd 0.5590
@@ -91,8 +98,8 @@ def test_rows_are_solver_then_proposer_without_what_is_in_the_evaluation_set() -
 def test_a_frozen_proposer_is_not_trained(source: Source, algorithm: Algorithm) -> None:
     c = credit(source=source, algorithm=algorithm)
     rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))
-    rows = c.rows(rewarded, c.due_proposals(rewarded))
-    assert [r.sample.role for r in rows] == [Role.SOLVER] * 4
+    rows = rows_of(c, rewarded, c.due_proposals(rewarded))
+    assert [r.part for r in rows] == [Role.SOLVER] * 4
     if algorithm is Algorithm.grpo:  # each group by itself; the second has no variance
         assert [r.advantage for r in rows] == pytest.approx([1, -1, 0, 0], abs=1e-4)
 
@@ -100,7 +107,7 @@ def test_a_frozen_proposer_is_not_trained(source: Source, algorithm: Algorithm) 
 def test_improvement_is_credited_one_step_late_with_the_invalid_ones() -> None:
     c = credit(Learnability.improvement)
     assert c.is_deferred and c.due_proposals(STEP) == []
-    assert all(r.sample.role is Role.SOLVER for r in c.rows(STEP, []))
+    assert all(r.part == Role.SOLVER for r in rows_of(c, STEP, []))
     two = np.array([-1.0, -1.0])
     logprobs = {
         # the right sample became twice as likely: after = 2/3, before = 1/2
@@ -113,8 +120,55 @@ def test_improvement_is_credited_one_step_late_with_the_invalid_ones() -> None:
     # standardised over two: +1 and -1, mapped to [0, 1]
     assert [e.proposal.reward for e in rewarded] == pytest.approx([1.0, 0.0, -1.0, -0.5, 0.0])
     c.pending = [e.proposal for e in rewarded[:4]]
-    later = c.rows([], c.due_proposals([]))
-    assert [r.sample.reward for r in later] == pytest.approx([1.0, 0.0, -1.0, -0.5])
+    later = rows_of(c, [], c.due_proposals([]))
+    # their cell: 1 0 -1 -0.5, mean -0.125, sd 0.7395
+    assert [r.advantage for r in later] == pytest.approx([1.5213, 0.1690, -1.1832, -0.5071], abs=1e-3)
+
+
+def result(step: int, before: list[float], after: list[float], is_finite: bool = True) -> StepResult:
+    return StepResult(
+        step=step + 1, metrics={"lr": 0.5}, is_finite=is_finite, before={SHARED: before}, after={SHARED: after}
+    )
+
+
+def test_a_step_goes_out_as_rows_and_comes_back_as_rewards() -> None:
+    c = credit(Learnability.improvement)
+    assigned = c.assign(STEP, step=0)
+    rows = assigned.batch.rows[SHARED]
+    assert assigned.batch.measured == "solver" and assigned.batch.weights == {"proposer": 1.0, "solver": 1.0}
+    assert [(r.part, r.temperature, r.behaviour) for r in rows] == [("solver", 0.7, (-1.0, -1.0))] * 4
+    two = [-2.0] * 4
+    rewarded, metrics = c.settle(assigned, result(0, two, [two[0] + log(2), *two[1:]]))
+    assert [e.proposal.reward for e in rewarded] == pytest.approx([1.0, 0.0, -1.0, -0.5, 0.0])
+    assert metrics["lr"] == 0.5 and metrics["proposer/reward"] == pytest.approx(-0.125)
+    assert metrics["baseline/solver/easy"] == 0.625 and metrics["solver/accuracy"] == 0.75
+    assert [p.reward for p in c.pending] == pytest.approx([1.0, 0.0, -1.0, -0.5])
+    late = c.assign([episode("1.0", [R, W], batch=1)], step=1)
+    assert [r.part for r in late.batch.rows[SHARED]] == ["solver"] * 2 + ["proposer"] * 4
+
+
+def test_after_a_step_that_was_not_made_no_proposal_waits() -> None:
+    c = credit(Learnability.improvement)
+    assigned = c.assign(STEP, step=0)
+    rewarded, _ = c.settle(assigned, result(0, [], [], is_finite=False))
+    assert rewarded == STEP and c.pending == []
+
+
+def test_stale_samples_keep_the_log_prob_that_the_engine_logged() -> None:
+    c = credit(Learnability.improvement)
+    step = [episode("3.0", [R, W], batch=3, version=2), episode("3.1", [R, W], batch=3, version=3)]
+    assigned = c.assign(step, step=3)
+    before = [-2.5, -2.0, -2.5, -2.0]
+    found = c._logprobs(step, assigned.batch, result(3, before, before))
+    assert found["3.0"].behaviour.tolist() == [-2.0, -2.0] and found["3.1"].behaviour.tolist() == [-2.5, -2.0]
+
+
+def test_a_batch_and_each_of_its_groups_is_trained_once() -> None:
+    batch = [episode(f"1.{i}", [R, W], batch=1) for i in range(2)]
+    with pytest.raises(ValueError, match=r"batch 0: got episodes of batches \[1\]"):
+        credit().assign(batch, step=0)
+    with pytest.raises(ValueError, match="3 groups of which 2 are distinct"):
+        credit().assign([*batch, batch[0]], step=1)
 
 
 def test_state_survives_json_and_gives_the_same_next_step() -> None:
@@ -126,7 +180,7 @@ def test_state_survives_json_and_gives_the_same_next_step() -> None:
     two.load(json.loads(json.dumps(one.state())))
     assert two.pending == one.pending
     assert one.novelties(STEP) == two.novelties(STEP)
-    assert [r.advantage for r in one.rows(STEP, one.pending)] == [r.advantage for r in two.rows(STEP, two.pending)]
+    assert rows_of(one, STEP, one.pending) == rows_of(two, STEP, two.pending)
 
 
 def test_batch_metrics_by_hand() -> None:
@@ -188,12 +242,11 @@ def test_a_filled_place_is_not_what_the_proposer_wrote() -> None:
 
 
 def test_by_problem_a_solution_is_compared_with_its_group_and_a_proposal_with_its_cell() -> None:
-    c = Credit(RewardConfig(diversity=0.0), BaselineConfig(by=Baseline.problem), AlgorithmConfig(), TaskConfig())
-    c.reward.learnability = Learnability.one_minus_rate
+    c = credit(by=Baseline.problem)
     rewarded, _ = c.reward_proposals(STEP, c.novelties(STEP))
-    rows = c.rows(rewarded, c.due_proposals(rewarded))
-    solver = [r.advantage for r in rows if r.sample.role is Role.SOLVER]
+    rows = rows_of(c, rewarded, c.due_proposals(rewarded))
+    solver = [r.advantage for r in rows if r.part == Role.SOLVER]
     assert solver == pytest.approx([1.0, -1.0, 0.0, 0.0], abs=1e-5)  # the group that is all right says nothing
-    proposer = [r.advantage for r in rows if r.sample.role is Role.PROPOSER]
+    proposer = [r.advantage for r in rows if r.part == Role.PROPOSER]
     rewards = np.array([0.5, 0.0, -1.0, -0.5])
     assert proposer == pytest.approx((rewards - rewards.mean()) / rewards.std(), abs=1e-5)

@@ -47,7 +47,7 @@ def own_file(tmp_path: Path) -> str:
 
 def proposed(texts: Sequence[str], evaluation: EvaluationProblems, exclude: bool = True) -> list[tuple[Verdict, str]]:
     engine = ScriptedEngine(list(reversed(texts)), ["0"] * 2 * len(texts))
-    player = Player(lambda role: engine, evaluation.domain, rules(exclude=exclude), evaluation)  # type: ignore[arg-type]
+    player = Player(engine, evaluation.domain, rules(exclude=exclude), evaluation)  # type: ignore[arg-type]
     tries = (ProposalRequest(tier=Tier.EASY, references=()),)
     slots = tuple(Slot(id=f"0.{i}", tries=tries) for i in range(len(texts)))
     episodes = player.play(Assignment(id="0/0", batch=0, slots=slots))

@@ -50,7 +50,7 @@ def play(proposals: Sequence[str], references: tuple[str, ...] = (), given: Prob
     engine = ScriptedEngine(list(proposals), ["3", "3"] * 9)
     engine.max_tokens = 100
     tries = (ProposalRequest(tier=Tier.EASY, references=references),) * len(proposals)
-    player = Player(lambda role: engine, Unbounded(), rules())  # type: ignore[arg-type]
+    player = Player(engine, Unbounded(), rules())  # type: ignore[arg-type]
     episodes = player.play(Assignment(id="0/0", batch=0, slots=(Slot(id="0.0", tries=tries, problem=given),)))
     assert all(len(prompt) + 8 <= 100 for prompt in engine.asked)
     return episodes
@@ -84,7 +84,7 @@ def test_what_is_known_before_the_run_is_told_before_it(source: Source, length: 
     examples = SlotSource(domain, TaskConfig(source=source, fixed_size=6), 3, 1, 0).examples()
     assert {len(p.text) for p in examples} == {length} and examples
     engine = ScriptedEngine([], [])
-    player = Player(lambda role: engine, domain, rules())  # type: ignore[arg-type]
+    player = Player(engine, domain, rules())  # type: ignore[arg-type]
     engine.max_tokens = length + 18
     player.require_room(examples, as_references=True)
     engine.max_tokens -= 1

@@ -6,6 +6,7 @@ from scripted import ScriptedEngine, rules
 
 from azero.domains.arithmetic import Arithmetic
 from azero.play import Player
+from azero.policies import Policies
 from azero.types import Assignment, Episode, ProposalRequest, Role, Slot, Tier, Verdict
 
 
@@ -15,7 +16,7 @@ def slot(name: str, tries: int = 2) -> Slot:
 
 
 def play(engine: ScriptedEngine, slots: Sequence[Slot], barrier: bool = False) -> list[Episode]:
-    player = Player(lambda role: engine, Arithmetic(), rules(barrier))  # type: ignore[arg-type]
+    player = Player(engine, Arithmetic(), rules(barrier))  # type: ignore[arg-type]
     return player.play(Assignment(id="3/0", batch=3, slots=tuple(slots)))
 
 
@@ -59,7 +60,7 @@ def test_a_problem_fills_a_slot_whose_tries_all_failed() -> None:
 def test_a_problem_of_another_tier_is_taken_or_rejected_as_configured() -> None:
     def play_hard_and_easy(other_tiers: bool) -> list[Episode]:
         engine = ScriptedEngine(["12 + 13", "2 + 3"], ["25", "5"] * 2)
-        player = Player(lambda role: engine, Arithmetic(), rules(False, other_tiers=other_tiers))  # type: ignore[arg-type]
+        player = Player(engine, Arithmetic(), rules(False, other_tiers=other_tiers))  # type: ignore[arg-type]
         return player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
 
     (taken,) = play_hard_and_easy(True)
@@ -100,17 +101,17 @@ def test_given_problems_have_no_proposal() -> None:
     assert [s.verdict for s in episode.group.samples] == [Verdict.RIGHT, Verdict.MALFORMED]
 
 
-def test_a_role_is_asked_of_its_own_engine() -> None:
-    proposer, solver = ScriptedEngine(["2 + 3"], []), ScriptedEngine([], ["5", "5"])
-    engines = {Role.PROPOSER: proposer, Role.SOLVER: solver}
-    player = Player(engines.__getitem__, Arithmetic(), rules(False))  # type: ignore[arg-type]
+def test_each_role_is_played_by_its_policy() -> None:
+    policies = Policies({Role.PROPOSER: "writer", Role.SOLVER: "reader"})
+    player = Player(ScriptedEngine(["2 + 3"], ["5", "5"]), Arithmetic(), rules(False), policies=policies)  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
-    assert episode.group.success_rate == 1.0 and len(proposer.asked) == len(solver.asked) == 1
+    assert episode.proposal.completion.policy == "writer"
+    assert [s.completion.policy for s in episode.group.samples] == ["reader", "reader"]
 
 
 def test_a_list_mark_stands_before_each_reference_and_asks_for_the_next() -> None:
     engine = ScriptedEngine([" 2 + 3"], ["5", "6"])
-    player = Player(lambda role: engine, Arithmetic(), rules(False, list_mark="- "))  # type: ignore[arg-type]
+    player = Player(engine, Arithmetic(), rules(False, list_mark="- "))  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
     assert engine.asked[0] == episode.prompt == "Different easy problems:\n- 1 + 1\n-"
     assert episode.group.problem.text == "2 + 3" and episode.group.prompt == "Calculate: 2 + 3 = "
@@ -119,7 +120,7 @@ def test_a_list_mark_stands_before_each_reference_and_asks_for_the_next() -> Non
 
 def test_in_chat_a_list_mark_stands_before_each_reference_and_the_template_ends_the_prompt() -> None:
     engine = ScriptedEngine(["x"], [])
-    player = Player(lambda role: engine, Arithmetic(), rules(False, list_mark="- ", chat=True))  # type: ignore[arg-type]
+    player = Player(engine, Arithmetic(), rules(False, list_mark="- ", chat=True))  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0", tries=1),)))
     assert engine.asked == [episode.prompt] and episode.prompt.endswith("</user>")
     assert "\n- 1 + 1\n" in episode.prompt and episode.prompt.count("\n-") == 1

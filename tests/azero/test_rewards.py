@@ -9,8 +9,8 @@ import pytest
 from helpers import problem
 
 from azero.config import Ladder, Learnability
+from azero.credit.novelty import NoveltyWindow
 from azero.credit.rewards import (
-    NoveltyWindow,
     correlation,
     improvement,
     learnability,

@@ -38,7 +38,7 @@ CASES = [
     ("train local rollout.engine=hf rollout.tensor_parallel=2", ["tensor_parallel", "vllm"]),
     ("train local rollout.tensor_parallel=2", ["tensor_parallel", "gpus_per_actor"]),
     ("train local rollout.max_model_len=8", ["max_model_len"]),
-    ("train local cluster.run.progress=loud", ["cluster.run.progress", "plain"]),
+    ("train local cluster.progress=loud", ["cluster.progress", "plain"]),
     ("train local task.domain=poetry", ["poetry", "arithmetic"]),
     ("train local task.domain=no_such_module:Poetry", ["no_such_module", "PYTHONPATH"]),
     ("train local run.sinks=[comet]", ["run.sinks", "wandb"]),

@@ -19,10 +19,10 @@ from ray.cluster_utils import Cluster
 
 from actors.rollout import TRIM_EVERY_S
 from cluster.records.rundir import read_jsonl
-from learner.manifest import damage
+from learner.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(7200)]
-HF = ["rollout.engine=hf", "rollout.threads=1", "learner.threads=1", "cluster.run.progress=plain"]
+HF = ["rollout.engine=hf", "rollout.threads=1", "learner.threads=1", "cluster.progress=plain"]
 TWO = ["rollout.actors=2", "rollout.cpus_per_actor=0.5"]
 
 
@@ -32,7 +32,7 @@ def final_accuracy(folder: Path) -> float:
 
 def test_twenty_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The local config as it ships, on three Ray nodes, each with room for the learner or an actor."""
-    arm = ["rollout.actors=2", "cluster.run.progress=plain", "run.checkpoint_every=20", "rollout.timeout_s=120"]
+    arm = ["rollout.actors=2", "cluster.progress=plain", "run.checkpoint_every=20", "rollout.timeout_s=120"]
     arm += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
     undisturbed = []
     for seed in range(3):
@@ -133,11 +133,11 @@ def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
         fill(filler, leave=5 * 2**20)  # a checkpoint takes 10
         victim.wait_to_say("no checkpoint (", 120)
         assert "wait in memory" not in victim.said() and not list(checkpoints.glob(".step_*.tmp"))
-        assert damage(checkpoints / (checkpoints / "latest").read_text()) == ""
+        assert Checkpoint(checkpoints / (checkpoints / "latest").read_text()).damage() == ""
         fill(filler)
         victim.wait_to_say("lines wait in memory", 120)
         full_at = victim.step
-        assert damage(checkpoints / (checkpoints / "latest").read_text()) == ""
+        assert Checkpoint(checkpoints / (checkpoints / "latest").read_text()).damage() == ""
         filler.unlink()
         victim.wait_for_step(full_at + 8, 120)
         assert victim.finish() == 0, victim.said()
@@ -161,7 +161,7 @@ def test_memory_and_descriptors_are_flat_over_a_thousand_steps(tmp_path: Path) -
     Memory is each process's own (its PSS without what it shares), the least of a little over a minute, once in which an
     actor gives back what it does not need; the object store's is apart.
     """
-    overrides = ["cluster.run.progress=plain", "run.steps=1000", "run.eval_every=0", "task.buffer_size=1000"]
+    overrides = ["cluster.progress=plain", "run.steps=1000", "run.eval_every=0", "task.buffer_size=1000"]
     victim = Victim.start(tmp_path / "run", overrides)
     usage: dict[str, list[tuple[float, int]]] = {}
     steps = 100, 350, 600, 820

@@ -1,25 +1,22 @@
 import shutil
 
 import pytest
+from run_dirs import write_checkpoint
 
 from azero.errors import UserError
 from cluster.commands.export import export_run, resolve_model
-from learner.manifest import write_manifest
+
+
+def model_of(checkpoint):
+    return checkpoint / "policies" / "shared" / "model"
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run directory with two checkpoints, of which `latest` names the second."""
     folder = tmp_path / "runs" / "a"
-    for name in ("step_000002", "step_000004"):
-        model = folder / "checkpoints" / name / "model"
-        model.mkdir(parents=True)
-        (model / "config.json").write_text(name)
-        (model / "model.safetensors").write_bytes(b"weights")
-        (model.parent / "optimizer.safetensors").write_bytes(b"moments")
-        (model.parent / "state.json").write_text("{}")
-        write_manifest(model.parent)
-    (folder / "checkpoints" / "latest").write_text("step_000004")
+    for step in (2, 4):
+        write_checkpoint(folder, step)
     for name in ("config.yaml", "provenance.json"):
         (folder / name).write_text("")
     return folder
@@ -28,9 +25,9 @@ def run(tmp_path):
 def test_resolve_model(run):
     newest = run / "checkpoints" / "step_000004"
     older = run / "checkpoints" / "step_000002"
-    assert resolve_model(str(run)) == str(newest / "model")
-    assert resolve_model(str(older)) == str(older / "model")
-    assert resolve_model(str(older / "model")) == str(older / "model")
+    assert resolve_model(str(run)) == str(model_of(newest))
+    assert resolve_model(str(older)) == str(model_of(older))
+    assert resolve_model(str(model_of(older))) == str(model_of(older))
     for name in ("embedded", "Qwen/Qwen2-0.5B-Instruct", "gpt2"):
         assert resolve_model(name) == name
 
@@ -72,6 +69,6 @@ def test_export_refuses(run, tmp_path):
         export_run("Qwen/Qwen2-0.5B-Instruct", str(tmp_path / "out"))
     with pytest.raises(UserError, match="cannot be written"):
         export_run(str(run), str(tmp_path / "full" / "x" / "out"))
-    inside = run / "checkpoints" / "step_000004" / "model" / "out"
+    inside = run / "checkpoints" / "step_000004" / "policies" / "shared" / "model" / "out"
     with pytest.raises(UserError, match="lies inside the model"):
         export_run(str(run), str(inside))

@@ -202,7 +202,7 @@ SMALL = ["task.domain=slips:Slip", "rollout.engine=hf", "eval.samples=0", "rollo
 @pytest.mark.timeout(200)
 def test_an_error_in_verify_ends_a_run_at_once_and_its_traceback_is_in_the_log(write, tmp_path: Path) -> None:
     line = write("verify", "1 / 0")
-    done = azero(tmp_path, "train", "local", *SMALL, "run.dir=run", "run.eval_every=0", "cluster.run.progress=plain")
+    done = azero(tmp_path, "train", "local", *SMALL, "run.dir=run", "run.eval_every=0", "cluster.progress=plain")
     told = f"Slip.verify fails with ZeroDivisionError: division by zero (slips.py:{line} in verify)"
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(
         f"azero: task.domain=slips:Slip: {told}"

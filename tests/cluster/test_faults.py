@@ -25,7 +25,7 @@ SMALL = [
     "eval.samples=0",
     "rollout.threads=1",
     "learner.threads=1",
-    "cluster.run.progress=plain",
+    "cluster.progress=plain",
 ]
 TWO = ["rollout.actors=2", "rollout.cpus_per_actor=0.5"]
 SYNC = [*SMALL, *TWO, "rollout.max_staleness=0", "run.steps=8", "run.keep_checkpoints=2"]
@@ -90,9 +90,9 @@ def test_a_stopped_actor_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_checkpoint_that_is_damaged_is_passed_over(undisturbed: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(undisturbed, tmp_path / "run")
-    weights = folder / "checkpoints" / "step_000008" / "model" / "model.safetensors"
+    weights = folder / "checkpoints" / "step_000008" / "policies" / "shared" / "model" / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
     victim = Victim.start(folder, SYNC, resume=True)
     assert victim.finish() == 0, victim.said()
-    assert "step_000008: damaged (model/model.safetensors is not as it was written)" in victim.said()
+    assert "step_000008: damaged (policies/shared/model/model.safetensors is not as it was written)" in victim.said()
     assert same(folder, undisturbed)

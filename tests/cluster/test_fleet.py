@@ -6,19 +6,19 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import ray
+from helpers import publication
 from lost import lost_reference
 
 from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
-from azero.types import Assignment, WeightSnapshot
+from azero.types import SHARED, Assignment, Publication
 from cluster.supervise import fleet as module
 from cluster.supervise.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
 
-SNAPSHOT = WeightSnapshot(version=0, manifest=(), dtype="float32", bytes=0)
+PUBLICATION = publication()
 
 
 @ray.remote(num_cpus=0)
@@ -37,10 +37,10 @@ class Sleeper:
     def pid(self) -> int:
         return os.getpid()
 
-    def evaluate(self, items: object, snapshot: WeightSnapshot) -> str:
+    def evaluate(self, items: object, published: Publication) -> str:
         return "evaluated"
 
-    def play(self, assignment: Assignment, snapshot: WeightSnapshot) -> tuple[int, str]:
+    def play(self, assignment: Assignment, published: Publication) -> tuple[int, str]:
         if assignment.id.startswith("fatal"):
             os._exit(1)
         if assignment.id.startswith("broken"):
@@ -54,7 +54,7 @@ class Sleeper:
         if assignment.id.startswith("refused"):
             raise UserError("rollout.max_model_len=8: too short")
         if assignment.id.startswith("lost"):
-            fetched(snapshot.handle, 1.0)
+            fetched(published.parts[SHARED].ref, 1.0)
         time.sleep(self.seconds)
         return self.index, assignment.id
 
@@ -74,14 +74,14 @@ def make(size: int, said: list[str], seconds: float = 0.2, timeout_s: float = 30
 
 
 def drive(
-    fleet: Fleet, until: Callable[[], bool], limit_s: float = 60.0, snapshot: WeightSnapshot = SNAPSHOT
+    fleet: Fleet, until: Callable[[], bool], limit_s: float = 60.0, published: Publication = PUBLICATION
 ) -> list[tuple[int, str]]:
     """Results collected until the condition holds."""
     results = []
     deadline = time.monotonic() + limit_s
     while not until():
         assert time.monotonic() < deadline, fleet.states()
-        fleet.dispatch(snapshot)
+        fleet.dispatch(published)
         for ref in ray.wait(fleet.refs, timeout=0.1)[0] if fleet.refs else ():
             outcome = fleet.collect(ref)
             if outcome is not None:
@@ -102,7 +102,7 @@ def stop_at_work(fleet: Fleet) -> int:
     """Stop the first actor once it has work; its process."""
     victim = pid_of(fleet, 0)
     fleet.submit(work("0/0"))
-    fleet.dispatch(SNAPSHOT)
+    fleet.dispatch(PUBLICATION)
     os.kill(victim, signal.SIGSTOP)
     return victim
 
@@ -125,7 +125,7 @@ def test_a_killed_actor_is_started_again_and_its_work_done_by_others(monkeypatch
     victim = pid_of(fleet, 0)
     for i in range(4):
         fleet.submit(work(f"0/{i}"))
-    fleet.dispatch(SNAPSHOT)
+    fleet.dispatch(PUBLICATION)
     os.kill(victim, signal.SIGKILL)
     results = drive(fleet, finished(fleet))
     assert sorted(id for _, id in results) == [f"0/{i}" for i in range(4)]
@@ -140,7 +140,7 @@ def test_a_stopped_actor_is_named_in_time_and_taken_back_when_it_answers() -> No
     victim = pid_of(fleet, 0)
     fleet.submit(work("0/0"))
     fleet.submit(work("0/1"))
-    fleet.dispatch(SNAPSHOT)
+    fleet.dispatch(PUBLICATION)
     os.kill(victim, signal.SIGSTOP)
     began = time.monotonic()
     results = drive(fleet, finished(fleet))
@@ -223,12 +223,12 @@ def test_what_would_fail_again_is_told_once_with_its_place(fault: str, said: str
 def test_actors_whose_version_is_gone_are_well(what: str) -> None:
     """Its bytes are lost, or what should have made them died or failed: told once, whoever else waits for it."""
     learner = Sleeper.remote(0, 30.0)  # type: ignore[attr-defined]
-    gone = lost_reference() if what == "lost" else learner.play.remote(work(what).assignment, SNAPSHOT)
+    gone = lost_reference() if what == "lost" else learner.play.remote(work(what).assignment, PUBLICATION)
     said: list[str] = []
     fleet = make(2, said)
     for i in range(2):
         fleet.submit(work(f"lost {i}"))
-    fleet.dispatch(replace(SNAPSHOT, handle=gone))
+    fleet.dispatch(publication(ref=gone))
     with pytest.raises(WeightsLost, match="the published version is gone"):
         drive(fleet, finished(fleet))
     fleet.abandon()
@@ -240,11 +240,11 @@ def test_actors_whose_version_is_gone_are_well(what: str) -> None:
 
 def test_a_version_that_comes_late_is_waited_for() -> None:
     learner = Sleeper.remote(0, 3.0)  # type: ignore[attr-defined]
-    late = replace(SNAPSHOT, handle=learner.play.remote(work("slow").assignment, SNAPSHOT))
+    late = publication(ref=learner.play.remote(work("slow").assignment, PUBLICATION))
     said: list[str] = []
     fleet = make(1, said)
     fleet.submit(work("lost"))  # waits a second for it
-    assert drive(fleet, finished(fleet), snapshot=late) == [(0, "lost")]
+    assert drive(fleet, finished(fleet), published=late) == [(0, "lost")]
     assert fleet.restarts == 0 and fleet.redispatched == len(said) >= 1
     assert set(said) == {"rollout actor 0 waited 1 s for a published version; trying again"}
 
@@ -291,10 +291,10 @@ def test_an_actor_that_gets_its_process_late_has_the_whole_deadline_from_then(mo
 def test_before_a_stop_only_evaluations_are_given_out() -> None:
     fleet = make(1, [])
     fleet.submit(work("0/0"))
-    fleet.dispatch(SNAPSHOT, evaluations_only=True)
+    fleet.dispatch(PUBLICATION, evaluations_only=True)
     assert not fleet.refs
-    fleet.submit(EvalWork(items=(), snapshot=SNAPSHOT))
-    fleet.dispatch(SNAPSHOT, evaluations_only=True)
+    fleet.submit(EvalWork(items=(), publication=PUBLICATION))
+    fleet.dispatch(PUBLICATION, evaluations_only=True)
     assert fleet.evaluating
     drive(fleet, lambda: not fleet.evaluating)
 
@@ -303,7 +303,7 @@ def test_abandoned_work_counts_for_nothing_even_under_the_same_name() -> None:
     said: list[str] = []
     fleet = make(1, said, seconds=1.0)
     fleet.submit(work("0/0"))
-    fleet.dispatch(SNAPSHOT)
+    fleet.dispatch(PUBLICATION)
     fleet.abandon()
     fleet.submit(work("0/0"))
     began = time.monotonic()

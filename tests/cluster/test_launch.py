@@ -154,7 +154,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 def test_slurm_runs_on_its_nodes_and_goes_on_when_its_time_was_up(slurm: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     small = ["rollout.engine=hf", "rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0"]
-    small += ["cluster.run.progress=plain", "run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
+    small += ["cluster.progress=plain", "run.eval_every=0", "rollout.threads=1", "learner.threads=1"]
     command = ["bash", str(LAUNCH / "slurm.sh"), "local", f"run.dir={folder}", *small]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(

@@ -13,21 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from helpers import at, publication
 from lost import lost_reference
 from ray.exceptions import ObjectStoreFullError
 
 from azero.errors import RunFailed, UserError
-from azero.types import WeightSnapshot
+from azero.types import SHARED, Publication, StepResult
 from cluster.supervise import learning as module
 from cluster.supervise.learning import LearnerHost, LearnerLost
+from learner.checkpoint import Checkpoint
 
 
 @ray.remote(num_cpus=0)
 class Counting:
-    """Its weights are its version. An episode may be the name of what goes wrong, at the last worker."""
+    """Its weights are its step. A batch may be a list of what goes wrong, at the last worker."""
 
-    def __init__(self, checkpoint: Path | None, kept: Sequence[Any], rank: int = 0, workers: int = 1) -> None:
-        self.checkpoint, self.kept = checkpoint, list(kept)
+    def __init__(
+        self, lineage: int, checkpoint: Checkpoint | None, copies: Sequence[Any], rank: int = 0, workers: int = 1
+    ) -> None:
+        self.lineage, self.checkpoint, self.copies = lineage, checkpoint, list(copies)
         self.rank, self.is_last = rank, rank == workers - 1
 
     def listen(self) -> str:
@@ -35,46 +39,47 @@ class Counting:
 
     def ping(self) -> None: ...
 
-    def _snapshot(self) -> WeightSnapshot:
-        return WeightSnapshot(version=self.version, manifest=(), dtype="float32", bytes=0)
+    def _publication(self) -> Publication:
+        return publication(self.at, lineage=self.lineage)
 
     def probe(self) -> tuple[int, int]:
-        return self.version, self.rank
+        return self.at, self.rank
 
     @ray.method(num_returns=2)
     def start(self, address: str) -> tuple[Any, np.ndarray]:
-        self.version, state = 0, {}
-        if self.kept:
-            self.version, state = ray.get(self.kept[0])
+        self.at, state = 0, {}
+        if self.copies:
+            self.at, state = ray.get(self.copies[0])
         elif self.checkpoint:
-            self.version, state = int(self.checkpoint.name.removeprefix("step_")), {"from": "disk"}
-        return (self._snapshot(), state), np.full(1_000_000, self.version)
+            self.at, state = self.checkpoint.step, {"from": "disk"}
+        return (self._publication(), state), np.full(1_000_000, self.at)
 
     @ray.method(num_returns=2)
-    def update(self, episodes: list[str]) -> tuple[Any, np.ndarray]:
+    def step(self, faults: list[str]) -> tuple[Any, np.ndarray]:
         if self.is_last:
-            if "die" in episodes:
+            if "die" in faults:
                 os._exit(1)
-            if "slip" in episodes:
+            if "slip" in faults:
                 {}["reward"]
-            if "peer" in episodes:
+            if "peer" in faults:
                 raise RuntimeError("[/pytorch/third_party/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:4")
-            if "fail" in episodes:
+            if "fail" in faults:
                 raise MemoryError("too long a batch")
-            if "hang" in episodes:
+            if "hang" in faults:
                 os.kill(os.getpid(), signal.SIGSTOP)
-        elif episodes:
+        elif faults:
             time.sleep(1000)  # as in a collective that the other never joins
-        self.version += 1
-        return (None, self._snapshot()), np.full(1_000_000, self.version)
+        self.at += 1
+        result = StepResult(step=self.at, metrics={}, is_finite=True)
+        return (result, self._publication()), np.full(1_000_000, self.at)
 
     @ray.method(num_returns=2)
-    def keep(self, state: dict[str, Any]) -> tuple[int, Any]:
+    def copy_state(self, state: dict[str, Any]) -> tuple[int, Any]:
         if self.rank in state.get("fail", ()):
             raise MemoryError
         if self.rank in state.get("full", ()):
             raise ObjectStoreFullError  # as where Ray cannot store what this returns
-        return self.version, (self.version, state)
+        return self.at, (self.at, state)
 
     def save(self, folder: str, state: dict[str, Any]) -> tuple[str, str]:
         return "", ""
@@ -88,23 +93,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 class Disk:
     def __init__(self) -> None:
-        self.newest: Path | None = None
+        self.newest: Checkpoint | None = None
 
-    def __call__(self) -> Path | None:
+    def __call__(self) -> Checkpoint | None:
         return self.newest
 
 
 def make(disk: Disk, timeout_s: float = 30.0, workers: int = 1) -> LearnerHost:
-    def spawn(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
-        return [Counting.remote(checkpoint, kept, i, workers) for i in range(workers)]  # type: ignore[attr-defined]
+    def spawn(lineage: int, checkpoint: Checkpoint | None, copies: Sequence[Any]) -> list[Any]:
+        return [Counting.remote(lineage, checkpoint, copies, i, workers) for i in range(workers)]  # type: ignore[attr-defined]
 
     host = LearnerHost(spawn, disk, timeout_s, 60.0)
-    assert host.start(None).snapshot.version == 0
+    assert host.start(None).publication.version.step == 0
     return host
 
 
-def update(host: LearnerHost, *episodes: str) -> WeightSnapshot:
-    host.begin(episodes)  # type: ignore[arg-type]
+def update(host: LearnerHost, *faults: str) -> Publication:
+    host.begin(faults)  # type: ignore[arg-type]
     while True:
         done = ray.wait(host.refs, timeout=0.1)[0]
         if done and (outcome := host.collect(done[0])):
@@ -118,7 +123,7 @@ def test_without_any_state_it_begins_anew() -> None:
     with pytest.raises(LearnerLost, match="the learner died"):
         update(host, "die")
     started = host.revive("it died")
-    assert started.snapshot.version == 0 and started.driver_state == {} and host.restarts == 1
+    assert started.publication.version.step == 0 and started.driver_state == {} and host.restarts == 1
 
 
 @pytest.mark.parametrize(("on_disk", "version", "state"), [(2, 3, {"a": 1}), (4, 4, {"from": "disk"})])
@@ -127,16 +132,16 @@ def test_it_goes_on_from_the_newer_of_checkpoint_and_kept_state(on_disk: int, ve
     host = make(disk)
     for _ in range(3):
         update(host)
-    host.keep(3, {"a": 1})
+    host.copy_state(3, {"a": 1})
     before = update(host)
-    disk.newest = Path(f"step_{on_disk:06d}")
+    disk.newest = Checkpoint.of_step(Path("unused"), on_disk)
     with pytest.raises(LearnerLost):
         update(host, "die")
     started = host.revive("it died")
-    assert (started.snapshot.version, started.driver_state) == (version, state)
-    again = update(host) if version == 3 else started.snapshot
+    assert (started.publication.version.step, started.driver_state) == (version, state)
+    again = update(host) if version == 3 else started.publication
     # the same number, and yet other weights: actors must tell them apart
-    assert again.version == before.version == 4 and again.lineage == 1 != before.lineage
+    assert (again.version, before.version) == (at(4, lineage=1), at(4, lineage=0))
 
 
 def test_a_kept_state_that_is_gone_gives_way_to_the_checkpoint() -> None:
@@ -145,12 +150,12 @@ def test_a_kept_state_that_is_gone_gives_way_to_the_checkpoint() -> None:
     host = make(disk)
     for _ in range(3):
         update(host)
-    disk.newest = Path("step_000002")
-    assert host.keep(3, {}) == "" and host._kept is not None
-    host._kept = replace(host._kept, ref=lost_reference())
+    disk.newest = Checkpoint.of_step(Path("unused"), 2)
+    assert host.copy_state(3, {}) == "" and host._copy is not None
+    host._copy = replace(host._copy, ref=lost_reference())
     with pytest.raises(LearnerLost):
         update(host, "die")
-    assert host.revive("it died").snapshot.version == 2
+    assert host.revive("it died").publication.version.step == 2
 
 
 def test_damaged_checkpoints_do_not_hide_a_kept_state() -> None:
@@ -159,13 +164,13 @@ def test_damaged_checkpoints_do_not_hide_a_kept_state() -> None:
 
     host = make(damaged)  # type: ignore[arg-type]
     update(host)
-    host.keep(1, {"a": 1})
+    host.copy_state(1, {"a": 1})
     with pytest.raises(LearnerLost):
         update(host, "die")
     assert host.revive("it died").driver_state == {"a": 1}
     with pytest.raises(LearnerLost):
         update(host, "die")
-    host._kept = None
+    host._copy = None
     with pytest.raises(RunFailed, match="none of its 3"):
         host.revive("it died")
 
@@ -185,15 +190,15 @@ def test_a_copy_that_cannot_be_kept_is_told_and_costs_nothing(workers: int) -> N
     """As where the object store is full: the other workers do not notice."""
     host = make(Disk(), workers=workers)
     update(host)
-    assert "full" in (told := host.keep(1, {"full": [0]})), told
-    assert update(host).version == 2 and host.restarts == 0
-    assert host.keep(2, {}) == ""
+    assert "full" in (told := host.copy_state(1, {"full": [0]})), told
+    assert update(host).version.step == 2 and host.restarts == 0
+    assert host.copy_state(2, {}) == ""
 
 
 def test_a_copy_that_fails_at_the_only_worker_is_told() -> None:
     host = make(Disk())
     update(host)
-    assert host.keep(1, {"fail": [0]}) == "MemoryError" and host.restarts == 0
+    assert host.copy_state(1, {"fail": [0]}) == "MemoryError" and host.restarts == 0
 
 
 @pytest.mark.parametrize("failing", [{"fail": [0]}, {"full": [0, 2]}])
@@ -202,7 +207,7 @@ def test_a_copy_that_fails_where_others_wait_for_it_is_a_loss(failing: dict[str,
     host = make(Disk(), workers=3)
     update(host)
     with pytest.raises(LearnerLost, match=r"the learner failed on a copy of its state.*(MemoryError|Full)"):
-        host.keep(1, failing)
+        host.copy_state(1, failing)
 
 
 def test_an_idle_learner_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,29 +237,29 @@ def test_what_a_dead_learner_was_asked_says_nothing_of_the_next(monkeypatch: pyt
         host.save(Path("unused"), {})
     host.revive("it died")
     host.check(0)
-    assert update(host).version == 1 and host.restarts == 1
+    assert update(host).version.step == 1 and host.restarts == 1
 
 
 def test_a_learner_that_dies_while_it_starts_is_started_again() -> None:
     spawned: list[Any] = []
 
-    def spawn(checkpoint: Path | None, kept: Sequence[Any]) -> list[Any]:
-        spawned.append(Counting.remote(checkpoint, kept))  # type: ignore[attr-defined]
+    def spawn(lineage: int, checkpoint: Checkpoint | None, copies: Sequence[Any]) -> list[Any]:
+        spawned.append(Counting.remote(lineage, checkpoint, copies))  # type: ignore[attr-defined]
         if len(spawned) == 1:
             ray.kill(spawned[0])
         return spawned[-1:]
 
     host = LearnerHost(spawn, Disk(), 30.0, 60.0)
-    assert host.start(None).snapshot.lineage == 1 and len(spawned) == 2 and update(host).version == 1
+    assert host.start(None).publication.version.lineage == 1 and len(spawned) == 2 and update(host).version.step == 1
 
 
 def test_a_published_version_outlives_the_learner() -> None:
     host = make(Disk(), workers=2)
-    snapshot = update(host)
-    assert ray.get(snapshot.probes) == (1, 0)
+    published = update(host)
+    assert ray.get(published.probes) == (1, 0)
     with pytest.raises(LearnerLost):
         update(host, "die")
-    assert ray.get(snapshot.handle)[0] == 1 and ray.get(snapshot.probes) == (1, 0)
+    assert ray.get(published.parts[SHARED].ref)[0] == 1 and ray.get(published.probes) == (1, 0)
 
 
 def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
@@ -263,7 +268,7 @@ def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
     with pytest.raises(LearnerLost, match=r"the driver waited 2 s for the learner on batch 7 \(learner.timeout_s=2\)"):
         update(host, "hang")
     assert time.monotonic() - began < 4
-    assert host.revive("it hung").snapshot.version == 0 and update(host).version == 1
+    assert host.revive("it hung").publication.version.step == 0 and update(host).version.step == 1
 
 
 def test_a_failed_update_is_a_lost_learner() -> None:
@@ -277,7 +282,7 @@ def test_a_failed_update_is_a_lost_learner() -> None:
 def test_what_would_fail_again_is_told_once_with_its_place(workers: int) -> None:
     host = make(Disk(), workers=workers)
     update(host)
-    with pytest.raises(RunFailed, match=r"its update.* KeyError: 'reward' \(.*test_learning\.py:\d+ in update\); see"):
+    with pytest.raises(RunFailed, match=r"its update.* KeyError: 'reward' \(.*test_learning\.py:\d+ in step\); see"):
         update(host, "slip")
     assert host.restarts == 0 and not host.is_busy
     with pytest.raises(LearnerLost, match="has ended"):  # no checkpoint of half an update
@@ -312,29 +317,29 @@ def test_one_lost_worker_is_a_lost_learner(fault: str, said: str) -> None:
     """Even where the others wait for it for ever: they are ended, and all of them start again."""
     host = make(Disk(), timeout_s=4.0, workers=3)
     before = update(host)
-    host.keep(1, {"a": 1})
+    host.copy_state(1, {"a": 1})
     with pytest.raises(LearnerLost, match=said):
         update(host, fault)
     started = host.revive("it did")
-    assert (started.snapshot.version, started.driver_state) == (1, {"a": 1})
+    assert (started.publication.version.step, started.driver_state) == (1, {"a": 1})
     after = update(host)
-    assert after.version == before.version + 1 and ray.get(after.handle)[0] == 2
+    assert after.version.step == before.version.step + 1 and ray.get(after.parts[SHARED].ref)[0] == 2
 
 
 def test_progress_forgives_deaths() -> None:
     disk = Disk()
     host = make(disk)
     for step in range(1, 6):
-        disk.newest = Path(f"step_{update(host).version:06d}")
+        disk.newest = Checkpoint.of_step(Path("unused"), update(host).version.step)
         with pytest.raises(LearnerLost):
             update(host, "die")
-        assert host.revive("it died").snapshot.version == step
+        assert host.revive("it died").publication.version.step == step
 
 
 def test_deaths_that_always_undo_the_same_step_end_the_run() -> None:
     host = make(Disk())  # without a state to go on from
     for _ in range(10):
-        assert update(host).version == 1
+        assert update(host).version.step == 1
         with pytest.raises(LearnerLost):
             update(host, "die")
         host.revive("it died")

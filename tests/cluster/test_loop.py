@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import credit_of
 
-from azero.config import Config
+from azero.config import Config, Learnability
+from azero.credit.guards import Guards
 from azero.domains import get_domain
 from azero.errors import RunFailed
 from azero.problems.buffer import ProblemBuffer
@@ -31,6 +33,7 @@ class Run:
 
     def __init__(self, folder: Path, should_stop: Callable[[], bool] = lambda: False, **rates: float) -> None:
         config = Config()
+        config.reward.learnability = Learnability.variance
         config.run.steps, config.run.eval_every, config.run.checkpoint_every = 6, 2, 0
         config.rollout.actors, config.rollout.problems_per_step, config.learner.keep_every = 2, 4, 0
         self.config, self.folder, self.saved, self.should_stop = config, folder, list[int](), should_stop
@@ -55,11 +58,13 @@ class Run:
         started = self.learner.start(None)
         fleet = Fleet(self._spawn, 2, 60.0, 60.0, print)
         fleet.wait_ready(2)
+        credit = credit_of(self.config)
         run = RunDirectory(self.folder)
         with run.open("", {}, resume=False), open(os.devnull, "w") as nowhere:
             recorder = Recorder(run, Progress(6, "plain", file=nowhere), 0.0, [])
             self.loop = TrainingLoop(
-                self.config, fleet=fleet, learner=self.learner, started=started, buffer=self.buffer,
+                self.config, fleet=fleet, learner=self.learner, started=started, credit=credit,
+                guards=Guards(self.config.guard, credit.has_proposals), buffer=self.buffer,
                 source=self.source, items=[], recorder=recorder, should_stop=self.should_stop,
             )  # fmt: skip
             save = self.learner.save

@@ -18,7 +18,7 @@ from cluster.records.rundir import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["rollout.engine=hf", "rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0"]
-SMALL += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1", "cluster.run.progress=plain"]
+SMALL += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1", "cluster.progress=plain"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from run_dirs import write_checkpoint
 
 from azero.config import Config, load_config, to_yaml
 from azero.errors import UserError
@@ -18,7 +19,6 @@ from cluster.records import resume
 from cluster.records.jsonl import read_jsonl, truncate_after
 from cluster.records.resume import FIXED, fingerprints
 from cluster.records.rundir import RunDirectory, is_run, run_of
-from learner.manifest import write_manifest
 
 ITEM = EvalItem(prompt="Calculate: 1 + 1 = ", answer="2", label="a", operation="+", text="1 + 1")
 
@@ -33,13 +33,7 @@ def made(folder: Path, *overrides: str, steps: int = 4, saved: bool = True, prin
         run.append_eval({"step": 0, "accuracy": 0.5})
         if saved:
             run.saved()
-            model = run.checkpoints / "step_000002" / "model"
-            model.mkdir(parents=True)
-            (model / "model.safetensors").write_bytes(b"weights")
-            (model / "config.json").write_text("{}")
-            (model.parent / "state.json").write_text("{}")
-            write_manifest(model.parent)
-            (run.checkpoints / "latest").write_text("step_000002")
+            write_checkpoint(folder, 2)
     return folder
 
 

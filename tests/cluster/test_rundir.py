@@ -5,24 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+from run_dirs import write_checkpoint
 
 from azero.errors import UserError
 from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
 from cluster.records.rundir import RunDirectory, episode_record, iterate_jsonl, provenance, read_jsonl
-from learner.manifest import write_manifest
+from learner.checkpoint import Checkpoint
 
 
 def open_run(path, resume=False, config="run: {}\n", origin=None):
     return RunDirectory(path).open(config, origin or {"time": "t0"}, resume=resume)
-
-
-def checkpoint(folder, step):
-    made = folder / "checkpoints" / f"step_{step:06d}"
-    (made / "model").mkdir(parents=True)
-    (made / "model" / "model.safetensors").write_bytes(b"weights")
-    (made / "state.json").write_text("{}")
-    write_manifest(made)
-    (folder / "checkpoints" / "latest").write_text(made.name)
 
 
 def test_create_then_resume(tmp_path):
@@ -32,9 +24,9 @@ def test_create_then_resume(tmp_path):
         run.append_metrics({"step": 1})
     with pytest.raises(UserError, match=r"run\.dir=.*a: already holds a run; add --resume"), open_run(folder):
         pass
-    checkpoint(folder, 1)
+    write_checkpoint(folder, 1)
     with open_run(folder, resume=True, config="run: {steps: 9}\n", origin={"time": "t1"}) as run:
-        assert run.checkpoint == folder / "checkpoints" / "step_000001"
+        assert run.checkpoint == Checkpoint.of_step(folder.absolute() / "checkpoints", 1)
     assert (folder / "config.yaml").read_text() == "run: {steps: 9}\n"
     resumed = [{"time": "t1", "changed": {"run.steps": [None, 9]}}]
     assert json.loads((folder / "provenance.json").read_text()) == {"time": "t0", "resumed": resumed}
@@ -51,7 +43,7 @@ def test_a_disk_without_room_for_two_more_checkpoints_is_told(tmp_path, monkeypa
     with open_run(tmp_path / "a") as run:
         assert run.room() == ""
         (run.checkpoints / "step_000004").mkdir(parents=True)
-        (run.checkpoints / "step_000004" / "state.json").write_bytes(bytes(3 * 2**20))
+        (run.checkpoints / "step_000004" / "driver.json").write_bytes(bytes(3 * 2**20))
         free = 6 * 2**20
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
         assert run.room() == ""
@@ -164,11 +156,11 @@ def test_latest_checkpoint(tmp_path, capsys):
     run = RunDirectory(tmp_path)
     assert run.latest_checkpoint() is None
     for step in (2, 4):
-        checkpoint(tmp_path, step)
-    assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000004"
-    (run.checkpoints / "step_000004" / "state.json").write_text("{ }")
-    assert run.latest_checkpoint() == tmp_path / "checkpoints" / "step_000002"
-    assert "step_000004: damaged (state.json is not as it was written)" in capsys.readouterr().err
+        write_checkpoint(tmp_path, step)
+    assert run.latest_checkpoint() == Checkpoint.of_step(run.checkpoints, 4)
+    (run.checkpoints / "step_000004" / "driver.json").write_text("{ }")
+    assert run.latest_checkpoint() == Checkpoint.of_step(run.checkpoints, 2)
+    assert "step_000004: damaged (driver.json is not as it was written)" in capsys.readouterr().err
 
 
 def test_provenance_is_json_and_names_the_packages():

@@ -105,7 +105,7 @@ def test_a_run_of_another_configuration_is_not_taken_for_this_one(tmp_path):
     path = write(tmp_path / "s.yaml", arms={"a": []})
     (run,) = runs_of(load_sweep(path), [])
     run.path.mkdir(parents=True)
-    config = load_config("local", ["run.seed=0", "run.steps=5", "rollout.threads=2", "cluster.run.progress=plain"])
+    config = load_config("local", ["run.seed=0", "run.steps=5", "rollout.threads=2", "cluster.progress=plain"])
     (run.path / "config.yaml").write_text(to_yaml(config))
     run.require_same()  # what is of no matter to the outcome differs alone
     (run.path / "config.yaml").write_text(to_yaml(load_config("local", ["run.seed=0", "optim.lr=0.5"])))

@@ -14,6 +14,7 @@ import pytest
 import ray
 import torch
 from gloo import in_place_of_nccl
+from helpers import at, credit_of
 
 from actors.rollout import RolloutActor
 from actors.transfer import SENDING, Sender
@@ -24,7 +25,7 @@ from azero.models.loading import resolve_model_path
 from azero.models.weights import flatten
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.types import Assignment, Played, WeightSnapshot
+from azero.types import Assignment, Played, Publication
 from cluster.commands.train import probe_texts
 from learner.learner import Learner
 
@@ -70,22 +71,25 @@ def workers(tmp_path: Path) -> Iterator[Any]:
     everywhere = {"worker_process_setup_hook": in_place_of_nccl, "env_vars": {"PYTHONPATH": paths}}
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=everywhere)
 
-    def learner() -> Any:
+    def learner(lineage: int = 0) -> Any:
         texts, log = probe_texts(get_domain("arithmetic")), str(tmp_path / "learner.log")
         made = ray.remote(num_cpus=0, concurrency_groups={SENDING: 2})(Learner)
-        return made.remote(0, config, path, None, [], texts, log, partial(Sender, keep=2))
+        return made.remote(0, config, path, lineage, None, [], texts, log, partial(Sender, keep=2))
 
     actor = RolloutActor.options(num_cpus=0)  # type: ignore[attr-defined]
     yield config, learner, actor.remote(0, config, path, str(tmp_path / "actor.log"))
     ray.shutdown()
 
 
-def published(learner: Any, returned: Any, lineage: int = 0) -> WeightSnapshot:
-    """As cluster/supervise/learning.py has it: a snapshot is the last of the first result, or its only part."""
-    outcome, handle = returned
-    parts = ray.get(outcome, timeout=120)
-    snapshot = next(p for p in parts if isinstance(p, WeightSnapshot))
-    return replace(snapshot, handle=handle, probes=learner.probe.remote(), lineage=lineage)
+def published(learner: Any, returned: Any) -> Publication:
+    """As cluster/supervise/learning.py has it: a publication is a part of the first result."""
+    outcome, ref = returned
+    publication = next(p for p in ray.get(outcome, timeout=120) if isinstance(p, Publication))
+    return replace(with_ref(publication, ref), probes=learner.probe.remote())
+
+
+def with_ref(publication: Publication, ref: Any) -> Publication:
+    return replace(publication, parts={name: replace(part, ref=ref) for name, part in publication.parts.items()})
 
 
 @pytest.mark.long
@@ -93,27 +97,31 @@ def published(learner: Any, returned: Any, lineage: int = 0) -> WeightSnapshot:
 @pytest.mark.timeout(300)
 def test_an_actor_follows_a_learner_that_sends_and_then_the_next_one(workers: Any) -> None:
     config, new_learner, actor = workers
+    credit = credit_of(config)
     domain = get_domain("arithmetic")
     source = SlotSource(domain, config.task, 4, config.rollout.max_tries, seed=0)
     buffer = ProblemBuffer(100, domain.seed_problems())
 
-    def play(batch: int, snapshot: WeightSnapshot) -> Played:
+    def play(batch: int, publication: Publication) -> Played:
         assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
-        return ray.get(actor.play.remote(assignment, snapshot), timeout=120)
+        return ray.get(actor.play.remote(assignment, publication), timeout=120)
+
+    def step(played: Played) -> Publication:
+        return published(learner, learner.step.remote(credit.assign(played.episodes, played.assignment.batch).batch))
 
     learner = new_learner()
     first = published(learner, learner.start.remote(""))
     assert first.sender is not None
-    played = play(0, replace(first, handle=None))  # so that it can come by no other way
-    assert played.sync and played.sync.version == 0 and played.sync.gap_max < 1e-4
-    second = published(learner, learner.update.remote(played.episodes))
-    for snapshot in (second, first):  # over the same channel; then an older one, as an evaluation may want
-        assert (sync := play(1, replace(snapshot, handle=None)).sync)
-        assert sync.version == snapshot.version and sync.gap_max < 1e-4
-    third = published(learner, learner.update.remote(play(1, second).episodes))
-    assert (sync := play(2, first).sync) and sync.version == 0  # no longer held: from the object store
+    played = play(0, with_ref(first, None))  # so that it can come by no other way
+    assert played.sync and played.sync.version == at(0) and played.sync.gap_max < 1e-4
+    second = step(played)
+    for publication in (second, first):  # over the same channel; then an older one, as an evaluation may want
+        assert (sync := play(1, with_ref(publication, None)).sync)
+        assert sync.version == publication.version and sync.gap_max < 1e-4
+    third = step(play(1, second))
+    assert (sync := play(2, first).sync) and sync.version == at(0)  # no longer held: from the object store
     ray.kill(learner)
-    assert (sync := play(2, third).sync) and sync.version == 2  # what it published outlives it
-    learner = new_learner()
-    again = published(learner, learner.start.remote(""), lineage=1)
-    assert (sync := play(0, replace(again, handle=None)).sync) and sync.gap_max < 1e-4
+    assert (sync := play(2, third).sync) and sync.version == at(2)  # what it published outlives it
+    learner = new_learner(lineage=1)
+    again = published(learner, learner.start.remote(""))
+    assert (sync := play(0, with_ref(again, None)).sync) and sync.version == at(0, lineage=1) and sync.gap_max < 1e-4

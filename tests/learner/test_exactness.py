@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import episode
-from rows import random_rows
+from helpers import credit_of, episode, trainer_of
+from rows import WEIGHTS, random_rows
 
-from azero.batch import TrainRow, pack
+from azero.batch import pack
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig, load_config
 from azero.credit.credit import Credit
-from azero.types import Verdict
+from azero.types import TrainRow, Verdict
 from benchmarks.architectures import write
-from learner.core import LearnerCore
 from learner.policy import PolicyOptimizer
 
 LR = 5e-6  # the paper's
@@ -29,7 +28,6 @@ def policy(path: str, dtype: Dtype, beta: float = 0.1, recompute: bool = False) 
         algorithm=AlgorithmConfig(kl_beta=beta),
         optim=OptimConfig(lr=LR, warmup_steps=0),
         learner=LearnerConfig(tokens_per_microbatch=200, gradient_checkpointing=recompute),
-        temperature=0.7,
     )
 
 
@@ -37,11 +35,11 @@ def plainly(p: PolicyOptimizer, rows: list[TrainRow]) -> np.ndarray:
     """[rows]: log-prob of each completion by a plain forward pass of its own in fp32."""
     found = []
     for row in rows:
-        c = row.sample.completion
         with torch.no_grad():
-            logits = p.model(input_ids=torch.tensor([c.prompt_ids + c.token_ids])).logits[0, -len(c.token_ids) - 1 : -1]
-        scores = (logits / 0.7).log_softmax(-1).double()
-        found.append(float(scores.gather(-1, torch.tensor(c.token_ids)[:, None]).sum()))
+            ids = torch.tensor([row.prompt_ids + row.token_ids])
+            logits = p.model(input_ids=ids).logits[0, -len(row.token_ids) - 1 : -1]
+        scores = (logits / row.temperature).log_softmax(-1).double()
+        found.append(float(scores.gather(-1, torch.tensor(row.token_ids)[:, None]).sum()))
     return np.array(found)
 
 
@@ -51,7 +49,7 @@ def test_what_an_update_changed_is_the_same_in_bf16_and_in_fp32(tiny_model: str,
     """Of the same weights before and after: a bf16 weight does not tell them apart."""
     p, rows = policy(tiny_model, Dtype.bfloat16, beta), random_rows(32, seed)
     before = plainly(p, rows)
-    result = p.update(rows, keep_all=True)
+    result = p.update(rows, WEIGHTS, run_all=True)
     expected = plainly(p, rows) - before
     changed = p.sequence_logprobs(rows, range(len(rows))) - result.logprobs
     assert np.corrcoef(changed, expected)[0, 1] > 0.999
@@ -61,9 +59,13 @@ def test_what_an_update_changed_is_the_same_in_bf16_and_in_fp32(tiny_model: str,
 def test_the_kl_of_a_small_step_is_the_same_in_bf16_and_in_fp32(tiny_model: str) -> None:
     exact, rounded = policy(tiny_model, Dtype.float32), policy(tiny_model, Dtype.bfloat16)
     rows = random_rows(32)
-    assert exact.update(rows).metrics["kl/reference"] == rounded.update(rows).metrics["kl/reference"] == 0
+    assert (
+        exact.update(rows, WEIGHTS).metrics["kl/reference"]
+        == rounded.update(rows, WEIGHTS).metrics["kl/reference"]
+        == 0
+    )
     rounded.load_weights(exact.weights())
-    ours, theirs = (p.update(rows).metrics["kl/reference"] for p in (rounded, exact))
+    ours, theirs = (p.update(rows, WEIGHTS).metrics["kl/reference"] for p in (rounded, exact))
     assert ours == pytest.approx(theirs, rel=1e-4) and theirs > 0
 
 
@@ -83,10 +85,11 @@ def test_improvement_pays_the_same_proposals_in_bf16_as_in_fp32(
     for dtype in raw:
         for seed in range(3):
             config = load_config("local", [f"model.dtype={dtype.value}", f"optim.lr={LR}", "optim.warmup_steps=0"])
-            core = LearnerCore(config, tiny_model, None, ["1 + 2"])
+            trainer, credit = trainer_of(config, tiny_model), credit_of(config)
             tokens = random_rows(64, seed)
             episodes = [episode(f"0.{i}", mixed, text=f"{i} + {seed}") for i in range(12)]
-            core.update([_with_tokens(e, tokens[4 * i :]) for i, e in enumerate(episodes)])
+            assigned = credit.assign([_with_tokens(e, tokens[4 * i :]) for i, e in enumerate(episodes)], step=0)
+            credit.settle(assigned, trainer.step(assigned.batch))
     assert len(raw[Dtype.float32]) == 36
     assert np.corrcoef(raw[Dtype.float32], raw[Dtype.bfloat16])[0, 1] > 0.99
 
@@ -95,9 +98,12 @@ def _with_tokens(e, rows):  # type: ignore[no-untyped-def]
     """The episode with the completions of random rows, all after the first one's prompt."""
     from dataclasses import replace
 
-    prompt = rows[0].sample.completion.prompt_ids
+    prompt = rows[0].prompt_ids
     samples = tuple(
-        replace(s, completion=replace(r.sample.completion, prompt_ids=prompt))
+        replace(
+            s,
+            completion=replace(s.completion, prompt_ids=prompt, token_ids=r.token_ids, logprobs=r.behaviour),
+        )
         for s, r in zip(e.group.samples, rows, strict=False)
     )
     return replace(e, group=replace(e.group, samples=samples))
@@ -113,7 +119,7 @@ def test_noise_is_off_in_training_too(name: str, recompute: bool, tmp_path: Path
     assert torch.equal(first, p.net(batch)[0])
     assert torch.equal(first, p.net.exact(batch)) and torch.equal(first, p.reference.exact(batch))
     assert p.probe([(5, 6, 7)]) == p.probe([(5, 6, 7)])
-    assert p.update(rows).metrics["kl/reference"] == 0
+    assert p.update(rows, WEIGHTS).metrics["kl/reference"] == 0
 
 
 def test_recomputing_layers_saves_what_they_kept(tiny_model: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 import s3fs
 
 from azero.errors import UserError
-from learner.manifest import damage, write_manifest
+from learner.checkpoint import Checkpoint
 from learner.mirror import Mirror, newest_anywhere, require_unused
 
 
@@ -46,46 +46,47 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return f"s3://{bucket}/runs/one"
 
 
-def checkpoint(folder: Path, step: int) -> Path:
-    path = folder / f"step_{step:06d}"
-    (path / "model").mkdir(parents=True)
-    (path / "model" / "model.safetensors").write_bytes(bytes(range(256)) * 64 + bytes([step]))
-    (path / "state.json").write_text(json.dumps({"step": step}))
-    write_manifest(path)
-    return path
+def checkpoint(folder: Path, step: int) -> Checkpoint:
+    made = Checkpoint.of_step(folder, step)
+    made.model("shared").mkdir(parents=True)
+    (made.model("shared") / "model.safetensors").write_bytes(bytes(range(256)) * 64 + bytes([step]))
+    made.trainer.write_text(json.dumps({"step": step}))
+    made.driver.write_text("{}")
+    made.write_manifest()
+    return made
 
 
 def test_copies_come_back_whole_and_old_ones_go(address: str, tmp_path: Path) -> None:
     mirror = Mirror(address)
     assert mirror.names() == []
     for step in (2, 4, 6):
-        mirror.put(checkpoint(tmp_path / "here", step), keep=2)
+        mirror.put(checkpoint(tmp_path / "here", step), capacity=2)
     assert Mirror(address).names() == ["step_000004", "step_000006"]
     said: list[str] = []
     found = newest_anywhere(lambda: None, Mirror(address), tmp_path / "there", said.append)
-    assert found == tmp_path / "there" / "step_000006" and damage(found) == "" and not said
-    assert json.loads((found / "state.json").read_text()) == {"step": 6}
+    assert found == Checkpoint.of_step(tmp_path / "there", 6) and found.damage() == "" and not said
+    assert json.loads(found.trainer.read_text()) == {"step": 6}
     assert sorted(p.name for p in (tmp_path / "there").iterdir()) == ["step_000006"]
 
 
 def test_the_newer_of_here_and_there(address: str, tmp_path: Path) -> None:
     mirror, said = Mirror(address), list[str]()
-    mirror.put(checkpoint(tmp_path / "a", 4), keep=3)
+    mirror.put(checkpoint(tmp_path / "a", 4), capacity=3)
     older, newer = checkpoint(tmp_path / "b", 2), checkpoint(tmp_path / "b", 6)
     assert newest_anywhere(lambda: newer, mirror, tmp_path / "b", said.append) == newer
-    assert newest_anywhere(lambda: older, mirror, tmp_path / "b", said.append) == tmp_path / "b" / "step_000004"
+    assert newest_anywhere(lambda: older, mirror, tmp_path / "b", said.append) == Checkpoint.of_step(tmp_path / "b", 4)
     assert newest_anywhere(lambda: older, None, tmp_path / "b", said.append) == older and not said
 
 
 def test_a_copy_that_is_torn_or_damaged_is_passed_over(address: str, tmp_path: Path) -> None:
     mirror, said = Mirror(address), list[str]()
     for step in (2, 4, 6):
-        mirror.put(checkpoint(tmp_path / "a", step), keep=3)
+        mirror.put(checkpoint(tmp_path / "a", step), capacity=3)
     fs, root = mirror._fs, mirror._root
     fs.rm(f"{root}/step_000006/manifest.json")  # the copy was broken off
-    fs.pipe_file(f"{root}/step_000004/model/model.safetensors", b"other")
+    fs.pipe_file(f"{root}/step_000004/policies/shared/model/model.safetensors", b"other")
     found = newest_anywhere(lambda: None, Mirror(address), tmp_path / "b", said.append)
-    assert found == tmp_path / "b" / "step_000002"
+    assert found == Checkpoint.of_step(tmp_path / "b", 2)
     assert len(said) == 1 and "step_000004" in said[0] and "model.safetensors is not as it was written" in said[0]
 
 
@@ -96,7 +97,7 @@ def test_an_address_that_nothing_opens() -> None:
 
 def test_copies_of_two_runs_do_not_mix(address: str, tmp_path: Path) -> None:
     require_unused(Mirror(address), pytest.fail)
-    Mirror(address).put(checkpoint(tmp_path, 4), keep=3)
+    Mirror(address).put(checkpoint(tmp_path, 4), capacity=3)
     with pytest.raises(UserError, match=r"run\.mirror=.*holds the checkpoint step_000004 of another run; .*--resume"):
         require_unused(Mirror(address), pytest.fail)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rows import random_rows
+from rows import WEIGHTS, random_rows
 
-from azero.batch import TrainRow, pack
+from azero.batch import pack
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
-from azero.types import Role
-from learner.checkpoints import Kept, load_checkpoint, save_checkpoint
-from learner.manifest import damage
+from azero.types import SHARED, TrainRow
+from learner.checkpoint import Checkpoint
 from learner.net import recompute_layers
 from learner.policy import PolicyOptimizer
+from learner.saving import ModelFiles, StateCopy, load_checkpoint, save_checkpoint
 
 
 def policy(path: str, tokens: int = 10_000, beta: float = 0.1, **optim: float) -> PolicyOptimizer:
@@ -23,10 +23,9 @@ def policy(path: str, tokens: int = 10_000, beta: float = 0.1, **optim: float) -
         model_config=ModelConfig(),
         path=path,
         reference_path=path,
-        algorithm=AlgorithmConfig(kl_beta=beta, proposer_weight=0.5),
+        algorithm=AlgorithmConfig(kl_beta=beta),
         optim=OptimConfig(**optim),  # type: ignore[arg-type]
         learner=LearnerConfig(tokens_per_microbatch=tokens),
-        temperature=0.7,
     )
 
 
@@ -37,19 +36,18 @@ def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
 def reference_gradient(p: PolicyOptimizer, rows: list[TrainRow]) -> torch.Tensor:
     """The loss written out sample by sample, from ALGORITHM's formula, through plain transformers."""
     total = torch.zeros(())
-    for role, weight in ((Role.SOLVER, 1.0), (Role.PROPOSER, 0.5)):
-        mine = [r for r in rows if r.sample.role is role]
-        tokens = sum(len(r.sample.completion.token_ids) for r in mine)
+    for part, weight in WEIGHTS.items():
+        mine = [r for r in rows if r.part == part]
+        tokens = sum(len(r.token_ids) for r in mine)
         for row in mine:
-            c = row.sample.completion
-            ids = torch.tensor([c.prompt_ids + c.token_ids])
-            n = len(c.token_ids)
-            logits = p.model(input_ids=ids).logits[0, -n - 1 : -1] / 0.7
-            logp = logits.log_softmax(-1)[torch.arange(n), torch.tensor(c.token_ids)]
+            ids, t = torch.tensor([row.prompt_ids + row.token_ids]), row.temperature
+            n = len(row.token_ids)
+            logits = p.model(input_ids=ids).logits[0, -n - 1 : -1] / t
+            logp = logits.log_softmax(-1)[torch.arange(n), torch.tensor(row.token_ids)]
             with torch.no_grad():
-                ref = (p.reference.model(input_ids=ids).logits[0, -n - 1 : -1] / 0.7).log_softmax(-1)
-                ref = ref[torch.arange(n), torch.tensor(c.token_ids)]
-            rho = (logp - torch.tensor(c.logprobs)).exp()
+                ref = (p.reference.model(input_ids=ids).logits[0, -n - 1 : -1] / t).log_softmax(-1)
+                ref = ref[torch.arange(n), torch.tensor(row.token_ids)]
+            rho = (logp - torch.tensor(row.behaviour)).exp()
             a = row.advantage
             surrogate = -torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a)
             if a < 0:
@@ -76,22 +74,22 @@ def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
     """Equal completions too: each goes through the model once, and counts with its own advantage and behaviour."""
     p, rows = policy(tiny_model), random_rows()
     for row, advantage in zip(rows[::3], (0.7, -1.1, 2.0, -0.3)):
-        shifted = replace(row.sample.completion, logprobs=tuple(x - 0.3 for x in row.sample.completion.logprobs))
-        rows.append(TrainRow(sample=replace(row.sample, completion=shifted), advantage=advantage))
-    batch = pack(rows, [i for i, r in enumerate(rows) if r.sample.role is Role.SOLVER])
+        rows.append(replace(row, behaviour=tuple(x - 0.3 for x in row.behaviour), advantage=advantage))
+    rows += [replace(row, temperature=1.3) for row in rows[:4]]  # of which the same completion is another row
+    batch = pack(rows, [i for i, r in enumerate(rows) if r.part == "solver"])
     assert len(batch.completions) < len(batch.indices)
-    expected, got = reference_gradient(p, rows), flat(p.gradients(rows))
+    expected, got = reference_gradient(p, rows), flat(p.gradients(rows, WEIGHTS))
     assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_bf16_products_leave_the_master_weights_in_fp32(tiny_model: str) -> None:
     p, rows = policy(tiny_model, lr=5e-6), random_rows()
-    exact = flat(p.gradients(rows))
+    exact = flat(p.gradients(rows, WEIGHTS))
     p.net.dtype = p.reference.dtype = Dtype.bfloat16
-    rounded = flat(p.gradients(rows))
+    rounded = flat(p.gradients(rows, WEIGHTS))
     assert not torch.equal(exact, rounded) and (rounded - exact).norm() <= 0.05 * exact.norm()
     before = [q.detach().clone() for q in p.model.parameters()]
-    p.update(rows)
+    p.update(rows, WEIGHTS)
     for old, new in zip(before, p.model.parameters(), strict=True):
         assert new.dtype == torch.float32 and not torch.equal(old, new)
     assert all(t.dtype == torch.float32 for t in p.optimizer_state().values())
@@ -99,28 +97,28 @@ def test_bf16_products_leave_the_master_weights_in_fp32(tiny_model: str) -> None
 
 def test_micro_batches_do_not_change_the_gradient(tiny_model: str) -> None:
     rows = random_rows(32)
-    whole = flat(policy(tiny_model).gradients(rows))
+    whole = flat(policy(tiny_model).gradients(rows, WEIGHTS))
     for tokens in (450, 200, 60, 1):
-        split = flat(policy(tiny_model, tokens).gradients(rows))
+        split = flat(policy(tiny_model, tokens).gradients(rows, WEIGHTS))
         assert (split - whole).norm() <= 1e-5 * whole.norm()
 
 
 def test_gradient_checkpointing_does_not_change_the_gradient(tiny_model: str) -> None:
     rows = random_rows()
-    whole = flat(policy(tiny_model).gradients(rows))
+    whole = flat(policy(tiny_model).gradients(rows, WEIGHTS))
     saving = policy(tiny_model)
     saving.net.shares_prompts = False
     recompute_layers(saving.model)
-    assert (flat(saving.gradients(rows)) - whole).norm() <= 1e-5 * whole.norm()
+    assert (flat(saving.gradients(rows, WEIGHTS)) - whole).norm() <= 1e-5 * whole.norm()
 
 
 def test_skipped_rows_stay_in_the_denominator(tiny_model: str) -> None:
     rows = random_rows()
-    idle = [TrainRow(sample=r.sample, advantage=0.0) for r in random_rows(seed=1)]
-    with_idle = policy(tiny_model, beta=0.0).update([*rows, *idle])
-    alone = policy(tiny_model, beta=0.0).update(rows)
+    idle = [replace(r, advantage=0.0) for r in random_rows(seed=1)]
+    with_idle = policy(tiny_model, beta=0.0).update([*rows, *idle], WEIGHTS)
+    alone = policy(tiny_model, beta=0.0).update(rows, WEIGHTS)
     assert np.isnan(with_idle.logprobs).sum() == len(idle) and not np.isnan(alone.logprobs).any()
-    tokens = {n: sum(len(r.sample.completion.token_ids) for r in part if r.sample.role is Role.SOLVER)
+    tokens = {n: sum(len(r.token_ids) for r in part if r.part == "solver")
               for n, part in (("rows", rows), ("idle", idle))}  # fmt: skip
     share = tokens["rows"] / (tokens["rows"] + tokens["idle"])
     assert with_idle.metrics["grad_norm/solver"] == pytest.approx(alone.metrics["grad_norm/solver"] * share, rel=1e-5)
@@ -129,8 +127,8 @@ def test_skipped_rows_stay_in_the_denominator(tiny_model: str) -> None:
 def test_update_metrics_and_log_probs(tiny_model: str) -> None:
     p, rows = policy(tiny_model), random_rows()
     before = p.sequence_logprobs(rows, range(len(rows)))
-    expected = flat(p.gradients(rows)).norm().item()
-    result = p.update(rows)
+    expected = flat(p.gradients(rows, WEIGHTS)).norm().item()
+    result = p.update(rows, WEIGHTS)
     assert result.logprobs == pytest.approx(before, abs=1e-5)
     assert result.metrics["grad_norm"] == pytest.approx(expected, rel=1e-5)
     assert result.metrics["kl/reference"] == pytest.approx(0, abs=1e-7)  # nothing has moved yet
@@ -139,23 +137,23 @@ def test_update_metrics_and_log_probs(tiny_model: str) -> None:
 
 def test_a_mean_over_no_tokens_is_left_out(tiny_model: str) -> None:
     means = {"loss/total", "loss/policy", "kl/reference", "entropy", "offpolicy/ratio_mean", "clip_rate"}
-    assert not means & policy(tiny_model).update([]).metrics.keys()
-    assert means <= policy(tiny_model).update(random_rows()).metrics.keys()
+    assert not means & policy(tiny_model).update([], WEIGHTS).metrics.keys()
+    assert means <= policy(tiny_model).update(random_rows(), WEIGHTS).metrics.keys()
     without_reference = policy(tiny_model, beta=0.0)
-    assert means - without_reference.update(random_rows()).metrics.keys() == {"kl/reference"}
-    idle = [TrainRow(sample=r.sample, advantage=0.0) for r in random_rows()]  # nothing is run: the loss is 0
-    assert means & without_reference.update(idle).metrics.keys() == {"loss/total", "loss/policy"}
+    assert means - without_reference.update(random_rows(), WEIGHTS).metrics.keys() == {"kl/reference"}
+    idle = [replace(r, advantage=0.0) for r in random_rows()]  # nothing is run: the loss is 0
+    assert means & without_reference.update(idle, WEIGHTS).metrics.keys() == {"loss/total", "loss/policy"}
 
 
 def test_warm_up_is_linear_then_constant(tiny_model: str) -> None:
     p = policy(tiny_model, lr=8e-6, warmup_steps=4)
-    rates = [p.update(random_rows(4)).metrics["lr"] for _ in range(6)]
+    rates = [p.update(random_rows(4), WEIGHTS).metrics["lr"] for _ in range(6)]
     assert rates == pytest.approx([2e-6, 4e-6, 6e-6, 8e-6, 8e-6, 8e-6])
 
 
 def test_the_decay_is_linear_to_zero_and_stays_there(tiny_model: str) -> None:
     p = policy(tiny_model, lr=8e-6, warmup_steps=2, decay_steps=4)
-    rates = [p.update(random_rows(4)).metrics["lr"] for _ in range(6)]
+    rates = [p.update(random_rows(4), WEIGHTS).metrics["lr"] for _ in range(6)]
     assert rates == pytest.approx([4e-6, 6e-6, 4e-6, 2e-6, 0, 0])
 
 
@@ -163,30 +161,33 @@ def test_no_reference_is_held_without_kl(tiny_model: str) -> None:
     assert policy(tiny_model, beta=0.0).reference is None
 
 
-def saved(folder: Path, p: PolicyOptimizer, model: str, step: int, keep: int) -> Path:
+def saved(folder: Path, p: PolicyOptimizer, model: str, step: int, capacity: int) -> Checkpoint:
     from azero.models.loading import load_tokenizer
 
-    kept = Kept(
-        weights={k: v.numpy() for k, v in p.weights().items()},
-        moments={k: v.numpy() for k, v in p.optimizer_state().items()},
-        state={"step": step},
+    state = StateCopy(
+        weights={SHARED: {k: v.numpy() for k, v in p.weights().items()}},
+        moments={SHARED: {k: v.numpy() for k, v in p.optimizer_state().items()}},
+        trainer={"step": step},
+        driver={},
     )
-    return save_checkpoint(folder, kept, p.model, load_tokenizer(model), keep)
+    return save_checkpoint(
+        folder, state, {SHARED: ModelFiles(model=p.model, tokenizer=load_tokenizer(model))}, capacity
+    )
 
 
 def test_a_checkpoint_resumes_to_the_last_bit(tiny_model: str, tmp_path: Path) -> None:
     p = policy(tiny_model, lr=1e-3)
     for seed in range(2):
-        p.update(random_rows(8, seed))
-    where = saved(tmp_path, p, tiny_model, step=2, keep=1)
-    again = policy(str(where / "model"), lr=1e-3)
+        p.update(random_rows(8, seed), WEIGHTS)
+    where = saved(tmp_path, p, tiny_model, step=2, capacity=1)
+    again = policy(str(where.model(SHARED)), lr=1e-3)
     again.reference_path = tiny_model
-    assert damage(where) == ""
-    moments, state = load_checkpoint(where)
-    again.load_optimizer_state(moments)
-    again.steps_done = state["step"]
+    assert where.damage() == ""
+    moments, trainer, _ = load_checkpoint(where)
+    again.load_optimizer_state(moments[SHARED])
+    again.steps_done = trainer["step"]
     again.reference = p.reference
-    one, two = p.update(random_rows(8, 5)), again.update(random_rows(8, 5))
+    one, two = p.update(random_rows(8, 5), WEIGHTS), again.update(random_rows(8, 5), WEIGHTS)
     assert one.metrics == two.metrics
     for (name, a), b in zip(p.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -195,7 +196,7 @@ def test_a_checkpoint_resumes_to_the_last_bit(tiny_model: str, tmp_path: Path) -
 def test_only_the_newest_checkpoints_are_kept(tiny_model: str, tmp_path: Path) -> None:
     p = policy(tiny_model)
     for step in (1, 2, 3):
-        saved(tmp_path, p, tiny_model, step, keep=2)
+        saved(tmp_path, p, tiny_model, step, capacity=2)
     assert sorted(f.name for f in tmp_path.glob("step_*")) == ["step_000002", "step_000003"]
     assert (tmp_path / "latest").read_text() == "step_000003"
     assert not list(tmp_path.glob(".*tmp*"))
@@ -205,26 +206,26 @@ def test_a_full_disk_leaves_the_checkpoints_that_were_there(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p = policy(tiny_model)
-    first = saved(tmp_path, p, tiny_model, step=1, keep=1)
+    first = saved(tmp_path, p, tiny_model, step=1, capacity=1)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("learner.checkpoints.save_file", full)
+    monkeypatch.setattr("learner.saving.save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        saved(tmp_path, p, tiny_model, step=2, keep=1)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["latest", first.name] and damage(first) == ""
+        saved(tmp_path, p, tiny_model, step=2, capacity=1)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["latest", first.name] and first.damage() == ""
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_an_update_that_is_not_finite_changes_nothing(tiny_model: str, bad: float) -> None:
     p, rows = policy(tiny_model, lr=1e-3, warmup_steps=3), random_rows()
-    p.update(rows)
+    p.update(rows, WEIGHTS)
     before = [q.detach().clone() for q in p.model.parameters()]
     moments = {k: v.clone() for k, v in p.optimizer_state().items()}
     poisoned = [replace(rows[0], advantage=bad), *rows[1:]]
-    result = p.update(poisoned)
+    result = p.update(poisoned, WEIGHTS)
     assert not result.is_finite and result.metrics["faults/skipped_updates"] == 1 and p.steps_done == 1
     assert all(torch.equal(a, b) for a, b in zip(before, p.model.parameters(), strict=True))
     assert all(torch.equal(v, moments[k]) for k, v in p.optimizer_state().items())
-    assert p.update(rows).is_finite
+    assert p.update(rows, WEIGHTS).is_finite

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import trainer_of
 
 from azero.config import load_config
 from azero.errors import UserError
 from azero.models.loading import EMBEDDED, load_model
 from azero.models.weights import owned_state
-from learner.core import LearnerCore
+from azero.types import SHARED
+from learner.checkpoint import Checkpoint
+from learner.trainer import Trainer
 
 # transformers refuses to write each: a temperature that sampling would need, and values out of range
 IDLE = b'{"eos_token_id": 0,   "do_sample": false, "temperature": 0.6, "top_k": 20, "ours": 1}\n'
@@ -29,23 +32,28 @@ def model(folder: Path, generation: bytes | None) -> str:
     return str(folder)
 
 
-def core(path: str) -> LearnerCore:
-    return LearnerCore(load_config("local", ["algorithm.kl_beta=0"]), path, None, ["1 + 2"])
+def trainer(path: str, state: Checkpoint | None = None) -> Trainer:
+    return trainer_of(load_config("local", ["algorithm.kl_beta=0"]), path, state=state)
+
+
+def model_in(checkpoint: Checkpoint | None) -> Path:
+    assert checkpoint is not None
+    return checkpoint.model(SHARED)
 
 
 @pytest.mark.parametrize("generation", [IDLE, ODD])
 def test_a_generation_config_is_saved_as_it_was(tmp_path: Path, generation: bytes) -> None:
-    saved = core(model(tmp_path / "model", generation)).save(tmp_path / "checkpoints", {})
-    assert (saved / "model" / "generation_config.json").read_bytes() == generation
-    again = LearnerCore(load_config("local", ["algorithm.kl_beta=0"]), str(saved / "model"), saved, ["1 + 2"])
-    once_more = again.save(tmp_path / "again", {})
-    assert (once_more / "model" / "generation_config.json").read_bytes() == generation
+    saved = trainer(model(tmp_path / "model", generation)).save(tmp_path / "checkpoints", {}, 1)
+    assert (model_in(saved) / "generation_config.json").read_bytes() == generation
+    again = trainer(str(model_in(saved)), saved)
+    once_more = again.save(tmp_path / "again", {}, 1)
+    assert (model_in(once_more) / "generation_config.json").read_bytes() == generation
 
 
 def test_without_one_the_ends_of_the_config_are_saved(tmp_path: Path) -> None:
-    saved = core(model(tmp_path / "model", None)).save(tmp_path / "checkpoints", {})
-    assert json.loads((saved / "model" / "generation_config.json").read_text())["eos_token_id"] == 0
-    weights = {k: v.numpy() for k, v in owned_state(load_model(str(saved / "model"))).items()}
+    saved = trainer(model(tmp_path / "model", None)).save(tmp_path / "checkpoints", {}, 1)
+    assert json.loads((model_in(saved) / "generation_config.json").read_text())["eos_token_id"] == 0
+    weights = {k: v.numpy() for k, v in owned_state(load_model(str(model_in(saved)))).items()}
     for name, tensor in owned_state(load_model(str(EMBEDDED))).items():
         assert np.array_equal(weights[name], tensor.numpy()), name
 
@@ -60,7 +68,7 @@ def refused(*_: Any, **__: Any) -> None:
         "transformers.PreTrainedConfig.save_pretrained",
         "transformers.PreTrainedTokenizerBase.save_pretrained",
         "transformers.Qwen2ForCausalLM.save_pretrained",  # as for weights that are quantised
-        "learner.checkpoints.remove_tied_weights_from_state_dict",  # as for tensors that share memory
+        "learner.saving.remove_tied_weights_from_state_dict",  # as for tensors that share memory
     ],
 )
 def test_what_can_never_be_saved_is_found_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
@@ -68,7 +76,7 @@ def test_what_can_never_be_saved_is_found_at_start(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(what, refused)
     said = r"no checkpoint of Qwen2ForCausalLM can be written \(ValueError: not serial"
     with pytest.raises(UserError, match=said) as e:
-        core(path)
+        trainer(path)
     assert "\n" not in str(e.value) and str(tmp_path / "model") in str(e.value)
 
 
@@ -81,4 +89,4 @@ def test_tensors_that_share_memory_are_found_at_start(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("learner.net.load_model", shared)
     with pytest.raises(UserError, match="no checkpoint of Qwen2ForCausalLM can be written"):
-        core(model(tmp_path / "model", None))
+        trainer(model(tmp_path / "model", None))
