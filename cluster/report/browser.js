@@ -13,12 +13,12 @@
   const episodes = JSON.parse(document.getElementById("episodes").textContent).flatMap(([run, rows]) =>
     rows.map(([id, step, asked, references, proposal, problem, solver]) => {
       const [verdict, reason, reward, parts, version, tokens, prompt, completion] = proposal ?? [];
-      const [text, answer, tier, canonical, structure] = problem ?? [];
+      const [text, answer, cell, canonical, structure] = problem ?? [];
       const [rate, mean, solverPrompt, answers] = solver ?? [];
       return {
         run, id, step, asked, references,
         proposal: proposal && { verdict, reason, reward, parts, version, tokens, prompt, completion },
-        problem: problem && { text, answer, tier, canonical, structure },
+        problem: problem && { text, answer, cell, canonical, structure },
         solver: solver && { rate, mean, prompt: solverPrompt, answers },
       };
     }));
@@ -48,7 +48,7 @@
     const reward = rewardOf(e, f.role);
     return (!f.run || e.run === f.run)
       && (f.stepFrom === "" || e.step >= Number(f.stepFrom)) && (f.stepTo === "" || e.step <= Number(f.stepTo))
-      && (!f.asked || e.asked === f.asked) && (!f.tier || e.problem?.tier === f.tier)
+      && (!f.asked || e.asked === f.asked) && (!f.cell || e.problem?.cell === f.cell)
       && (!f.role || Boolean(e[f.role === "solver" ? "solver" : "proposal"]))
       && (f.rewardFrom === "" || (reward ?? -Infinity) >= Number(f.rewardFrom))
       && (f.rewardTo === "" || (reward ?? Infinity) <= Number(f.rewardTo))
@@ -80,11 +80,11 @@
       el("div", "scroll", el("table", "answers", el("thead", "", head), el("tbody", "", ...rows))));
   }
 
-  function problemSide({ text, answer, tier, canonical, structure }) {
+  function problemSide({ text, answer, cell, canonical, structure }) {
     return el("div", "",
       el("h3", "", "Problem"),
       el("pre", "", text),
-      el("p", "", `answer ${answer}, ${tier}`, el("br", ""),
+      el("p", "", `answer ${answer}, ${cell}`, el("br", ""),
         el("span", "soft", `canonical form ${canonical}, structure ${structure}`)));
   }
 
@@ -92,7 +92,7 @@
     const summary = el("summary", "",
       many ? el("span", "soft", e.run) : null,
       el("span", "soft", `step ${e.step}`),
-      el("span", "", `${e.asked} → ${e.problem?.tier ?? "no problem"}`),
+      el("span", "", `${e.asked} → ${e.problem?.cell ?? "no problem"}`),
       el("span", "mono", e.problem?.text ?? e.proposal?.completion ?? ""),
       e.proposal && role !== "solver" ? el("span", e.proposal.verdict, words(outcome(e.proposal))) : null,
       el("span", "number", signed(rewardOf(e, role))),

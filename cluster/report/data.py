@@ -5,77 +5,30 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from azero.errors import UserError
-from cluster.records.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, is_run, iterate_jsonl, read_jsonl
+from cluster.records.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, is_run, iterate_jsonl
 
 EPISODE_BYTES = 5_000_000  # of all runs' episodes in the page
 TEXT_CHARS = 2_000  # of one prompt or completion
+HUGE = 1e300  # a number from here on is missing: it cannot be drawn
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # no text can end its <script>
-
-
-@dataclass(slots=True, kw_only=True)
-class Asked:
-    """One canonical problem, over a run."""
-
-    text: str
-    tier: str
-    count: int = 0
-    rate_sum: float = 0.0  # of success rates, one a time it was asked
-    first: int = 0  # steps
-    last: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Play:
-    """samples.jsonl added up; counts by step are (step, value) -> episodes or problems.
-
-    Where there is a proposer the problems are those that it wrote: a place that was filled from the buffer is left out.
-    """
-
-    has_proposer: bool = False
-    outcomes: Counter[tuple[int, str]] = field(default_factory=Counter)  # proposals' verdicts
-    reasons: Counter[str] = field(default_factory=Counter)  # of proposals that were turned down
-    tiers: Counter[tuple[str, str]] = field(default_factory=Counter)  # (requested, actual)
-    solve_rates: Counter[tuple[int, int]] = field(default_factory=Counter)  # success rate in tenths
-    structures: Counter[tuple[int, str]] = field(default_factory=Counter)
-    asked: dict[str, Asked] = field(default_factory=dict)  # by canonical form
-    novelty: Counter[tuple[int, bool]] = field(default_factory=Counter)  # problems, whether asked for the first time
-    episodes: int = 0
-    solved: int = 0  # problems, those that the proposer did not write among them
-    without_text: int = 0
-    rows: list[str] = field(default_factory=list)  # JSON of the episodes that the page holds, see `_row`
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        step, proposal, problem = record["step"], record["proposal"], record["problem"]
-        self.episodes += 1
-        self.without_text += "references" not in record
-        self.rows.append(json.dumps(_row(record), ensure_ascii=False, separators=(",", ":")).translate(ESCAPES))
-        if proposal:
-            self.outcomes[step, proposal["verdict"]] += 1
-            if proposal["reason"]:
-                self.reasons[proposal["reason"]] += 1
-        self.solved += bool(problem)
-        if problem and record["solver"] and (proposal or not self.has_proposer):
-            rate = record["solver"]["success_rate"]
-            self.tiers[record["requested_tier"], problem["tier"]] += 1
-            self.solve_rates[step, math.floor(10 * rate + 0.5)] += 1
-            self.structures[step, problem["structure"]] += 1
-            self.novelty[step, problem["canonical"] not in self.asked] += 1
-            empty = Asked(text=problem["text"], tier=problem["tier"], first=step)
-            asked = self.asked.setdefault(problem["canonical"], empty)
-            asked.count, asked.rate_sum, asked.last = asked.count + 1, asked.rate_sum + rate, step
-
-    def thin(self, budget: int) -> None:
-        """Keep an even share of the rows over the steps, so that about `budget` bytes are left."""
-        share = min(1.0, budget / max(1, sum(len(r.encode("utf-8", "replace")) for r in self.rows)))
-        self.rows = [r for i, r in enumerate(self.rows) if math.floor((i + 1) * share) > math.floor(i * share)]
+# Keys of earlier versions, by file, and what they are called now.
+FORMER = {
+    SAMPLES: {"requested_tier": "requested_cell", "tier": "cell"},
+    PROPOSER_EVALS: {"tier_shares": "cell_shares"},
+}
+SHARES = "problems/share/"  # metrics, a cell each
+PROPOSAL = ("verdict", "reason", "reward", "reward_parts", "version", "tokens", "prompt", "completion")
+PROBLEM = ("text", "answer", "cell", "canonical", "structure")
+FACTS = ("step", "requested_cell", "verdict", "reason", "cell", "text", "canonical", "structure", "rate", "written")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +41,13 @@ class Run:
     suffix: str = ""  # of titles that are about this run; empty where it is the only one
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
+    metrics: pd.DataFrame  # [steps, metrics], the index is the step; nan where a metric is absent
     evals: Sequence[Mapping[str, Any]]
     proposer_evals: Sequence[Mapping[str, Any]]
-    play: Play
+    episodes: pd.DataFrame  # [episodes, FACTS], the index is the step
+    rows: Sequence[str]  # JSON of the episodes that the page holds, see `_row`
+    without_text: int  # episodes
+    cells: Sequence[str]  # in the order in which the records name them
 
     def setting(self, key: str) -> Any:
         """The value of a dotted config key; "?" where the config has none."""
@@ -100,14 +56,27 @@ class Run:
             value = value.get(part, "?") if isinstance(value, Mapping) else "?"
         return value
 
-    def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric, where it has one."""
-        points = [(m["step"], m[key]) for m in self.metrics if m.get(key) is not None]
-        return [s for s, _ in points], [v for _, v in points]
+    def series(self, key: str) -> pd.Series:
+        """A metric at every step; nan where it is absent."""
+        return self.metrics[key] if key in self.metrics else pd.Series(math.nan, self.metrics.index, dtype=float)
+
+    @property
+    def proposals(self) -> pd.DataFrame:
+        return self.episodes[self.episodes["verdict"].notna()]
+
+    @property
+    def problems(self) -> pd.DataFrame:
+        """Where there is a proposer those that it wrote: a place that was filled from the buffer is left out."""
+        return self.episodes[self.episodes["written"].astype(bool)]
 
     @property
     def step(self) -> int:
-        return self.metrics[-1]["step"] if self.metrics else 0
+        return int(self.metrics.index[-1]) if len(self.metrics) else 0
+
+    @property
+    def seconds(self) -> float | None:
+        last = self.series("time_s").tail(1).dropna()
+        return None if last.empty else float(last.iloc[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,33 +109,51 @@ def read(paths: Sequence[str | Path], budget: int = EPISODE_BYTES) -> Source:
         raise UserError(f"report {' '.join(map(str, paths))}: no run has begun there; start the sweep first")
     runs = [_read_run(folder, arm, budget // len(folders)) for folder, arm in folders.items()]
     names = Counter(run.label for run in runs)
-    labels = [run.label if names[run.label] == 1 else f"{run.label} ({run.path})" for run in runs]
-    suffixes = [f": {label}" for label in labels] if len(runs) > 1 else [""]
-    named = zip(runs, labels, suffixes)
-    return Source(
-        runs=[replace(r, label=label, arm=r.arm or label, suffix=suffix) for r, label, suffix in named], sweeps=sweeps
-    )
+    for i, run in enumerate(runs):
+        label = run.label if names[run.label] == 1 else f"{run.label} ({run.path})"
+        runs[i] = replace(run, label=label, arm=run.arm or label, suffix=f": {label}" if len(runs) > 1 else "")
+    return Source(runs=runs, sweeps=sweeps)
 
 
 def _read_run(path: Path, arm: str, budget: int) -> Run:
     config = _mapping(path / "config.yaml")
-    source = (config.get("task") or {}).get("source")
-    play = Play(has_proposer=source not in ("random", "fixed"))
-    for record in iterate_jsonl(path / SAMPLES):
-        play.add(record)
-    play.thin(budget)
-    name = (config.get("run") or {}).get("name") or path.resolve().name
+    has_proposer = (config.get("task") or {}).get("source") not in ("random", "fixed")
+    facts, rows, without_text = [], [], 0
+    for record in _records(path / SAMPLES):
+        facts.append(_facts(record, has_proposer))
+        rows.append(json.dumps(_row(_short(record)), ensure_ascii=False, separators=(",", ":")).translate(ESCAPES))
+        without_text += "references" not in record
+    metrics, proposer_evals = list(_records(path / METRICS)), list(_records(path / PROPOSER_EVALS))
+    numbers = [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in metrics]
+    named = [key.removeprefix(SHARES) for line in numbers for key in line if key.startswith(SHARES)]
+    named += [f[key] for f in facts for key in ("requested_cell", "cell") if f[key]]
+    named += [cell for e in proposer_evals for cell in e.get("solve_rates", {})]
     return Run(
         path=path,
-        label=str(name).encode("utf-8", "replace").decode(),  # half a surrogate pair is no text that can be drawn
+        label=_text((config.get("run") or {}).get("name") or path.resolve().name),
         arm=arm,
         config=config,
         provenance=_mapping(path / "provenance.json") if (path / "provenance.json").exists() else {},
-        metrics=read_jsonl(path / METRICS),
-        evals=read_jsonl(path / EVALS),
-        proposer_evals=read_jsonl(path / PROPOSER_EVALS),
-        play=play,
+        metrics=pd.DataFrame(numbers, dtype=float).set_axis([line["step"] for line in metrics]),
+        evals=list(_records(path / EVALS)),
+        proposer_evals=proposer_evals,
+        episodes=pd.DataFrame(facts, columns=FACTS, dtype=object).set_index("step", drop=False),
+        rows=_thinned(rows, budget),
+        without_text=without_text,
+        cells=list(dict.fromkeys(named)),
     )
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Raises UserError for a damaged line, by its number."""
+    names = FORMER.get(path.name, {})
+    for number, line in enumerate(iterate_jsonl(path), start=1):
+        record = _cleaned({names.get(key, key): value for key, value in line.items()})
+        if isinstance(problem := record.get("problem"), dict):
+            record["problem"] = {names.get(key, key): value for key, value in problem.items()}
+        if not isinstance(record.get("step"), int):
+            raise UserError(f"{path}: line {number} has no step; remove that line")
+        yield record
 
 
 def _mapping(file: Path) -> dict[str, Any]:
@@ -177,55 +164,73 @@ def _mapping(file: Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise UserError(f"report {file}: cannot be read as keys and values; restore it, or leave this directory out")
-    return content
+    return _cleaned(content) if file.suffix == ".json" else content
+
+
+def _cleaned(value: Any) -> Any:
+    """JSON with None for numbers that are not finite, or huge, and with text that can be drawn."""
+    if isinstance(value, dict):
+        return {_text(key): _cleaned(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(v) for v in value]
+    if isinstance(value, str):
+        return _text(value)
+    return None if isinstance(value, int | float) and not abs(value) < HUGE else value
+
+
+def _text(value: Any) -> str:
+    """Half a surrogate pair is no text that can be drawn: it becomes "?"."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _facts(record: Mapping[str, Any], has_proposer: bool) -> dict[str, Any]:
+    """What figures and tables count of an episode; None where it has no proposal, or no problem."""
+    proposal, problem, solver = (record[key] or {} for key in ("proposal", "problem", "solver"))
+    return {
+        **{key: record[key] for key in ("step", "requested_cell")},
+        **{key: proposal.get(key) or None for key in ("verdict", "reason")},
+        **{key: problem.get(key) for key in ("cell", "text", "canonical", "structure")},
+        "rate": solver.get("success_rate"),
+        "written": bool(problem and solver and (proposal or not has_proposer)),
+    }
+
+
+def _thinned(rows: Sequence[str], budget: int) -> list[str]:
+    """An even share of the rows over the steps, so that about `budget` bytes are left."""
+    share = min(1.0, budget / max(1, sum(len(row.encode()) for row in rows)))
+    return [row for i, row in enumerate(rows) if math.floor((i + 1) * share) > math.floor(i * share)]
+
+
+def _short(value: Any) -> Any:
+    """JSON with numbers to three digits after the point, and long texts cut."""
+    if isinstance(value, dict):
+        return {key: _short(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_short(v) for v in value]
+    if isinstance(value, str) and len(value) > TEXT_CHARS:
+        return f"{value[:TEXT_CHARS]} … ({len(value) - TEXT_CHARS:,} more characters)"
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _row(record: Mapping[str, Any]) -> list[Any]:
-    """What browser.js unpacks: [id, step, requested tier, references, proposal, problem, solver], None where missing.
+    """What browser.js unpacks: [id, step, requested cell, references, proposal, problem, solver], None where missing.
 
-    proposal [verdict, reason, reward, parts, weight version, tokens, prompt, completion]
-    problem  [text, answer, tier, canonical, structure]
-    solver   [success rate, mean reward, prompt, [[count, verdict, reward, parts, completion], ...]], equal ones once
+    proposal and problem are the values of PROPOSAL and PROBLEM, solver [success rate, mean reward, prompt, answers];
+    equal answers are one [count, verdict, reward, parts, completion], the most frequent first.
     """
-    proposal, problem, solver = record["proposal"], record["problem"], record["solver"]
+    proposal, problem, solver = (record[key] for key in ("proposal", "problem", "solver"))
     return [
-        record["id"],
-        record["step"],
-        record["requested_tier"],
-        record.get("references"),
-        proposal
-        and [
-            *(proposal["verdict"], proposal["reason"], _round(proposal["reward"]), _rounded(proposal["reward_parts"])),
-            *(proposal["version"], proposal["tokens"], _clip(proposal.get("prompt"))),
-            _clip(proposal.get("completion")),
-        ],
-        problem and [problem[key] for key in ("text", "answer", "tier", "canonical", "structure")],
-        solver and _solutions(solver),
+        *(record.get(key) for key in ("id", "step", "requested_cell", "references")),
+        proposal and [proposal.get(key) for key in PROPOSAL],
+        problem and [problem.get(key) for key in PROBLEM],
+        solver and [_short(solver["success_rate"]), *_solutions(solver)],
     ]
 
 
 def _solutions(solver: Mapping[str, Any]) -> list[Any]:
     rewards = solver["rewards"]
-    texts = map(_clip, solver.get("completions") or [None] * len(rewards))
-    parts = (json.dumps(_rounded(p)) for p in solver["reward_parts"])
-    equal = Counter(zip(solver["verdicts"], map(_round, rewards), parts, texts))
-    distinct = [
-        [count, verdict, reward, json.loads(p), text] for (verdict, reward, p, text), count in equal.most_common()
-    ]
+    parts = map(json.dumps, solver["reward_parts"])
+    equal = Counter(zip(solver["verdicts"], rewards, parts, solver.get("completions") or [None] * len(rewards)))
+    answers = [[n, verdict, reward, json.loads(p), text] for (verdict, reward, p, text), n in equal.most_common()]
     known = [r for r in rewards if r is not None]
-    mean = sum(known) / len(known) if known else None
-    return [_round(solver["success_rate"]), _round(mean), _clip(solver.get("prompt")), distinct]
-
-
-def _clip(text: str | None) -> str | None:
-    if text is None or len(text) <= TEXT_CHARS:
-        return text
-    return f"{text[:TEXT_CHARS]} … ({len(text) - TEXT_CHARS:,} more characters)"
-
-
-def _round(value: float | None) -> float | None:
-    return value if value is None else round(value, 3)
-
-
-def _rounded(parts: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: _round(value) for name, value in parts.items()}
+    return [_short(sum(known) / len(known)) if known else None, solver.get("prompt"), answers]

@@ -4,67 +4,84 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zlib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from azero.types import TIERS, Tier, Verdict
 from cluster.report.data import Run
 
 INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins: `_svg` puts the page's own colours in their place
 # Okabe and Ito's colours, told apart by colour-blind readers too, without black and yellow.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c6bb1")
-TIER_COLOURS: dict[str, str] = {Tier.EASY: "#56b4e9", Tier.MEDIUM: "#e69f00", Tier.HARD: "#b2474f"}
-VERDICT_COLOURS: dict[str, str] = {
-    Verdict.VALID: "#009e73",
-    Verdict.REJECTED: "#e69f00",
-    Verdict.UNPARSEABLE: "#b2474f",
-    Verdict.EXCLUDED: "#7f7f7f",
-}
+CELL_PALETTE = ("#56b4e9", "#e69f00", "#b2474f", "#009e73", "#0072b2", "#cc79a7", "#8c6bb1", "#7f7f7f")
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "azero", "text.parse_math": False,
     "font.family": "sans-serif", "font.size": 9, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "xtick.color": GRID, "ytick.color": GRID, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6,
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none",
-    "figure.facecolor": "none", "lines.linewidth": 1.6, "lines.markersize": 4, "path.simplify_threshold": 0.5,
+    "axes.titlesize": 9, "figure.labelsize": 9, "figure.facecolor": "none",
+    "lines.linewidth": 1.6, "lines.markersize": 4, "path.simplify_threshold": 0.5,
 }  # fmt: skip
 WIDTH, HEIGHT = 4.7, 2.6  # inches
 BINS = 40  # of steps, in a picture of shares over time
+POINTS = 300  # drawn of one curve
+# Of the first of several curves, of the second, ...: an earlier one shows on both sides of a later one that equals it.
+WIDTHS, STRENGTHS, STYLES = (4.0, 1.8, 1.2), (0.4, 1.0, 1.0), ("-", "--", ":")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Picture:
     title: str
     note: str
-    svg: str
-    keys: tuple[str, ...] = ()  # of metrics.jsonl, that it shows
+    keys: Sequence[str]  # of metrics.jsonl, that it shows
+    svg: str = ""
 
 
-def colours(runs: Sequence[Run]) -> dict[str, str]:
-    """A colour an arm."""
-    return dict(zip(dict.fromkeys(run.arm for run in runs), cycle(PALETTE)))
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Metrics over steps in one picture: a colour a run, a line style a metric."""
+
+    title: str
+    unit: str
+    keys: str  # of metrics.jsonl, separated by spaces
+    note: str = ""
+    limits: tuple[float | None, float | None] = (None, None)
+    scale: str = "linear"  # or log
 
 
+@contextmanager
 def draw(
-    title: str, note: str, paint: Callable[[Figure], Any], height: float = HEIGHT, keys: Sequence[str] = ()
-) -> Picture:
-    with rc_context(STYLE):
+    title: str, note: str = "", height: float = HEIGHT, keys: Sequence[str] = ()
+) -> Iterator[tuple[Picture, Figure]]:
+    """A figure to paint on; the picture has its SVG, with a legend of what was labelled, when the block has ended.
+
+    The page's reader has the fonts, which matplotlib may lack: it only measures texts, and need not warn.
+    """
+    picture = Picture(title, note, keys)
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        paint(figure)
+        yield picture, figure
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if handles:
+            longest = max(map(len, labels))
+            columns = 5 if longest < 10 else 3 if longest < 15 else 2
+            figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    prefix = f"p{zlib.crc32(title.encode('utf-8', 'replace')):08x}-"
-    return Picture(title=title, note=note, svg=_svg(buffer.getvalue(), prefix), keys=tuple(keys))
+    picture.svg = _svg(buffer.getvalue(), f"p{zlib.crc32(title.encode()):08x}-")
 
 
 def _svg(drawn: str, prefix: str) -> str:
@@ -75,137 +92,187 @@ def _svg(drawn: str, prefix: str) -> str:
     return drawn.replace(INK, "var(--ink)").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
 
 
-def step_axes(figure: Figure, x: str, y: str) -> Axes:
-    axes = figure.add_subplot(xlabel=x, ylabel=y)
+def colours(runs: Sequence[Run]) -> dict[str, str]:
+    """A colour an arm."""
+    return dict(zip(dict.fromkeys(run.arm for run in runs), cycle(PALETTE)))
+
+
+def cell_colours(run: Run) -> dict[str, str]:
+    return dict(zip(run.cells, cycle(CELL_PALETTE)))
+
+
+def step_axes(figure: Figure, y: str) -> Axes:
+    axes = figure.add_subplot(xlabel="step", ylabel=y)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return axes
 
 
-def percent(axis: Any) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
+def percent(*axes: Any) -> None:
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        longest = max(map(len, labels))
-        columns = 5 if longest < 10 else 3 if longest < 15 else 2
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2)
-
-
-def accuracy(runs: Sequence[Run]) -> Picture | None:
-    """Greedy accuracy with its interval; the first evaluation as the base line."""
-    evaluated = [run for run in runs if run.evals]
-    colour = colours(runs)
-
-    def paint(figure: Figure) -> None:
-        axes = step_axes(figure, "step", "greedy accuracy")
-        for run in evaluated:
-            steps, values = [e["step"] for e in run.evals], [e["accuracy"] for e in run.evals]
-            low, high = zip(*(e["interval"] for e in run.evals))
-            axes.axhline(values[0], color=colour[run.arm], linestyle="--", linewidth=1)
-            axes.fill_between(steps, low, high, color=colour[run.arm], alpha=0.15 / len(evaluated) ** 0.5, linewidth=0)
-            axes.plot(steps, values, color=colour[run.arm], marker="o")
-        percent(axes.yaxis)
-
-    note = "Band: 95 % Wilson interval over problems. Dashed: the first evaluation (the base model)."
-    return draw("Accuracy on the evaluation set", note, paint) if evaluated else None
-
-
-def accuracy_by(runs: Sequence[Run], field: str, what: str) -> Picture | None:
-    """First and last evaluation side by side, for every name in `by_label` or `by_operation`."""
-    evaluated = [run for run in runs if run.evals]
-    if not evaluated:
+def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
+    """None where no run has any of the metrics yet."""
+    colour, keys = colours(runs), spec.keys.split()
+    found = [(run, i, values) for run in runs for i, key in enumerate(keys) if (values := run.series(key)).count()]
+    if not found:
         return None
-    colour, names = colours(runs), list(dict.fromkeys(n for run in evaluated for n in run.evals[-1][field]))
+    linear = spec.scale == "linear"
+    with draw(spec.title, spec.note, keys=keys) as (picture, figure):
+        axes = step_axes(figure, spec.unit)
+        for run, i, values in found:
+            if linear and len(runs) <= 4:
+                raw = values[:: -(-len(values) // POINTS)]
+                axes.plot(raw.index, raw, color=colour[run.arm], alpha=0.25, linewidth=0.8)
+            order = i if len(keys) > 1 else list(colour).index(run.arm) if len(colour) > 1 else 1
+            plot(axes, smooth(values) if linear else values, order, color=colour[run.arm], linestyle=STYLES[i])
+        axes.set_yscale(spec.scale)
+        if not linear:  # matplotlib's own labels are in mathematical notation, which is switched off here
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        flat = not any(values.fillna(0).any() for *_, values in found)  # a flat zero has no scale of its own
+        axes.set_ylim(*((0, 1) if flat else spec.limits))
+        if spec.unit == "share":
+            percent(axes.yaxis)
+        for i, key in enumerate(keys if len(keys) > 1 else ()):
+            plot(axes, pd.Series(dtype=float), i, color=INK, linestyle=STYLES[i], label=key)
+    return picture
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot(xlabel="greedy accuracy", xlim=(-0.02, 1.02))
-        for i, run in enumerate(evaluated):
-            before, after = run.evals[0][field], run.evals[-1][field]
-            for j, name in enumerate(names):
-                y = j + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated)
-                if name not in before or name not in after:
-                    continue
-                (low, high), end = after[name]["interval"], after[name]["accuracy"]
-                axes.plot([low, high], [y, y], color=colour[run.arm], linewidth=5, alpha=0.22)
-                axes.plot([before[name]["accuracy"], end], [y, y], color=colour[run.arm], linewidth=1.2)
-                axes.plot(before[name]["accuracy"], y, "o", color=colour[run.arm], markerfacecolor=PAGE)
-                axes.plot(end, y, "o", color=colour[run.arm])
-        axes.set_yticks(range(len(names)), [str(n).replace("_", " ") for n in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.grid(False, axis="y")
-        percent(axes.xaxis)
 
-    note = "Open: first evaluation; filled: last one, with its 95 % interval as a band."
-    return draw(f"Accuracy by {what}", note, paint, max(HEIGHT, 0.5 + 0.16 * len(names) * (1 + len(evaluated))))
+def plot(axes: Axes, values: pd.Series, order: int = 1, **style: Any) -> None:
+    """Over the steps of the index a line that breaks at nan, with a mark where a value stands alone.
+
+    `order`: of curves that may be equal.
+    """
+    order = min(order, len(WIDTHS) - 1)
+    there = values.notna().to_numpy()
+    before, after = np.append(False, there[:-1]), np.append(there[1:], False)
+    chosen = (np.arange(len(values)) % max(1, -(-len(values) // POINTS)) == 0) | (~there & before)  # each gap, too
+    axes.plot(values.index[chosen], values[chosen], linewidth=WIDTHS[order], alpha=STRENGTHS[order], **style)
+    alone = there & ~before & ~after
+    axes.plot(values.index[alone], values[alone], "o", color=style["color"])
+
+
+def smooth(values: pd.Series) -> pd.Series:
+    """Mean over the neighbouring twentieth of the steps, `values` itself where they are few; nan where they are nan."""
+    window = np.ones(2 * (len(values) // 40) + 1)
+    sums, counts = (np.convolve(x, window, "same") for x in (values.fillna(0.0), values.notna()))
+    return (sums / np.maximum(1, counts)) * values.where(values.isna(), 1.0)
+
+
+def by_name(run: Run, title: str, unit: str, values: pd.DataFrame, colour: Mapping[str, str], note: str = "", **rest: Any):
+    """A curve a column, by the column's name; None where there is no value."""
+    if not values.count().any():
+        return None
+    with draw(f"{title}{run.suffix}", note, **rest) as (picture, figure):
+        axes = step_axes(figure, unit)
+        for order, name in enumerate(values):
+            plot(axes, values[name], order, color=colour[name], label=_short(_words(name)))
+        if unit != "reward":
+            percent(axes.yaxis)
+    return picture
+
+
+def baselines(run: Run, role: str) -> Picture | None:
+    """The moving averages of one role's reward."""
+    prefix = f"baseline/{role}/"
+    found = run.metrics.filter(regex=f"^{prefix}").rename(columns=lambda key: key.removeprefix(prefix))
+    colour = dict(zip(found, cycle(PALETTE))) | cell_colours(run)
+    return by_name(run, f"Baselines of the {role}", "reward", found, colour, keys=[f"{prefix}<cell>"])
 
 
 def labels_over_time(run: Run) -> Picture | None:
     """Accuracy of each of the data set's labels at every evaluation."""
     if len(run.evals) < 2:
         return None
-    names = list(run.evals[-1]["by_label"])
-
-    def paint(figure: Figure) -> None:
-        axes = step_axes(figure, "step", "greedy accuracy")
-        for name, colour in zip(names, cycle(PALETTE)):
-            points = [(e["step"], e["by_label"][name]["accuracy"]) for e in run.evals if name in e["by_label"]]
-            axes.plot(*zip(*points), color=colour, marker="o", label=str(name).replace("_", " "))
-        percent(axes.yaxis)
-        legend(figure, axes)
-
-    return draw(f"Accuracy by label over time{run.suffix}", "The evaluation set's own labels.", paint, HEIGHT + 0.3)
+    parts = [{name: part["accuracy"] for name, part in e["by_label"].items()} for e in run.evals]
+    found = pd.DataFrame(parts, [e["step"] for e in run.evals], dtype=float)
+    note, colour = "The evaluation set's own labels.", dict(zip(found, cycle(PALETTE)))
+    return by_name(run, "Accuracy by label over time", "greedy accuracy", found, colour, note, height=HEIGHT + 0.3)
 
 
-def shares(title: str, note: str, counts: Mapping[tuple[int, str], int], colour: Mapping[str, str]) -> Picture | None:
-    """Stacked shares over time of the values that have a colour, and of all others together."""
-    total = Counter[int]()
-    for (step, _), n in counts.items():
-        total[step] += n
-    if not total:
+def accuracy(runs: Sequence[Run]) -> Picture | None:
+    """Greedy accuracy with its interval; the first evaluation as the base line."""
+    evaluated = [run for run in runs if run.evals]
+    if not evaluated:
         return None
-    edges = _edges(total)
-    known = [[n * (value == name) for (_, value), n in counts.items()] for name in colour]
-    rows = [*known, [n * (value not in colour) for (_, value), n in counts.items()]]
-    stacks = np.array([np.histogram([s for s, _ in counts], bins=edges, weights=row)[0] for row in rows])
-    stacks = np.divide(stacks, stacks.sum(axis=0), out=np.zeros_like(stacks, dtype=float), where=stacks.sum(axis=0) > 0)
+    note = "Band: 95 % Wilson interval over problems. Dashed: the first evaluation (the base model)."
+    with draw("Accuracy on the evaluation set", note) as (picture, figure):
+        axes = step_axes(figure, "greedy accuracy")
+        for run in evaluated:
+            style = {"color": colours(runs)[run.arm]}
+            found = pd.DataFrame([[e["accuracy"], *e["interval"]] for e in run.evals], dtype=float)
+            steps = [e["step"] for e in run.evals]
+            axes.axhline(found[0][0], linestyle="--", linewidth=1, **style)
+            axes.fill_between(steps, found[1], found[2], alpha=0.15 / len(evaluated) ** 0.5, linewidth=0, **style)
+            axes.plot(steps, found[0], marker="o", **style)
+        percent(axes.yaxis)
+    return picture
 
-    def paint(figure: Figure) -> None:
-        axes = step_axes(figure, "step", "share")
-        bottom = np.zeros(len(edges) - 1)
-        for name, row, c in zip([*colour, "other"], stacks, [*colour.values(), "#a9a9a9"]):
-            if row.any():
-                axes.stairs(bottom + row, edges, baseline=bottom, fill=True, color=c, label=_short(name), linewidth=0)
-            bottom = bottom + row
+
+def accuracy_by(runs: Sequence[Run], what: str) -> Picture | None:
+    """First and last evaluation side by side, for every label or operation."""
+    evaluated = [run for run in runs if run.evals]
+    if not evaluated:
+        return None
+    field, colour = f"by_{what}", colours(runs)
+    names = list(dict.fromkeys(n for run in evaluated for n in run.evals[-1][field]))
+    note = "Open: first evaluation; filled: last one, with its 95 % interval as a band."
+    height = max(HEIGHT, 0.5 + 0.16 * len(names) * (1 + len(evaluated)))
+    with draw(f"Accuracy by {what}", note, height) as (picture, figure):
+        axes = figure.add_subplot(xlabel="greedy accuracy", xlim=(-0.02, 1.02))
+        for i, run in enumerate(evaluated):
+            before, after = run.evals[0][field], run.evals[-1][field]
+            for name in (n for n in names if n in before and n in after):
+                y = [names.index(name) + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated)]
+                ends = np.array([before[name]["accuracy"], after[name]["accuracy"]], dtype=float)
+                style = {"color": colour[run.arm]}
+                axes.plot(np.array(after[name]["interval"], dtype=float), y * 2, linewidth=5, alpha=0.22, **style)
+                axes.plot(ends, y * 2, linewidth=1.2, **style)
+                axes.plot(ends[:1], y, "o", markerfacecolor=PAGE, **style)
+                axes.plot(ends[1:], y, "o", **style)
+        axes.set_yticks(range(len(names)), [_short(_words(n)) for n in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        percent(axes.xaxis)
+    return picture
+
+
+def shares(title: str, note: str, counts: pd.DataFrame, colour: Mapping[str, str]) -> Picture | None:
+    """Stacked shares over time of the columns that have a colour, and of all others together. counts: [steps, names]"""
+    if counts.empty:
+        return None
+    names = [*colour, "other"]
+    stacks, edges = _binned(counts.T.groupby(lambda n: n if n in colour else "other").sum().T.reindex(columns=names))
+    with draw(title, note, HEIGHT + 0.15 * (len(colour) > 4)) as (picture, figure):
+        axes = step_axes(figure, "share")
+        tops = stacks.cumsum(axis=1)
+        for name, c in zip(names, [*colour.values(), "#a9a9a9"]):
+            if stacks[name].any():
+                style = {"color": c, "label": _short(_words(name)), "linewidth": 0}
+                axes.stairs(tops[name], edges, baseline=tops[name] - stacks[name], fill=True, **style)
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))
         percent(axes.yaxis)
-        legend(figure, axes)
-
-    return draw(title, note, paint, HEIGHT + 0.15 * (len(colour) > 4))
+    return picture
 
 
 def solve_rates(run: Run) -> Picture | None:
     """Histogram of the problems' success rates over time, each column one share."""
-    counts = run.play.solve_rates
-    if not counts:
+    rates = run.problems["rate"].dropna().astype(float)
+    if rates.empty:
         return None
-    edges = _edges({step for step, _ in counts})
-    steps, rates = zip(*counts)
-    grid, *_ = np.histogram2d(rates, steps, bins=[np.arange(12) - 0.5, edges], weights=list(counts.values()))
-    grid = grid / np.maximum(1, grid.sum(axis=0))
-
-    def paint(figure: Figure) -> None:
-        axes = step_axes(figure, "step", "success rate")
+    grid, edges = _binned(pd.crosstab(rates.index, np.floor(10 * rates + 0.5)).reindex(columns=range(11)))
+    with draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.") as (picture, figure):
+        axes = step_axes(figure, "success rate")
         extent = (edges[0], edges[-1], -0.05, 1.05)
-        image = axes.imshow(grid, aspect="auto", origin="lower", extent=extent, interpolation="none", cmap="cividis")
+        image = axes.imshow(grid.T, aspect="auto", origin="lower", extent=extent, interpolation="none", cmap="cividis")
         axes.grid(False)
-        percent(axes.yaxis)
         bar = figure.colorbar(image, ax=axes, label="share of problems")
         bar.outline.set_visible(False)
-        percent(bar.ax.yaxis)
-
-    return draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.", paint)
+        percent(axes.yaxis, bar.ax.yaxis)
+    return picture
 
 
 def time_totals(runs: Sequence[Run]) -> Picture | None:
@@ -218,60 +285,63 @@ def time_totals(runs: Sequence[Run]) -> Picture | None:
             ("wait for work", "time/wait_learner", PALETTE[4]),
         ),
     }
-    played = [run for run in runs if run.series("time/step")[0]]
+    played = [run for run in runs if run.series("time/step").count()]
     if not played:
         return None
-
-    def paint(figure: Figure) -> None:
+    note = "Upright line: a whole step. Actors' times are a mean over actors, of batches, which overlap steps."
+    with draw("Where the time went", note, max(HEIGHT, 1.0 + 0.5 * len(played))) as (picture, figure):
         axes = figure.add_subplot(xlabel="seconds a step, mean over steps")
         ticks: list[str] = []
         for run in played:
+            means, label = run.metrics.mean(), {"label"} if run is played[0] else set()
             for who, parts in kinds.items():
-                left = 0.0
+                left, y = 0.0, len(ticks)
                 for name, key, colour in parts:
-                    width = float(np.mean(run.series(key)[1] or [0.0]))
-                    label = name if run is played[0] else ""
-                    axes.barh(len(ticks), width, left=left, color=colour, label=label, height=0.7)
+                    width = means.get(key, 0.0)
+                    axes.barh(y, width, left=left, color=colour, height=0.7, **dict.fromkeys(label, name))
                     left += width
-                step, y = float(np.mean(run.series("time/step")[1])), len(ticks)
-                axes.plot([step, step], [y - 0.45, y + 0.45], color=INK)
+                axes.plot([means["time/step"]] * 2, [y - 0.45, y + 0.45], color=INK)
                 ticks.append(who if len(played) == 1 else f"{_short(run.label)}, {who}")
         axes.set_yticks(range(len(ticks)), ticks)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
-        legend(figure, axes)
-
-    note = "Upright line: a whole step. Actors' times are a mean over actors, of batches, which overlap steps."
-    return draw("Where the time went", note, paint, max(HEIGHT, 1.0 + 0.5 * len(played)))
+    return picture
 
 
 def proposer_rates(run: Run) -> Picture | None:
-    """Success rates of proposed problems by tier, first and last evaluation of the proposer."""
-    evals = [e for e in run.proposer_evals if e.get("solve_rates")]
+    """Success rates of proposed problems by cell, first and last evaluation of the proposer."""
+    evals = [e["solve_rates"] for e in run.proposer_evals if e.get("solve_rates")]
     if not evals:
         return None
-
-    def paint(figure: Figure) -> None:
-        for axes, tier in zip(figure.subplots(1, len(TIERS), sharey=True), TIERS):
-            for e, style in (
-                (evals[0], {"color": INK}),
-                (evals[-1], {"color": TIER_COLOURS[tier], "fill": True, "alpha": 0.7}),
-            ):
-                counts = np.array(e["solve_rates"].get(tier.value, [0] * 11), dtype=float)
+    colour, cells = cell_colours(run), list(evals[-1])
+    rows = -(-len(cells) // 3)
+    note = "Outline: first evaluation; filled: last one."
+    with draw(f"Solve rates of proposals{run.suffix}", note, HEIGHT * (1 + rows) / 2) as (picture, figure):
+        grid = figure.subplots(rows, min(3, len(cells)), sharex=True, sharey=True, squeeze=False)
+        for axes, cell in zip(grid.flat, cells):
+            filled = {"color": colour[cell], "fill": True, "alpha": 0.7}
+            for rates, style in ((evals[0], {"color": INK}), (evals[-1], filled)):
+                counts = np.array(rates.get(cell, [0] * 11), dtype=float)
                 axes.stairs(counts / max(1, counts.sum()), np.linspace(-0.05, 1.05, 12), **style)
-            axes.set_title(tier.value, fontsize=9)
-            percent(axes.xaxis)
-            percent(axes.yaxis)
-        figure.supxlabel("success rate", fontsize=9, color=INK)
-        figure.supylabel("share of problems", fontsize=9, color=INK)
+            axes.set_title(_short(cell))
+            percent(axes.xaxis, axes.yaxis)
+        for axes in grid.flat[len(cells) :]:
+            axes.set_visible(False)
+        figure.supxlabel("success rate", color=INK)
+        figure.supylabel("share of problems", color=INK)
+    return picture
 
-    return draw(f"Solve rates of proposals{run.suffix}", "Outline: first evaluation; filled: last one.", paint)
+
+def _binned(counts: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Shares of each row's sum in at most BINS bins of steps, and the edges: a step lies in the middle of its bin."""
+    first, last = counts.index.min(), counts.index.max()
+    edges = np.linspace(first - 0.5, last + 0.5, min(BINS, last - first + 1) + 1)
+    sums = counts.groupby(pd.cut(counts.index, edges), observed=False).sum()
+    return sums.div(sums.sum(axis=1).replace(0, np.nan), axis=0).fillna(0.0), edges
 
 
-def _edges(steps: Any) -> np.ndarray:
-    """Bin edges so that a step lies in the middle of its bin; at most BINS of them."""
-    first, last = min(steps), max(steps)
-    return np.linspace(first - 0.5, last + 0.5, min(BINS, last - first + 1) + 1)
+def _words(name: Any) -> str:
+    return str(name).replace("_", " ")
 
 
 def _short(text: str) -> str:

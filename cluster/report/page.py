@@ -15,7 +15,6 @@ import yaml
 from markupsafe import Markup
 
 from azero.errors import UserError
-from azero.types import TIERS
 from cluster.report import figures, tables
 from cluster.report.data import ESCAPES, Run, read
 from cluster.report.sections import sections
@@ -39,21 +38,18 @@ def build(run_dirs: Sequence[str | Path], out: Path | None = None) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["duration"] = tables.duration
     page = environment.get_template("report.html.j2").render(
         title=runs[0].label if len(runs) == 1 else f"{len(runs)} runs",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         runs=runs,
-        facts=tables.facts(runs[0]) if len(runs) == 1 else {},
-        headline=tables.headline(runs[0]) if len(runs) == 1 else None,
+        headline=tables.headline(runs[0]),
         comparisons=[*map(tables.sweep, source.sweeps), *([tables.summary(runs)] if len(runs) > 1 else [])],
         colours=figures.colours(runs),
         sections=sections(runs),
         configs={run.label: yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True) for run in runs},
         episodes=Markup(_episodes(runs)),
-        shown=sum(len(run.play.rows) for run in runs),
-        total=sum(run.play.episodes for run in runs),
-        without_text=sum(run.play.without_text for run in runs),
-        tiers=[tier.value for tier in TIERS],
+        cells=list(dict.fromkeys(cell for run in runs for cell in run.cells)),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -70,8 +66,5 @@ def build(run_dirs: Sequence[str | Path], out: Path | None = None) -> Path:
 
 def _episodes(runs: Sequence[Run]) -> str:
     """JSON of [[run's label, [episodes]], ...]; the rows are escaped already."""
-    return "[" + ",".join(f"[{_label(run)},[{','.join(run.play.rows)}]]" for run in runs) + "]"
-
-
-def _label(run: Run) -> str:
-    return json.dumps(run.label).translate(ESCAPES)
+    parts = [f"[{json.dumps(run.label).translate(ESCAPES)},[{','.join(run.rows)}]]" for run in runs]
+    return f"[{','.join(parts)}]"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from azero.types import ROLES, TIERS
-from cluster.report import curves, figures, tables
-from cluster.report.curves import Curve
-from cluster.report.data import Run
-from cluster.report.figures import TIER_COLOURS, VERDICT_COLOURS, Picture
+import pandas as pd
+
+from azero.types import ROLES, Verdict
+from cluster.report import figures, tables
+from cluster.report.data import SHARES, Run
+from cluster.report.figures import PALETTE, Curve, Picture
 from cluster.report.tables import Table
 
 IN_DETAIL = 4  # runs that get pictures and tables of their own
@@ -28,6 +29,14 @@ EMPTY = {
     "Accuracy": "No evaluation has finished yet.",
     "Proposer": "The proposer has not been evaluated in these runs.",
 }
+VERDICT_COLOURS: dict[str, str] = {
+    Verdict.VALID: "#009e73",
+    Verdict.REJECTED: "#e69f00",
+    Verdict.UNPARSEABLE: "#b2474f",
+    Verdict.EXCLUDED: "#7f7f7f",
+}
+# Metrics that other figures show: by name, and by how they begin.
+ELSEWHERE = {"step", "time_s", "weight_version"}, ("eval/", SHARES, *(f"baseline/{role}/" for role in ROLES))
 FROM_ZERO, RATE = (0.0, None), (0.0, 1.02)
 CURVES = {
     "Curriculum": (
@@ -75,86 +84,96 @@ CURVES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    id: str
     title: str
     text: str
     pictures: Sequence[Picture]
-    tables: Sequence[Table]
-    empty: str  # what to say where there is neither
+    tables: Sequence[Table] = ()
+    empty: str = ""  # what to say where there is neither
+    is_collapsed: bool = False
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """From what came out of a run to how it went about it."""
     detailed = list({run.arm: run for run in reversed(runs)}.values())[::-1][:IN_DETAIL]  # the first of each arm
-
-    def section(name: str, own: Sequence[Picture | None], *found: Table | None) -> Section:
-        drawn = [curves.curve(runs, spec) for spec in CURVES.get(name, ())]
-        pictures = [picture for picture in (*drawn, *own) if picture]
-        told = f" {trained_on_evaluation(runs)}" if name == "Accuracy" else ""
-        title, text, empty = name, TEXTS[name] + told, EMPTY.get(name, "No step has been recorded yet.")
-        return Section(
-            id=name.lower(), title=title, text=text, pictures=pictures, tables=[t for t in found if t], empty=empty
-        )
-
     accuracy = [
         figures.accuracy(runs),
-        figures.accuracy_by(detailed, "by_label", "label"),
-        figures.accuracy_by(detailed, "by_operation", "operation"),
+        figures.accuracy_by(detailed, "label"),
+        figures.accuracy_by(detailed, "operation"),
         *map(figures.labels_over_time, detailed),
     ]
-    baselines = [curves.baselines(run, role) for run in detailed for role in ROLES]
+    baselines = [figures.baselines(run, role) for run in detailed for role in ROLES]
+    own: dict[str, tuple[Iterable[Picture | None], Iterable[Table | None]]] = {
+        "Accuracy": (accuracy, map(tables.by_group, detailed)),
+        "Curriculum": ([*map(_cells, detailed), *map(figures.solve_rates, detailed)], map(tables.cells, detailed)),
+        "Proposer": (map(figures.proposer_rates, runs), [tables.proposer(runs)]),
+        "Diversity": ([*map(_novelty, detailed), *map(_structures, detailed)], map(tables.frequent, detailed)),
+        "Rewards": ([*baselines, *map(_outcomes, detailed)], map(tables.reasons, detailed)),
+        "Optimisation": ((), ()),
+        "Synchrony": ((), ()),
+        "Time": ([figures.time_totals(detailed)], ()),
+    }
     found = [
-        section("Accuracy", accuracy, *map(tables.by_group, detailed)),
-        section(
-            "Curriculum", [*map(_tiers, detailed), *map(figures.solve_rates, detailed)], *map(tables.tiers, detailed)
-        ),
-        section("Proposer", list(map(figures.proposer_rates, runs)), tables.proposer(runs)),
-        section("Diversity", [*map(_novelty, detailed), *map(_structures, detailed)], *map(tables.frequent, detailed)),
-        section("Rewards", [*baselines, *map(_outcomes, detailed)], *map(tables.reasons, detailed)),
-        section("Optimisation", []),
-        section("Synchrony", []),
-        section("Time", [figures.time_totals(detailed)]),
+        Section(
+            title=name,
+            text=TEXTS[name] + (f" {trained_on_evaluation(runs)}" if name == "Accuracy" else ""),
+            pictures=[p for p in (*(figures.curve(runs, c) for c in CURVES.get(name, ())), *pictures) if p],
+            tables=[table for table in shown if table],
+            empty=EMPTY.get(name, "No step has been recorded yet."),
+        )
+        for name, (pictures, shown) in own.items()
     ]
-    others = curves.others(runs, [picture for part in found for picture in part.pictures])
-    return [*found, section("Others", others)] if others else found
+    others = _others(runs, {key for section in found for picture in section.pictures for key in picture.keys})
+    return [*found, Section(title="Others", text=TEXTS["Others"], pictures=others, is_collapsed=True)][: 8 + bool(others)]
+
+
+def _others(runs: Sequence[Run], shown: set[str]) -> list[Picture]:
+    """A small picture of each number that the runs log and that none of `shown` is: own metrics among them."""
+    names, beginnings = ELSEWHERE
+    left = sorted({key for run in runs for key in run.metrics} - shown - names)
+    pictures = [
+        figures.curve(runs, Curve(key, key.rpartition("/")[2], key))
+        for key in left
+        if not key.startswith(beginnings) and " " not in key
+    ]
+    return [picture for picture in pictures if picture]
 
 
 def trained_on_evaluation(runs: Sequence[Run]) -> str:
     """How many evaluation problems each run trained on, by its own count."""
     said = []
     for run in runs:
-        _, counts = run.series("problems/in_evaluation")
+        counts = run.series("problems/in_evaluation").dropna()
         asked = f"task.exclude_evaluation={str(run.setting('task.exclude_evaluation')).lower()}"
-        found = f"{sum(counts):,.0f} of {run.play.solved:,}" if counts else "not counted"
+        solved = run.episodes["text"].notna().sum()
+        found = f"{counts.sum():,.0f} of {solved:,}" if len(counts) else "not counted"
         said.append(f"{f'{run.label}: ' if len(runs) > 1 else ''}{found} ({asked})")
     return f"Evaluation problems among those trained on: {'; '.join(said)}."
 
 
-def _tiers(run: Run) -> Picture | None:
-    counts = {
-        (m["step"], tier.value): m[key]
-        for m in run.metrics
-        for tier in TIERS
-        if m.get(key := f"problems/share/{tier}") is not None
-    }
-    return figures.shares(f"Tier shares{run.suffix}", "Of the problems in a batch.", counts, TIER_COLOURS)
+def _cells(run: Run) -> Picture | None:
+    counts = run.metrics.filter(regex=f"^{SHARES}").dropna(how="all").rename(columns=lambda k: k.removeprefix(SHARES))
+    return figures.shares(f"Shares of the cells{run.suffix}", "Of the problems in a batch.", counts, figures.cell_colours(run))
 
 
 def _novelty(run: Run) -> Picture | None:
-    names = {True: "new to the run", False: "asked before"}
-    counts = {(step, names[new]): n for (step, new), n in run.play.novelty.items()}
-    palette = dict(zip(names.values(), (figures.PALETTE[2], figures.PALETTE[6])))
-    return figures.shares(f"New problems{run.suffix}", "By canonical form.", counts, palette)
+    names = {False: "new to the run", True: "asked before"}
+    values = run.problems["canonical"].duplicated().map(names)
+    colour = dict(zip(names.values(), (PALETTE[2], PALETTE[6])))
+    return figures.shares(f"New problems{run.suffix}", "By canonical form.", _counts(values), colour)
 
 
 def _structures(run: Run) -> Picture | None:
-    totals: dict[str, int] = {}
-    for (_, structure), n in run.play.structures.items():
-        totals[structure] = totals.get(structure, 0) + n
-    top = sorted(totals, key=lambda s: -totals[s])[:6]
+    totals = run.problems["structure"].value_counts()
+    top = dict(zip(totals.index[:6], PALETTE))
     note = f"The {len(top)} most frequent of {len(totals)} structures."
-    return figures.shares(f"Structures{run.suffix}", note, run.play.structures, dict(zip(top, figures.PALETTE)))
+    return figures.shares(f"Structures{run.suffix}", note, _counts(run.problems["structure"]), top)
 
 
 def _outcomes(run: Run) -> Picture | None:
-    return figures.shares(f"Proposals{run.suffix}", "What became of them.", run.play.outcomes, VERDICT_COLOURS)
+    counts = _counts(run.proposals["verdict"])
+    return figures.shares(f"Proposals{run.suffix}", "What became of them.", counts, VERDICT_COLOURS)
+
+
+def _counts(values: pd.Series) -> pd.DataFrame:
+    """[steps, values]: how often."""
+    return pd.crosstab(values.index, values.to_numpy())

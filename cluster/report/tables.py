@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from azero.evaluation.solver import paired
-from azero.types import TIERS
 from cluster.report.data import Run
 
-BATCH = ("rollout.problems_per_step", "rollout.solutions_per_problem")
 FREQUENT = 12  # rows of the most frequent problems
 
 
@@ -25,85 +24,69 @@ class Table:
     left: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    before: str
-    after: str
-    detail: str
+def text(value: Any) -> str:
+    return "–" if value is None else str(value)
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def points(change: float | None) -> str:
+def points(before: float | None, after: float | None) -> str:
     """Of percentage, signed."""
-    return "–" if change is None else f"{100 * change:+.1f}".replace("-", "−")
+    return "–" if before is None or after is None else f"{100 * (after - before):+.1f}".replace("-", "−")
 
 
-def facts(run: Run) -> dict[str, str]:
-    """What the run is, in a few words each."""
-    origin = run.provenance
-    gpus = [g["name"] for g in origin.get("gpus", [])]
-    machine = [
-        *([f"{len(gpus)} × {gpus[0]}"] if gpus else []),
-        f"{origin.get('cpu', '?')}, {origin.get('cores', '?')} cores",
-    ]
-    git = origin.get("git") or {}
-    commit = f"{git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else "unknown"
-    return {
-        "model": str(run.setting("model.path")),
-        "problems from": str(run.setting("task.source")),
-        "algorithm": f"{run.setting('algorithm.name')}, baseline by {run.setting('baseline.by')}",
-        "learnability": str(run.setting("reward.learnability")),
-        "batch": "{} problems × {} solutions".format(*map(run.setting, BATCH)),
-        "steps": f"{run.step} of {run.setting('run.steps')}",
-        "time": duration(run.metrics[-1].get("time_s") if run.metrics else None),
-        "hardware": "; ".join(machine),
-        "began": f"{str(origin.get('time', '?'))[:16].replace('T', ' ')} UTC on {origin.get('host', '?')}",
-        "code": commit,
-    }
+def interval(bounds: Sequence[float | None] | None) -> str:
+    known = [100 * v for v in bounds or () if v is not None]
+    return "[{:.1f}, {:.1f}]".format(*known).replace("-", "−") if len(known) == 2 else ""
 
 
-def headline(run: Run) -> Headline:
-    """Accuracy before and after, and whether the difference could be chance."""
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes = int(seconds) // 60
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {int(seconds) % 60:02d} s"
+
+
+def mcnemar(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    """Whether the difference of two evaluations could be chance; empty where they cannot be paired."""
+    if not (before and after and before.get("problems") and after.get("problems")):
+        return "–"
+    if (found := paired(before, after)) is None:
+        return "–"
+    p = "< 0.0001" if found.p_value < 1e-4 else f"= {found.p_value:.2g}"
+    return f"p {p} (−{found.b} +{found.c})"
+
+
+def headline(run: Run) -> list[str]:
+    """Accuracy before (empty where there is one evaluation) and after, and what they are of."""
     if not run.evals:
-        return Headline(before="", after="", detail="No evaluation has finished yet.")
+        return ["", "", "No evaluation has finished yet."]
     first, last = run.evals[0], run.evals[-1]
     data = f"{last.get('data', 'evaluation set')}, {last['n']} problems, greedy"
     if len(run.evals) == 1:
-        return Headline(
-            before="", after=percent(first["accuracy"]), detail=f"{_interval(first)}, step {first['step']}; {data}"
-        )
-    steps = f"step {first['step']} {_interval(first)} → step {last['step']} {_interval(last)}"
-    return Headline(
-        before=percent(first["accuracy"]),
-        after=percent(last["accuracy"]),
-        detail=f"{steps}; {data}; McNemar {_test(first, last)}",
-    )
+        return ["", percent(first["accuracy"]), f"{interval(first.get('interval'))}, step {first['step']}; {data}"]
+    steps = " → ".join(f"step {e['step']} {interval(e.get('interval'))}" for e in (first, last))
+    return [*(percent(e["accuracy"]) for e in (first, last)), f"{steps}; {data}; McNemar {mcnemar(first, last)}"]
 
 
 def summary(runs: Sequence[Run]) -> Table:
     """A row a run, with the config keys in which they differ."""
     flat = [_flat(run.config) for run in runs]
-    keys = dict.fromkeys(
-        key for config in flat for key in config if not key.startswith(("run.name", "run.dir", "run.seed"))
-    )
+    keys = (k for k in dict.fromkeys(k for c in flat for k in c) if not k.startswith(("run.name", "run.dir", "run.seed")))
     differ = [key for key in keys if len({str(config.get(key)) for config in flat}) > 1]
-    rows = []
-    for run, config in zip(runs, flat):
-        first, last = (run.evals[0], run.evals[-1]) if run.evals else (None, None)
-        rows.append([
+    rows = [
+        [
             run.label,
             ", ".join(f"{key}={config.get(key)}" for key in differ) or "–",
             str(run.setting("run.seed")),
             f"{run.step} of {run.setting('run.steps')}",
-            duration(run.metrics[-1].get("time_s") if run.metrics else None),
-            _with_interval(first),
-            _with_interval(last),
-            points(last["accuracy"] - first["accuracy"]) if first and last else "–",
-            _test(first, last) if first and last and len(run.evals) > 1 else "–",
-        ])  # fmt: skip
+            duration(run.seconds),
+            *(_change(run.evals[0], run.evals[-1]) if run.evals else ["–"] * 4),
+        ]
+        for run, config in zip(runs, flat)
+    ]
     head = ("run", "differs in", "seed", "steps", "time", "before", "after", "points", "McNemar")
     return Table(title="Runs", head=head, rows=rows, note="Greedy accuracy with its 95 % Wilson interval.", left=2)
 
@@ -114,15 +97,14 @@ def by_group(run: Run) -> Table | None:
         return None
     first, last = run.evals[0], run.evals[-1]
     rows = []
-    for field, group in (("label", "by_label"), ("operation", "by_operation")):
-        for name, new in last.get(group, {}).items():
-            old = first.get(group, {}).get(name)
-            part = [{"problems": [p for p in e.get("problems", ()) if p[field] == name]} for e in (first, last)]
-            change = points(new["accuracy"] - old["accuracy"]) if old else "–"
-            sampled = [percent(e and e.get("mean_at_k")) for e in (old, new)]
-            rows.append(
-                [field, name, str(new["n"]), _with_interval(old), _with_interval(new), change, _test(*part), *sampled]
+    for field in ("label", "operation"):
+        for name in last.get(f"by_{field}", {}):
+            old, new = (
+                {**e.get(f"by_{field}", {}).get(name, {}), "problems": [p for p in e.get("problems", ()) if p[field] == name]}
+                for e in (first, last)
             )
+            sampled = [percent(e.get("mean_at_k")) for e in (old, new)]
+            rows.append([field, name, str(new["n"]), *_change(old, new), *sampled])
     head = ("", "", "n", "before", "after", "points", "McNemar", "sampled before", "after")
     note = "p: exact, two-sided, paired by problem, not corrected for the number of rows. Sampled: mean over samples."
     return Table(title=f"Before and after{run.suffix}", head=head, rows=rows, note=note, left=2)
@@ -130,24 +112,23 @@ def by_group(run: Run) -> Table | None:
 
 def sweep(found: Mapping[str, Any]) -> Table:
     """`azero sweep`'s comparison, an arm a row."""
-    rows, failed = [], []
+    rows, failed, control = [], [], found.get("control", "control")
     for arm, row in found["arms"].items():
         difference = row.get("difference") or {}
         failed += [f"{arm}, seed {seed}: {why}" for seed, why in (row.get("failed") or {}).items()]
         rows.append([
-            f"{arm} (control)" if arm == found.get("control") else arm,
+            f"{arm} (control)" if arm == control else arm,
             ", ".join(map(str, row["seeds"])) or "–",
             " ".join(map(percent, row["before"])),
             " ".join(map(percent, row["after"])),
             percent(row["mean"]),
-            _range(row["interval"]),
-            f"{points(difference.get('mean'))} {_range(difference.get('interval'))}",
-            str(difference.get("seeds_to_tell") or "–"),
+            interval(row["interval"]),
+            f"{points(0, difference.get('mean'))} {interval(difference.get('interval'))}",
+            text(difference.get("seeds_to_tell")),
             ", ".join(map(duration, row.get("seconds") or [])),
             *(_mean(values) for values in row["columns"].values()),
         ])  # fmt: skip
     columns = next(iter(found["arms"].values()))["columns"]
-    control = found.get("control", "control")
     statistics = ("mean", "95 % interval", f"minus {control}", "seeds to tell")
     head = ("arm", "seeds", "before", "after", *statistics, "time", *columns)
     note = (
@@ -160,83 +141,58 @@ def sweep(found: Mapping[str, Any]) -> Table:
 
 def proposer(runs: Sequence[Run]) -> Table | None:
     """What the proposer writes, first and last evaluation, the runs beside each other."""
-    rows = []
-    for run in runs:
-        for e in [*run.proposer_evals[:1], *run.proposer_evals[1:][-1:]]:
-            tiers = " / ".join(percent(e.get("tier_shares", {}).get(tier.value)) for tier in TIERS)
-            numbers = [percent(e.get(key)) for key in ("valid", "unique")]
-            rest = [str(e.get("structures", "–")), tiers, percent(e.get("tier_match"))]
-            rows.append(
-                [run.label, str(run.setting("task.source")), str(e["step"]), str(e.get("n", "–")), *numbers, *rest]
-            )
-    head = (
-        "run",
-        "problems from",
-        "step",
-        "n",
-        "valid",
-        "unique",
-        "structures",
-        "easy / medium / hard",
-        "tier as asked",
-    )
+    cells = list(dict.fromkeys(cell for run in runs for cell in run.cells))
+    rows = [
+        [
+            *(run.label, str(run.setting("task.source")), str(e["step"]), text(e.get("n"))),
+            *(percent(e.get(key)) for key in ("valid", "unique")),
+            text(e.get("structures")),
+            " / ".join(percent(e.get("cell_shares", {}).get(cell)) for cell in cells),
+            percent(e.get("tier_match")),
+        ]
+        for run in runs
+        for e in [*run.proposer_evals[:1], *run.proposer_evals[1:][-1:]]
+    ]
+    shares = " / ".join(cells)
+    head = ("run", "problems from", "step", "n", "valid", "unique", "structures", shares, "as asked")
     note = "First and last evaluation of each run; a run with frozen problems shows the untrained proposer."
     return Table(title="Proposer's evaluation", head=head, rows=rows, note=note, left=2) if rows else None
 
 
 def reasons(run: Run) -> Table | None:
-    turned_down, total = run.play.reasons, sum(run.play.outcomes.values())
-    rows = [[reason.replace("_", " "), str(n), percent(n / total)] for reason, n in turned_down.most_common()]
+    counts, total = run.proposals["reason"].value_counts(), len(run.proposals)
+    rows = [[reason.replace("_", " "), str(n), percent(n / total)] for reason, n in counts.items()]
     head = ("reason", "proposals", "of all")
     return Table(title=f"Why proposals were turned down{run.suffix}", head=head, rows=rows) if rows else None
 
 
-def tiers(run: Run) -> Table | None:
-    """Requested tier against the tier that the problem had."""
-    counts = run.play.tiers
-    rows = [[f"{r.value} asked", *(str(counts[r.value, t.value]) for t in TIERS)] for r in TIERS]
-    head = ("", *(f"{t.value} written" for t in TIERS))
-    return Table(title=f"Tier asked and tier written{run.suffix}", head=head, rows=rows) if counts else None
+def cells(run: Run) -> Table | None:
+    """Requested cell against the cell that the problem had."""
+    counts = run.problems.groupby(["requested_cell", "cell"]).size()
+    rows = [[f"{r} asked", *(str(counts.get((r, c), 0)) for c in run.cells)] for r in run.cells]
+    head = ("", *(f"{cell} written" for cell in run.cells))
+    return Table(title=f"Cell asked and cell written{run.suffix}", head=head, rows=rows) if len(counts) else None
 
 
 def frequent(run: Run) -> Table | None:
     """The problems that were asked most, equal ones counted by their canonical form."""
-    asked = sorted(run.play.asked.values(), key=lambda a: -a.count)[:FREQUENT]
-    total = sum(a.count for a in run.play.asked.values())
+    total = len(run.problems)
+    groups = run.problems.astype({"rate": float}).groupby("canonical", sort=False)
+    found = groups.agg({"text": "first", "cell": "first", "rate": ["size", "mean"], "step": ["min", "max"]})
     rows = [
-        [a.text, a.tier, str(a.count), percent(a.count / total), percent(a.rate_sum / a.count), f"{a.first}–{a.last}"]
-        for a in asked
+        [text, cell, str(n), percent(n / total), percent(rate), f"{first}–{last}"]
+        for _, text, cell, n, rate, first, last in found.nlargest(FREQUENT, ("rate", "size")).itertuples()
     ]
-    head = ("problem", "tier", "times", "of all", "success", "steps")
-    note = f"{len(run.play.asked):,} distinct among {total:,} problems, by canonical form."
+    head = ("problem", "cell", "times", "of all", "success", "steps")
+    note = f"{len(found):,} distinct among {total:,} problems, by canonical form."
     return Table(title=f"Most frequent problems{run.suffix}", head=head, rows=rows, note=note, left=2) if rows else None
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes = int(seconds) // 60
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {int(seconds) % 60:02d} s"
-
-
-def _test(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    found = paired(before, after) if before.get("problems") and after.get("problems") else None
-    if found is None:
-        return "–"
-    p = "< 0.0001" if found.p_value < 1e-4 else f"= {found.p_value:.2g}"
-    return f"p {p} (−{found.b} +{found.c})"
-
-
-def _interval(result: Mapping[str, Any]) -> str:
-    return _range(result.get("interval"))
-
-
-def _range(interval: Sequence[float] | None) -> str:
-    return "[{:.1f}, {:.1f}]".format(*(100 * v for v in interval)).replace("-", "−") if interval else ""
-
-
-def _with_interval(result: Mapping[str, Any] | None) -> str:
-    return f"{percent(result['accuracy'])} {_interval(result)}" if result else "–"
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Accuracy before and after with intervals, the difference, and whether it could be chance."""
+    old, new = before.get("accuracy"), after.get("accuracy")
+    shown = [f"{percent(e.get('accuracy'))} {interval(e.get('interval'))}".strip() for e in (before, after)]
+    return [*shown, points(old, new), mcnemar(before, after)]
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -5,14 +5,17 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run_dirs import EVIL, write_run
 
 from azero.errors import UserError
 from cluster.cli import main
-from cluster.report import curves
+from cluster.report import figures, tables
 from cluster.report.data import read
+from cluster.report.figures import Curve
 from cluster.report.page import build
 
 
@@ -44,13 +47,12 @@ def test_a_place_that_the_buffer_filled_is_not_what_the_proposer_set(tmp_path):
     (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     wrote = sum(line["problem"] is not None for line in lines[6:])
     (found,) = read([run]).runs
-    for counts in (found.play.tiers, found.play.solve_rates, found.play.structures, found.play.novelty):
-        assert counts.total() == wrote > 0
-    assert found.play.episodes == 12 and {step for step, _ in found.play.structures} == {2}
+    assert len(found.problems) == wrote > 0
+    assert len(found.episodes) == 12 and set(found.problems["step"]) == {2}
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("source: selfplay", "source: random"))  # without a proposer
     (found,) = read([run]).runs
-    assert found.play.tiers.total() == sum(line["problem"] is not None for line in lines)
+    assert len(found.problems) == sum(line["problem"] is not None for line in lines)
 
 
 def test_the_report_says_whether_the_run_trained_on_evaluation_problems(tmp_path):
@@ -104,7 +106,7 @@ def test_text_of_a_model_cannot_leave_its_place(tmp_path):
 
 def test_more_episodes_than_fit_are_thinned_evenly_over_the_steps(tmp_path, monkeypatch):
     run = write_run(tmp_path / "r", steps=40)
-    whole = sum(map(len, read([run]).runs[0].play.rows))
+    whole = sum(map(len, read([run]).runs[0].rows))
     monkeypatch.setattr(read, "__defaults__", (whole // 4,))  # the budget
     page = page_of(run)
     [[_, rows]] = embedded_episodes(page)
@@ -191,7 +193,9 @@ def test_own_metrics_are_shown(tmp_path):
     own = {"mine/score": 0.5, "mine/note": "text", "loss/total": 1.0, "loss/policy": 1.0}
     run = edited(write_run(tmp_path / "r", steps=4), lambda line: line.update(own))
     page = page_of(run)
-    assert "<h2>Others</h2>" in page and "<h3>mine/score</h3>" in page and "mine/note" not in page
+    assert "<h2>Others</h2>" in page and "mine/note" not in page
+    collapsed = re.search(r'<details class="more">.*?</details>', page, re.DOTALL)[0]
+    assert "<h3>mine/score</h3>" in collapsed and "<h3>Loss</h3>" not in collapsed
     shown = re.findall(r"<code>([\w/]+)</code>", page)
     assert shown.count("loss/policy") == shown.count("loss/total") == 1, "each in a picture of its own, not again"
 
@@ -202,22 +206,115 @@ def test_a_curve_breaks_where_a_metric_is_absent(tmp_path):
             line.pop("entropy", None)
 
     (run,) = read([edited(write_run(tmp_path / "r", steps=8), change)]).runs
-    steps, values = curves._with_gaps(run, "entropy")
-    there = {int(s) for s, v in zip(steps, values, strict=True) if np.isfinite(v)}
-    assert there == {1, 2, 5, 7, 8}
-    figure = Figure()
-    axes = figure.add_subplot()
-    curves._plot(axes, steps, curves._smooth(values), 1, color="red")
+    values = run.series("entropy")
+    assert list(values.dropna().index) == [1, 2, 5, 7, 8]
+    axes = Figure().add_subplot()
+    figures.plot(axes, figures.smooth(values), color="red")
     line, alone = axes.lines
     assert [int(s) for s in np.asarray(line.get_xdata())[np.isnan(line.get_ydata())]][-3:] == [3, 4, 6]
     assert list(alone.get_xdata()) == [5], "a value between two gaps has no line"
 
 
-def test_a_curve_that_equals_another_does_not_hide_it(tmp_path):
+def drawn_by(monkeypatch, figure, *arguments):
+    """The lines that a figure's function plots, as (steps, values)."""
+    lines, plot = [], Axes.plot
+
+    def plotted(axes, *args, **style):
+        made = plot(axes, *args, **style)
+        lines.extend((list(line.get_xdata()), list(line.get_ydata())) for line in made)
+        return made
+
+    monkeypatch.setattr(Axes, "plot", plotted)
+    assert figure(*arguments) is not None
+    return lines
+
+
+def test_labels_over_time_break_where_a_label_is_absent(tmp_path, monkeypatch):
+    """Not joined across the gap."""
+    run = write_run(tmp_path / "r", steps=30)
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    del lines[1]["by_label"]["low"]
+    (run / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = drawn_by(monkeypatch, figures.labels_over_time, *read([run]).runs)
+    assert [steps for steps, values in found if np.isnan(values).any()] == [[0, 10, 20, 30]]
+    (values,) = (values for _, values in found if np.isnan(values).any())
+    assert list(np.isnan(values)) == [False, True, False, False]
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e300", "-1e305", "1e999", "1" + 310 * "0"])
+def test_a_value_that_cannot_be_drawn_is_missing_in_figures(tmp_path, monkeypatch, value):
+    run = write_run(tmp_path / "r", steps=4)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines[2] = re.sub(r'"entropy": [^,}]*', f'"entropy": {value}', lines[2])
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    spec = Curve("Entropy", "nats", "entropy")
+    steps, values = max(drawn_by(monkeypatch, figures.curve, read([run]).runs, spec), key=lambda line: len(line[0]))
+    assert steps == [0, 1, 2, 3, 4] and list(np.isnan(values)) == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e300", "1" + 310 * "0"])
+def test_a_value_that_cannot_be_written_is_missing_in_tables(tmp_path, value):
+    run = write_run(tmp_path / "r", steps=10)
+    for name, key in (("evals.jsonl", "accuracy"), ("samples.jsonl", "success_rate"), ("metrics.jsonl", "time_s")):
+        (run / name).write_text(re.sub(rf'"{key}": [0-9.]+', f'"{key}": {value}', (run / name).read_text()))
+    (found,) = read([run]).runs
+    assert {row[4] for row in tables.frequent(found).rows} == {"–"}
+    assert {row[3].split()[0] for row in tables.by_group(found).rows} == {"–"}
+    assert tables.summary([found]).rows[0][4] == "–" and tables.headline(found)[:2] == ["–", "–"]
+    if value == "1e300":
+        assert "<h2>Accuracy</h2>" in page_of(run)
+
+
+def test_names_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
+    """The reader's browser has the fonts; the figures hold the names as text."""
+    names = {"low": "简单 한국어", "high": "ยาก"}
+    run = write_run(tmp_path / "r", steps=20)
+    for old, new in names.items():
+        (run / "evals.jsonl").write_text((run / "evals.jsonl").read_text().replace(f'"{old}"', f'"{new}"'))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("name: r\n", "name: 模型\n", 1))
+    page = page_of(run)
+    assert all(re.search(f"<text[^>]*>{name}</text>", page) for name in names.values()) and "模型" in page
+    assert [str(w.message) for w in recwarn if "Glyph" in str(w.message)] == []
+
+
+def test_records_of_both_kinds_of_names_give_the_same_page(tmp_path):
+    """Cells were tiers once: the report takes them from the records, in their order."""
+    run = write_run(tmp_path / "r", steps=10)
+    first = read([run]).runs[0]
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        text = (run / name).read_text()
+        for old, new in (("requested_tier", "requested_cell"), ("tier", "cell")):
+            text = text.replace(f'"{old}"', f'"{new}"')
+        for tier in ("easy", "medium", "hard"):
+            text = text.replace(f'"{tier}"', f'"sums/{tier}"').replace(f'/{tier}"', f'/sums/{tier}"')
+            text = text.replace(f'"sums/sums/{tier}"', f'"sums/{tier}"')
+        (run / name).write_text(text)
+    second = read([run]).runs[0]
+    assert list(first.cells) == ["easy", "medium", "hard"]
+    assert list(second.cells) == ["sums/easy", "sums/medium", "sums/hard"]
+    assert [row[1:] for row in tables.cells(first).rows] == [row[1:] for row in tables.cells(second).rows]
+    page = page_of(run)
+    assert all(re.search(f"<text[^>]*>{cell}</text>", page) for cell in second.cells)
+    assert "<option>sums/hard</option>" in page and "Baselines of the solver" in page
+
+
+def test_a_domain_with_other_cells_needs_no_change_here(tmp_path):
+    """Of which some have no tier."""
+    run = write_run(tmp_path / "r", steps=4)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        text = (run / name).read_text()
+        for tier, cell in (("easy", "deduction"), ("medium", "abduction"), ("hard", "induction")):
+            text = re.sub(rf'(["/]){tier}"', rf'\1{cell}"', text)
+        (run / name).write_text(text)
+    assert list(read([run]).runs[0].cells) == ["deduction", "abduction", "induction"]
+    page = page_of(run)
+    assert "deduction asked" in page and "<option>induction</option>" in page
+
+
+def test_a_curve_that_equals_another_does_not_hide_it():
     axes = Figure().add_subplot()
-    steps = np.arange(4)
     for order in range(3):
-        curves._plot(axes, steps, np.ones(4), order, color="red")
+        figures.plot(axes, pd.Series(1.0, range(4)), order, color="red")
     widths = [line.get_linewidth() for line in axes.lines[::2]]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3
 
