@@ -55,9 +55,9 @@ class Curve:
 
     title: str
     unit: str
-    keys: str  # of metrics.jsonl, separated by spaces
+    keys: Sequence[str]  # of metrics.jsonl
     note: str = ""
-    limits: tuple[float | None, float | None] = (None, None)
+    limits: Sequence[float | None] = (None, None)
     scale: str = "linear"  # or log
 
 
@@ -114,7 +114,7 @@ def percent(*axes: Any) -> None:
 
 def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
     """None where no run has any of the metrics yet."""
-    colour, keys = colours(runs), spec.keys.split()
+    colour, keys = colours(runs), [key for key in spec.keys if any(run.series(key).count() for run in runs)]
     found = [(run, i, values) for run in runs for i, key in enumerate(keys) if (values := run.series(key)).count()]
     if not found:
         return None
@@ -162,14 +162,16 @@ def smooth(values: pd.Series) -> pd.Series:
     return (sums / np.maximum(1, counts)) * values.where(values.isna(), 1.0)
 
 
-def by_name(run: Run, title: str, unit: str, values: pd.DataFrame, colour: Mapping[str, str], note: str = "", **rest: Any):
+def by_name(
+    run: Run, title: str, unit: str, values: pd.DataFrame, colour: Mapping[str, str], marker: str = "", **rest: Any
+) -> Picture | None:
     """A curve a column, by the column's name; None where there is no value."""
     if not values.count().any():
         return None
-    with draw(f"{title}{run.suffix}", note, **rest) as (picture, figure):
+    with draw(f"{title}{run.suffix}", **rest) as (picture, figure):
         axes = step_axes(figure, unit)
         for order, name in enumerate(values):
-            plot(axes, values[name], order, color=colour[name], label=_short(_words(name)))
+            plot(axes, values[name], order, color=colour[name], marker=marker, label=_short(_words(name)))
         if unit != "reward":
             percent(axes.yaxis)
     return picture
@@ -190,7 +192,8 @@ def labels_over_time(run: Run) -> Picture | None:
     parts = [{name: part["accuracy"] for name, part in e["by_label"].items()} for e in run.evals]
     found = pd.DataFrame(parts, [e["step"] for e in run.evals], dtype=float)
     note, colour = "The evaluation set's own labels.", dict(zip(found, cycle(PALETTE)))
-    return by_name(run, "Accuracy by label over time", "greedy accuracy", found, colour, note, height=HEIGHT + 0.3)
+    title = "Accuracy by label over time"
+    return by_name(run, title, "greedy accuracy", found, colour, marker="o", note=note, height=HEIGHT + 0.3)
 
 
 def accuracy(runs: Sequence[Run]) -> Picture | None:
@@ -217,22 +220,27 @@ def accuracy_by(runs: Sequence[Run], what: str) -> Picture | None:
     evaluated = [run for run in runs if run.evals]
     if not evaluated:
         return None
-    field, colour = f"by_{what}", colours(runs)
-    names = list(dict.fromkeys(n for run in evaluated for n in run.evals[-1][field]))
+    names = list(dict.fromkeys(n for run in evaluated for n in run.evals[-1][f"by_{what}"]))
     note = "Open: first evaluation; filled: last one, with its 95 % interval as a band."
     height = max(HEIGHT, 0.5 + 0.16 * len(names) * (1 + len(evaluated)))
     with draw(f"Accuracy by {what}", note, height) as (picture, figure):
         axes = figure.add_subplot(xlabel="greedy accuracy", xlim=(-0.02, 1.02))
         for i, run in enumerate(evaluated):
-            before, after = run.evals[0][field], run.evals[-1][field]
-            for name in (n for n in names if n in before and n in after):
-                y = [names.index(name) + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated)]
-                ends = np.array([before[name]["accuracy"], after[name]["accuracy"]], dtype=float)
-                style = {"color": colour[run.arm]}
-                axes.plot(np.array(after[name]["interval"], dtype=float), y * 2, linewidth=5, alpha=0.22, **style)
-                axes.plot(ends, y * 2, linewidth=1.2, **style)
-                axes.plot(ends[:1], y, "o", markerfacecolor=PAGE, **style)
-                axes.plot(ends[1:], y, "o", **style)
+            before, after = run.evals[0][f"by_{what}"], run.evals[-1][f"by_{what}"]
+            both = {
+                n: [before[n]["accuracy"], after[n]["accuracy"], *after[n]["interval"]]
+                for n in names
+                if n in before and n in after
+            }
+            start, end, low, high = pd.DataFrame(both, dtype=float).reindex(columns=names).to_numpy()
+            y, colour = (
+                np.arange(len(names)) + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated),
+                colours(runs)[run.arm],
+            )
+            axes.hlines(y, low, high, linewidth=5, alpha=0.22, color=colour)
+            axes.hlines(y, start, end, linewidth=1.2, color=colour)
+            axes.plot(start, y, "o", markerfacecolor=PAGE, color=colour)
+            axes.plot(end, y, "o", color=colour)
         axes.set_yticks(range(len(names)), [_short(_words(n)) for n in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(False, axis="y")
@@ -264,7 +272,10 @@ def solve_rates(run: Run) -> Picture | None:
     if rates.empty:
         return None
     grid, edges = _binned(pd.crosstab(rates.index, np.floor(10 * rates + 0.5)).reindex(columns=range(11)))
-    with draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.") as (picture, figure):
+    with draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.") as (
+        picture,
+        figure,
+    ):
         axes = step_axes(figure, "success rate")
         extent = (edges[0], edges[-1], -0.05, 1.05)
         image = axes.imshow(grid.T, aspect="auto", origin="lower", extent=extent, interpolation="none", cmap="cividis")
@@ -278,12 +289,8 @@ def solve_rates(run: Run) -> Picture | None:
 def time_totals(runs: Sequence[Run]) -> Picture | None:
     """Learner and actors: what each did in a mean step."""
     kinds = {
-        "learner": (("update", "time/learn", PALETTE[0]), ("wait for batch", "time/wait_rollouts", PALETTE[5])),
-        "actors": (
-            ("play", "time/generate", PALETTE[2]),
-            ("load weights", "time/sync", PALETTE[3]),
-            ("wait for work", "time/wait_learner", PALETTE[4]),
-        ),
+        "learner": {"time/learn": "update", "time/wait_rollouts": "wait for batch"},
+        "actors": {"time/generate": "play", "time/sync": "load weights", "time/wait_learner": "wait for work"},
     }
     played = [run for run in runs if run.series("time/step").count()]
     if not played:
@@ -291,17 +298,15 @@ def time_totals(runs: Sequence[Run]) -> Picture | None:
     note = "Upright line: a whole step. Actors' times are a mean over actors, of batches, which overlap steps."
     with draw("Where the time went", note, max(HEIGHT, 1.0 + 0.5 * len(played))) as (picture, figure):
         axes = figure.add_subplot(xlabel="seconds a step, mean over steps")
-        ticks: list[str] = []
-        for run in played:
-            means, label = run.metrics.mean(), {"label"} if run is played[0] else set()
-            for who, parts in kinds.items():
-                left, y = 0.0, len(ticks)
-                for name, key, colour in parts:
-                    width = means.get(key, 0.0)
-                    axes.barh(y, width, left=left, color=colour, height=0.7, **dict.fromkeys(label, name))
-                    left += width
-                axes.plot([means["time/step"]] * 2, [y - 0.45, y + 0.45], color=INK)
-                ticks.append(who if len(played) == 1 else f"{_short(run.label)}, {who}")
+        colour = iter((PALETTE[0], PALETTE[5], *PALETTE[2:5]))
+        for i, parts in enumerate(kinds.values()):
+            y, left = np.arange(i, 2 * len(played), 2), np.zeros(len(played))
+            for key, name in parts.items():
+                widths = np.nan_to_num([run.series(key).mean() for run in played])
+                axes.barh(y, widths, left=left, color=next(colour), label=name, height=0.7)
+                left += widths
+            axes.vlines([run.series("time/step").mean() for run in played], y - 0.45, y + 0.45, color=INK)
+        ticks = [f"{_short(run.label)}, {who}" if len(played) > 1 else who for run in played for who in kinds]
         axes.set_yticks(range(len(ticks)), ticks)
         axes.invert_yaxis()
         axes.grid(False, axis="y")

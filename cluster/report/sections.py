@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from azero.types import ROLES, Verdict
 from cluster.report import figures, tables
@@ -14,21 +16,7 @@ from cluster.report.figures import PALETTE, Curve, Picture
 from cluster.report.tables import Table
 
 IN_DETAIL = 4  # runs that get pictures and tables of their own
-TEXTS = {
-    "Accuracy": "How well the solver does on the evaluation set.",
-    "Curriculum": "Which problems the proposer set, and how hard they were for the solver of that time.",
-    "Proposer": "What the proposer writes when it is only asked, and nothing is trained on the answers.",
-    "Diversity": "Whether the proposer keeps finding new problems. A structure is a signature of a problem's shape.",
-    "Rewards": "What both roles were paid, the moving averages that they were compared with, and learnability.",
-    "Optimisation": "Whether the updates are healthy.",
-    "Synchrony": "How old the weights were that played, and how closely the engines follow the learner.",
-    "Time": "Where the time went.",
-    "Others": "What else the runs logged, own metrics among it.",
-}
-EMPTY = {
-    "Accuracy": "No evaluation has finished yet.",
-    "Proposer": "The proposer has not been evaluated in these runs.",
-}
+SPECS = yaml.safe_load(Path(__file__).with_name("sections.yaml").read_text(encoding="utf-8"))
 VERDICT_COLOURS: dict[str, str] = {
     Verdict.VALID: "#009e73",
     Verdict.REJECTED: "#e69f00",
@@ -37,59 +25,16 @@ VERDICT_COLOURS: dict[str, str] = {
 }
 # Metrics that other figures show: by name, and by how they begin.
 ELSEWHERE = {"step", "time_s", "weight_version"}, ("eval/", SHARES, *(f"baseline/{role}/" for role in ROLES))
-FROM_ZERO, RATE = (0.0, None), (0.0, 1.02)
-CURVES = {
-    "Curriculum": (
-        Curve("Difficulty", "mean tier", "problems/difficulty_mean", "0 easy, 1 medium, 2 hard.", limits=(0, 2)),
-        Curve("Tier as asked for", "share", "problems/tier_match", limits=RATE),
-    ),
-    "Diversity": (
-        Curve("Distinct problems in a step", "share", "problems/unique_rate", limits=RATE),
-        Curve("Distinct structures in a step", "structures", "problems/structures", limits=FROM_ZERO),
-        Curve("Dropped: in the evaluation set", "proposals a step", "problems/contaminated", limits=FROM_ZERO),
-    ),
-    "Rewards": (
-        Curve("Reward of the proposer", "reward", "proposer/reward"),
-        Curve("Reward of the solver", "reward", "solver/reward"),
-        Curve("Right answers in training", "share", "solver/accuracy", "At the rollout temperature.", limits=RATE),
-        Curve("Learnability", "learnability", "learnability/mean", limits=RATE),
-        Curve("Improvement by one update", "success rate", "learnability/improvement_raw", "After minus before."),
-        Curve("Valid proposals", "share", "proposer/valid_rate", limits=RATE),
-        Curve("Answers in the right form", "share", "solver/format_rate", limits=RATE),
-        Curve("Groups without a signal", "share", "groups/zero_variance_rate", "All rewards equal.", limits=RATE),
-    ),
-    "Optimisation": (
-        Curve("Distance from the start model", "KL, nats a token", "kl/reference"),
-        Curve("Entropy of the policy", "nats a token", "entropy", limits=FROM_ZERO),
-        Curve("Loss", "loss", "loss/total", "The policy term and the KL term together."),
-        Curve("Policy term of the loss", "loss", "loss/policy"),
-        Curve("Gradient before clipping", "norm", "grad_norm grad_norm/proposer grad_norm/solver", limits=FROM_ZERO),
-        Curve("Clipped tokens", "share", "clip_rate"),
-        Curve("Learning rate", "learning rate", "lr", limits=FROM_ZERO),
-    ),
-    "Synchrony": (
-        Curve("Staleness", "updates", "staleness/max staleness/mean", limits=FROM_ZERO),
-        Curve("Off-policy ratio", "policy / behaviour", "offpolicy/ratio_mean", "1 is on-policy."),
-        Curve("Engine against learner", "log-prob gap, nats", "sync/logprob_gap sync/logprob_gap_mean", scale="log"),
-        Curve("Weight load", "seconds", "sync/seconds", limits=FROM_ZERO),
-        Curve("Faults", "since the start", "faults/restarts faults/redispatched", limits=FROM_ZERO),
-    ),
-    "Time": (
-        Curve("Time of a step", "seconds", "time/step time/learn time/generate", limits=FROM_ZERO),
-        Curve("Solver samples", "samples a second", "throughput/samples_per_s", limits=FROM_ZERO),
-        Curve("Tokens", "tokens a second", "throughput/tokens_per_s", "Completions of both roles.", limits=FROM_ZERO),
-    ),
-}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Section:
     title: str
     text: str
     pictures: Sequence[Picture]
-    tables: Sequence[Table] = ()
-    empty: str = ""  # what to say where there is neither
-    is_collapsed: bool = False
+    tables: Sequence[Table]
+    empty: str  # what to say where there is neither
+    is_collapsed: bool
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
@@ -112,30 +57,34 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         "Synchrony": ((), ()),
         "Time": ([figures.time_totals(detailed)], ()),
     }
-    found = [
-        Section(
-            title=name,
-            text=TEXTS[name] + (f" {trained_on_evaluation(runs)}" if name == "Accuracy" else ""),
-            pictures=[p for p in (*(figures.curve(runs, c) for c in CURVES.get(name, ())), *pictures) if p],
-            tables=[table for table in shown if table],
-            empty=EMPTY.get(name, "No step has been recorded yet."),
-        )
-        for name, (pictures, shown) in own.items()
-    ]
-    others = _others(runs, {key for section in found for picture in section.pictures for key in picture.keys})
-    return [*found, Section(title="Others", text=TEXTS["Others"], pictures=others, is_collapsed=True)][: 8 + bool(others)]
+    found = []
+    for name, (pictures, shown) in own.items():
+        curves = [figures.curve(runs, Curve(**curve)) for curve in SPECS[name].get("curves", ())]
+        found.append(_section(name, [*curves, *pictures], shown))
+    found[0].text += f" {trained_on_evaluation(runs)}"
+    others = _section(
+        "Others", _others(runs, {key for part in found for picture in part.pictures for key in picture.keys})
+    )
+    return [*found, others] if others.pictures else found
 
 
-def _others(runs: Sequence[Run], shown: set[str]) -> list[Picture]:
+def _section(name: str, pictures: Iterable[Picture | None], shown: Iterable[Table | None] = ()) -> Section:
+    spec = SPECS[name]
+    return Section(
+        title=name,
+        text=spec["text"],
+        pictures=[picture for picture in pictures if picture],
+        tables=[table for table in shown if table],
+        empty=spec.get("empty", "No step has been recorded yet."),
+        is_collapsed=spec.get("is_collapsed", False),
+    )
+
+
+def _others(runs: Sequence[Run], shown: set[str]) -> list[Picture | None]:
     """A small picture of each number that the runs log and that none of `shown` is: own metrics among them."""
     names, beginnings = ELSEWHERE
-    left = sorted({key for run in runs for key in run.metrics} - shown - names)
-    pictures = [
-        figures.curve(runs, Curve(key, key.rpartition("/")[2], key))
-        for key in left
-        if not key.startswith(beginnings) and " " not in key
-    ]
-    return [picture for picture in pictures if picture]
+    left = sorted(key for key in {key for run in runs for key in run.metrics} - shown - names)
+    return [figures.curve(runs, Curve(k, k.rpartition("/")[2], [k])) for k in left if not k.startswith(beginnings)]
 
 
 def trained_on_evaluation(runs: Sequence[Run]) -> str:
@@ -152,7 +101,8 @@ def trained_on_evaluation(runs: Sequence[Run]) -> str:
 
 def _cells(run: Run) -> Picture | None:
     counts = run.metrics.filter(regex=f"^{SHARES}").dropna(how="all").rename(columns=lambda k: k.removeprefix(SHARES))
-    return figures.shares(f"Shares of the cells{run.suffix}", "Of the problems in a batch.", counts, figures.cell_colours(run))
+    colour = figures.cell_colours(run)
+    return figures.shares(f"Shares of the cells{run.suffix}", "Of the problems in a batch.", counts, colour)
 
 
 def _novelty(run: Run) -> Picture | None:

@@ -11,17 +11,17 @@ from azero.evaluation.solver import paired
 from cluster.report.data import Run
 
 FREQUENT = 12  # rows of the most frequent problems
+IDENTITY = ("run.name", "run.dir", "run.seed")  # config keys in which runs differ anyway
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Table:
-    """The first `left` columns are aligned left, the numbers after them right."""
+    """A row is {head of the column: cell}. The first `left` columns are aligned left, the numbers after them right."""
 
     title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    left: int = 1
+    rows: Sequence[Mapping[str, str]]
+    note: str
+    left: int
 
 
 def text(value: Any) -> str:
@@ -71,107 +71,100 @@ def headline(run: Run) -> list[str]:
     return [*(percent(e["accuracy"]) for e in (first, last)), f"{steps}; {data}; McNemar {mcnemar(first, last)}"]
 
 
-def summary(runs: Sequence[Run]) -> Table:
+def summary(runs: Sequence[Run]) -> Table | None:
     """A row a run, with the config keys in which they differ."""
     flat = [_flat(run.config) for run in runs]
-    keys = (k for k in dict.fromkeys(k for c in flat for k in c) if not k.startswith(("run.name", "run.dir", "run.seed")))
-    differ = [key for key in keys if len({str(config.get(key)) for config in flat}) > 1]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    differ = [key for key in keys if len({str(config.get(key)) for config in flat}) > 1 and key not in IDENTITY]
     rows = [
-        [
-            run.label,
-            ", ".join(f"{key}={config.get(key)}" for key in differ) or "–",
-            str(run.setting("run.seed")),
-            f"{run.step} of {run.setting('run.steps')}",
-            duration(run.seconds),
-            *(_change(run.evals[0], run.evals[-1]) if run.evals else ["–"] * 4),
-        ]
+        {
+            "run": run.label,
+            "differs in": ", ".join(f"{key}={config.get(key)}" for key in differ) or "–",
+            "seed": str(run.setting("run.seed")),
+            "steps": f"{run.step} of {run.setting('run.steps')}",
+            "time": duration(run.seconds),
+            **_change(*(run.evals[i] if run.evals else {} for i in (0, -1))),
+        }
         for run, config in zip(runs, flat)
     ]
-    head = ("run", "differs in", "seed", "steps", "time", "before", "after", "points", "McNemar")
-    return Table(title="Runs", head=head, rows=rows, note="Greedy accuracy with its 95 % Wilson interval.", left=2)
+    return _table("Runs", rows, "Greedy accuracy with its 95 % Wilson interval.", left=2)
 
 
 def by_group(run: Run) -> Table | None:
     """Accuracy by label and by operation, first against last evaluation."""
-    if not run.evals:
-        return None
-    first, last = run.evals[0], run.evals[-1]
     rows = []
     for field in ("label", "operation"):
-        for name in last.get(f"by_{field}", {}):
-            old, new = (
-                {**e.get(f"by_{field}", {}).get(name, {}), "problems": [p for p in e.get("problems", ()) if p[field] == name]}
-                for e in (first, last)
-            )
-            sampled = [percent(e.get("mean_at_k")) for e in (old, new)]
-            rows.append([field, name, str(new["n"]), *_change(old, new), *sampled])
-    head = ("", "", "n", "before", "after", "points", "McNemar", "sampled before", "after")
+        for name in run.evals[-1].get(f"by_{field}", {}) if run.evals else ():
+            old, new = (_part(run.evals[i], field, name) for i in (0, -1))
+            sampled = {f"sampled {when}": percent(e.get("mean_at_k")) for when, e in (("before", old), ("after", new))}
+            rows.append({"kind": field, "name": name, "n": str(new["n"]), **_change(old, new), **sampled})
     note = "p: exact, two-sided, paired by problem, not corrected for the number of rows. Sampled: mean over samples."
-    return Table(title=f"Before and after{run.suffix}", head=head, rows=rows, note=note, left=2)
+    return _table(f"Before and after{run.suffix}", rows, note, left=2)
 
 
-def sweep(found: Mapping[str, Any]) -> Table:
+def sweep(found: Mapping[str, Any]) -> Table | None:
     """`azero sweep`'s comparison, an arm a row."""
     rows, failed, control = [], [], found.get("control", "control")
     for arm, row in found["arms"].items():
         difference = row.get("difference") or {}
         failed += [f"{arm}, seed {seed}: {why}" for seed, why in (row.get("failed") or {}).items()]
-        rows.append([
-            f"{arm} (control)" if arm == control else arm,
-            ", ".join(map(str, row["seeds"])) or "–",
-            " ".join(map(percent, row["before"])),
-            " ".join(map(percent, row["after"])),
-            percent(row["mean"]),
-            interval(row["interval"]),
-            f"{points(0, difference.get('mean'))} {interval(difference.get('interval'))}",
-            text(difference.get("seeds_to_tell")),
-            ", ".join(map(duration, row.get("seconds") or [])),
-            *(_mean(values) for values in row["columns"].values()),
-        ])  # fmt: skip
-    columns = next(iter(found["arms"].values()))["columns"]
-    statistics = ("mean", "95 % interval", f"minus {control}", "seeds to tell")
-    head = ("arm", "seeds", "before", "after", *statistics, "time", *columns)
+        own = {
+            "arm": f"{arm} (control)" if arm == control else arm,
+            "seeds": ", ".join(map(str, row["seeds"])) or "–",
+            "before": " ".join(map(percent, row["before"])),
+            "after": " ".join(map(percent, row["after"])),
+            "mean": percent(row["mean"]),
+            "95 % interval": interval(row["interval"]),
+            f"minus {control}": f"{points(0, difference.get('mean'))} {interval(difference.get('interval'))}",
+            "seeds to tell": text(difference.get("seeds_to_tell")),
+            "time": ", ".join(map(duration, row.get("seconds") or [])),
+        }
+        rows.append(own | {column: _mean(values) for column, values in row["columns"].items()})
     note = (
         f"{found.get('metric', 'eval/accuracy')}; Student's interval over seeds; difference paired by seed; seeds to "
         "tell: how many would tell that difference from none, at its spread; other columns: median over steps."
         f"{' Failed: ' if failed else ''}{'; '.join(failed)}"
     )
-    return Table(title=f"Sweep {found.get('name', '')}".strip(), head=head, rows=rows, note=note)
+    return _table(f"Sweep {found.get('name', '')}".strip(), rows, note)
 
 
 def proposer(runs: Sequence[Run]) -> Table | None:
     """What the proposer writes, first and last evaluation, the runs beside each other."""
     cells = list(dict.fromkeys(cell for run in runs for cell in run.cells))
     rows = [
-        [
-            *(run.label, str(run.setting("task.source")), str(e["step"]), text(e.get("n"))),
-            *(percent(e.get(key)) for key in ("valid", "unique")),
-            text(e.get("structures")),
-            " / ".join(percent(e.get("cell_shares", {}).get(cell)) for cell in cells),
-            percent(e.get("tier_match")),
-        ]
+        {
+            "run": run.label,
+            "problems from": str(run.setting("task.source")),
+            **{key: text(e.get(key)) for key in ("step", "n")},
+            **{key: percent(e.get(key)) for key in ("valid", "unique")},
+            "structures": text(e.get("structures")),
+            " / ".join(cells): " / ".join(percent(e.get("cell_shares", {}).get(cell)) for cell in cells),
+            "as asked": percent(e.get("tier_match")),
+        }
         for run in runs
         for e in [*run.proposer_evals[:1], *run.proposer_evals[1:][-1:]]
     ]
-    shares = " / ".join(cells)
-    head = ("run", "problems from", "step", "n", "valid", "unique", "structures", shares, "as asked")
     note = "First and last evaluation of each run; a run with frozen problems shows the untrained proposer."
-    return Table(title="Proposer's evaluation", head=head, rows=rows, note=note, left=2) if rows else None
+    return _table("Proposer's evaluation", rows, note, left=2)
 
 
 def reasons(run: Run) -> Table | None:
     counts, total = run.proposals["reason"].value_counts(), len(run.proposals)
-    rows = [[reason.replace("_", " "), str(n), percent(n / total)] for reason, n in counts.items()]
-    head = ("reason", "proposals", "of all")
-    return Table(title=f"Why proposals were turned down{run.suffix}", head=head, rows=rows) if rows else None
+    rows = [
+        {"reason": reason.replace("_", " "), "proposals": str(n), "of all": percent(n / total)}
+        for reason, n in counts.items()
+    ]
+    return _table(f"Why proposals were turned down{run.suffix}", rows)
 
 
 def cells(run: Run) -> Table | None:
     """Requested cell against the cell that the problem had."""
     counts = run.problems.groupby(["requested_cell", "cell"]).size()
-    rows = [[f"{r} asked", *(str(counts.get((r, c), 0)) for c in run.cells)] for r in run.cells]
-    head = ("", *(f"{cell} written" for cell in run.cells))
-    return Table(title=f"Cell asked and cell written{run.suffix}", head=head, rows=rows) if len(counts) else None
+    rows = [
+        {"": f"{asked} asked"} | {f"{cell} written": str(counts.get((asked, cell), 0)) for cell in run.cells}
+        for asked in run.cells
+    ]
+    return _table(f"Cell asked and cell written{run.suffix}", rows) if len(counts) else None
 
 
 def frequent(run: Run) -> Table | None:
@@ -180,19 +173,36 @@ def frequent(run: Run) -> Table | None:
     groups = run.problems.astype({"rate": float}).groupby("canonical", sort=False)
     found = groups.agg({"text": "first", "cell": "first", "rate": ["size", "mean"], "step": ["min", "max"]})
     rows = [
-        [text, cell, str(n), percent(n / total), percent(rate), f"{first}–{last}"]
-        for _, text, cell, n, rate, first, last in found.nlargest(FREQUENT, ("rate", "size")).itertuples()
+        {
+            "problem": problem,
+            "cell": cell,
+            "times": str(n),
+            "of all": percent(n / total),
+            "success": percent(rate),
+            "steps": f"{first}–{last}",
+        }
+        for _, problem, cell, n, rate, first, last in found.nlargest(FREQUENT, ("rate", "size")).itertuples()
     ]
-    head = ("problem", "cell", "times", "of all", "success", "steps")
     note = f"{len(found):,} distinct among {total:,} problems, by canonical form."
-    return Table(title=f"Most frequent problems{run.suffix}", head=head, rows=rows, note=note, left=2) if rows else None
+    return _table(f"Most frequent problems{run.suffix}", rows, note, left=2)
 
 
-def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _table(title: str, rows: Sequence[Mapping[str, str]], note: str = "", left: int = 1) -> Table | None:
+    return Table(title, rows, note, left) if rows else None
+
+
+def _part(result: Mapping[str, Any], field: str, name: str) -> dict[str, Any]:
+    """Of an evaluation what it found for one label or operation."""
+    problems = [problem for problem in result.get("problems", ()) if problem[field] == name]
+    return {**result.get(f"by_{field}", {}).get(name, {}), "problems": problems}
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
     """Accuracy before and after with intervals, the difference, and whether it could be chance."""
-    old, new = before.get("accuracy"), after.get("accuracy")
+    old, new = (e.get("accuracy") for e in (before, after))
     shown = [f"{percent(e.get('accuracy'))} {interval(e.get('interval'))}".strip() for e in (before, after)]
-    return [*shown, points(old, new), mcnemar(before, after)]
+    told = mcnemar(before, after) if before is not after else "–"
+    return {"before": shown[0], "after": shown[1], "points": points(old, new), "McNemar": told}
 
 
 def _mean(values: Sequence[float | None]) -> str:

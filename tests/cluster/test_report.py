@@ -247,7 +247,7 @@ def test_a_value_that_cannot_be_drawn_is_missing_in_figures(tmp_path, monkeypatc
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[2] = re.sub(r'"entropy": [^,}]*', f'"entropy": {value}', lines[2])
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    spec = Curve("Entropy", "nats", "entropy")
+    spec = Curve("Entropy", "nats", ["entropy"])
     steps, values = max(drawn_by(monkeypatch, figures.curve, read([run]).runs, spec), key=lambda line: len(line[0]))
     assert steps == [0, 1, 2, 3, 4] and list(np.isnan(values)) == [True, False, True, False, False]
 
@@ -258,9 +258,9 @@ def test_a_value_that_cannot_be_written_is_missing_in_tables(tmp_path, value):
     for name, key in (("evals.jsonl", "accuracy"), ("samples.jsonl", "success_rate"), ("metrics.jsonl", "time_s")):
         (run / name).write_text(re.sub(rf'"{key}": [0-9.]+', f'"{key}": {value}', (run / name).read_text()))
     (found,) = read([run]).runs
-    assert {row[4] for row in tables.frequent(found).rows} == {"–"}
-    assert {row[3].split()[0] for row in tables.by_group(found).rows} == {"–"}
-    assert tables.summary([found]).rows[0][4] == "–" and tables.headline(found)[:2] == ["–", "–"]
+    assert {row["success"] for row in tables.frequent(found).rows} == {"–"}
+    assert {row["before"].split()[0] for row in tables.by_group(found).rows} == {"–"}
+    assert tables.summary([found]).rows[0]["time"] == "–" and tables.headline(found)[:2] == ["–", "–"]
     if value == "1e300":
         assert "<h2>Accuracy</h2>" in page_of(run)
 
@@ -292,7 +292,8 @@ def test_records_of_both_kinds_of_names_give_the_same_page(tmp_path):
     second = read([run]).runs[0]
     assert list(first.cells) == ["easy", "medium", "hard"]
     assert list(second.cells) == ["sums/easy", "sums/medium", "sums/hard"]
-    assert [row[1:] for row in tables.cells(first).rows] == [row[1:] for row in tables.cells(second).rows]
+    counts = [[list(row.values())[1:] for row in tables.cells(found).rows] for found in (first, second)]
+    assert counts[0] == counts[1]
     page = page_of(run)
     assert all(re.search(f"<text[^>]*>{cell}</text>", page) for cell in second.cells)
     assert "<option>sums/hard</option>" in page and "Baselines of the solver" in page
