@@ -49,6 +49,7 @@ def write_run(
             metrics |= {f"baseline/{role}/{t}": rng.random() for role in ("proposer", "solver") for t in TIERS}
             metrics |= {k: rng.random() for k in ("learnability/mean", "kl/reference", "entropy", "time/step", "lr")}
             metrics |= {k: rng.random() for k in ("time/learn", "time/generate", "sync/logprob_gap", "grad_norm")}
+            metrics["mine/own"] = 0.5
             run.append_metrics(metrics)
             if step % 10 == 0:
                 run.append_eval({"step": step, **evaluation(rng, 0.8)})

@@ -205,7 +205,7 @@ def accuracy(runs: Sequence[Run]) -> Picture | None:
     with draw("Accuracy on the evaluation set", note) as (picture, figure):
         axes = step_axes(figure, "greedy accuracy")
         for run in evaluated:
-            style = {"color": colours(runs)[run.arm]}
+            style: dict[str, Any] = {"color": colours(runs)[run.arm]}
             found = pd.DataFrame([[e["accuracy"], *e["interval"]] for e in run.evals], dtype=float)
             steps = [e["step"] for e in run.evals]
             axes.axhline(found[0][0], linestyle="--", linewidth=1, **style)
@@ -259,7 +259,7 @@ def shares(title: str, note: str, counts: pd.DataFrame, colour: Mapping[str, str
         tops = stacks.cumsum(axis=1)
         for name, c in zip(names, [*colour.values(), "#a9a9a9"]):
             if stacks[name].any():
-                style = {"color": c, "label": _short(_words(name)), "linewidth": 0}
+                style: dict[str, Any] = {"color": c, "label": _short(_words(name)), "linewidth": 0}
                 axes.stairs(tops[name], edges, baseline=tops[name] - stacks[name], fill=True, **style)
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))
         percent(axes.yaxis)
