@@ -63,9 +63,9 @@ class Curve:
 
 @contextmanager
 def draw(
-    title: str, note: str = "", height: float = HEIGHT, keys: Sequence[str] = ()
-) -> Iterator[tuple[Picture, Figure]]:
-    """A figure to paint on; the picture has its SVG, with a legend of what was labelled, when the block has ended.
+    title: str, note: str = "", height: float = HEIGHT, keys: Sequence[str] = (), x: str = "step", y: str = ""
+) -> Iterator[tuple[Picture, Axes]]:
+    """Axes to paint on; the picture has its SVG, with a legend of what was labelled, when the block has ended.
 
     The page's reader has the fonts, which matplotlib may lack: it only measures texts, and need not warn.
     """
@@ -73,8 +73,11 @@ def draw(
     with rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield picture, figure
-        handles, labels = figure.axes[0].get_legend_handles_labels()
+        axes = figure.add_subplot(xlabel=x, ylabel=y)
+        if x == "step":
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        yield picture, axes
+        handles, labels = axes.get_legend_handles_labels()
         if handles:
             longest = max(map(len, labels))
             columns = 5 if longest < 10 else 3 if longest < 15 else 2
@@ -101,12 +104,6 @@ def cell_colours(run: Run) -> dict[str, str]:
     return dict(zip(run.cells, cycle(CELL_PALETTE)))
 
 
-def step_axes(figure: Figure, y: str) -> Axes:
-    axes = figure.add_subplot(xlabel="step", ylabel=y)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return axes
-
-
 def percent(*axes: Any) -> None:
     for axis in axes:
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
@@ -119,8 +116,7 @@ def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
     if not found:
         return None
     linear = spec.scale == "linear"
-    with draw(spec.title, spec.note, keys=keys) as (picture, figure):
-        axes = step_axes(figure, spec.unit)
+    with draw(spec.title, spec.note, keys=keys, y=spec.unit) as (picture, axes):
         for run, i, values in found:
             if linear and len(runs) <= 4:
                 raw = values[:: -(-len(values) // POINTS)]
@@ -168,8 +164,7 @@ def by_name(
     """A curve a column, by the column's name; None where there is no value."""
     if not values.count().any():
         return None
-    with draw(f"{title}{run.suffix}", **rest) as (picture, figure):
-        axes = step_axes(figure, unit)
+    with draw(f"{title}{run.suffix}", **rest, y=unit) as (picture, axes):
         for order, name in enumerate(values):
             plot(axes, values[name], order, color=colour[name], marker=marker, label=_short(_words(name)))
         if unit != "reward":
@@ -202,8 +197,7 @@ def accuracy(runs: Sequence[Run]) -> Picture | None:
     if not evaluated:
         return None
     note = "Band: 95 % Wilson interval over problems. Dashed: the first evaluation (the base model)."
-    with draw("Accuracy on the evaluation set", note) as (picture, figure):
-        axes = step_axes(figure, "greedy accuracy")
+    with draw("Accuracy on the evaluation set", note, y="greedy accuracy") as (picture, axes):
         for run in evaluated:
             style: dict[str, Any] = {"color": colours(runs)[run.arm]}
             found = pd.DataFrame([[e["accuracy"], *e["interval"]] for e in run.evals], dtype=float)
@@ -223,26 +217,20 @@ def accuracy_by(runs: Sequence[Run], what: str) -> Picture | None:
     names = list(dict.fromkeys(n for run in evaluated for n in run.evals[-1][f"by_{what}"]))
     note = "Open: first evaluation; filled: last one, with its 95 % interval as a band."
     height = max(HEIGHT, 0.5 + 0.16 * len(names) * (1 + len(evaluated)))
-    with draw(f"Accuracy by {what}", note, height) as (picture, figure):
-        axes = figure.add_subplot(xlabel="greedy accuracy", xlim=(-0.02, 1.02))
+    with draw(f"Accuracy by {what}", note, height, x="greedy accuracy") as (picture, axes):
         for i, run in enumerate(evaluated):
-            before, after = run.evals[0][f"by_{what}"], run.evals[-1][f"by_{what}"]
-            both = {
-                n: [before[n]["accuracy"], after[n]["accuracy"], *after[n]["interval"]]
-                for n in names
-                if n in before and n in after
-            }
-            start, end, low, high = pd.DataFrame(both, dtype=float).reindex(columns=names).to_numpy()
-            y, colour = (
-                np.arange(len(names)) + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated),
-                colours(runs)[run.arm],
-            )
+            before, after = (run.evals[at][f"by_{what}"] for at in (0, -1))
+            both = [name for name in names if name in before and name in after]
+            found = [[before[n]["accuracy"], after[n]["accuracy"], *after[n]["interval"]] for n in both]
+            start, end, low, high = np.array(found, dtype=float).reshape(-1, 4).T
+            y = np.array([*map(names.index, both)]) + (i - (len(evaluated) - 1) / 2) * 0.7 / len(evaluated)
+            colour = colours(runs)[run.arm]
             axes.hlines(y, low, high, linewidth=5, alpha=0.22, color=colour)
             axes.hlines(y, start, end, linewidth=1.2, color=colour)
             axes.plot(start, y, "o", markerfacecolor=PAGE, color=colour)
             axes.plot(end, y, "o", color=colour)
         axes.set_yticks(range(len(names)), [_short(_words(n)) for n in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
         axes.grid(False, axis="y")
         percent(axes.xaxis)
     return picture
@@ -254,8 +242,7 @@ def shares(title: str, note: str, counts: pd.DataFrame, colour: Mapping[str, str
         return None
     names = [*colour, "other"]
     stacks, edges = _binned(counts.T.groupby(lambda n: n if n in colour else "other").sum().T.reindex(columns=names))
-    with draw(title, note, HEIGHT + 0.15 * (len(colour) > 4)) as (picture, figure):
-        axes = step_axes(figure, "share")
+    with draw(title, note, HEIGHT + 0.15 * (len(colour) > 4), y="share") as (picture, axes):
         tops = stacks.cumsum(axis=1)
         for name, c in zip(names, [*colour.values(), "#a9a9a9"]):
             if stacks[name].any():
@@ -272,15 +259,12 @@ def solve_rates(run: Run) -> Picture | None:
     if rates.empty:
         return None
     grid, edges = _binned(pd.crosstab(rates.index, np.floor(10 * rates + 0.5)).reindex(columns=range(11)))
-    with draw(f"Solve rates over time{run.suffix}", "Success rate of each problem's solver group.") as (
-        picture,
-        figure,
-    ):
-        axes = step_axes(figure, "success rate")
+    note = "Success rate of each problem's solver group."
+    with draw(f"Solve rates over time{run.suffix}", note, y="success rate") as (picture, axes):
         extent = (edges[0], edges[-1], -0.05, 1.05)
         image = axes.imshow(grid.T, aspect="auto", origin="lower", extent=extent, interpolation="none", cmap="cividis")
         axes.grid(False)
-        bar = figure.colorbar(image, ax=axes, label="share of problems")
+        bar = axes.figure.colorbar(image, ax=axes, label="share of problems")
         bar.outline.set_visible(False)
         percent(axes.yaxis, bar.ax.yaxis)
     return picture
@@ -296,8 +280,8 @@ def time_totals(runs: Sequence[Run]) -> Picture | None:
     if not played:
         return None
     note = "Upright line: a whole step. Actors' times are a mean over actors, of batches, which overlap steps."
-    with draw("Where the time went", note, max(HEIGHT, 1.0 + 0.5 * len(played))) as (picture, figure):
-        axes = figure.add_subplot(xlabel="seconds a step, mean over steps")
+    x, height = "seconds a step, mean over steps", max(HEIGHT, 1.0 + 0.5 * len(played))
+    with draw("Where the time went", note, height, x=x) as (picture, axes):
         colour = iter((PALETTE[0], PALETTE[5], *PALETTE[2:5]))
         for i, parts in enumerate(kinds.values()):
             y, left = np.arange(i, 2 * len(played), 2), np.zeros(len(played))
@@ -318,22 +302,19 @@ def proposer_rates(run: Run) -> Picture | None:
     evals = [e["solve_rates"] for e in run.proposer_evals if e.get("solve_rates")]
     if not evals:
         return None
-    colour, cells = cell_colours(run), list(evals[-1])
-    rows = -(-len(cells) // 3)
-    note = "Outline: first evaluation; filled: last one."
-    with draw(f"Solve rates of proposals{run.suffix}", note, HEIGHT * (1 + rows) / 2) as (picture, figure):
-        grid = figure.subplots(rows, min(3, len(cells)), sharex=True, sharey=True, squeeze=False)
-        for axes, cell in zip(grid.flat, cells):
-            filled = {"color": colour[cell], "fill": True, "alpha": 0.7}
-            for rates, style in ((evals[0], {"color": INK}), (evals[-1], filled)):
-                counts = np.array(rates.get(cell, [0] * 11), dtype=float)
-                axes.stairs(counts / max(1, counts.sum()), np.linspace(-0.05, 1.05, 12), **style)
-            axes.set_title(_short(cell))
-            percent(axes.xaxis, axes.yaxis)
-        for axes in grid.flat[len(cells) :]:
-            axes.set_visible(False)
-        figure.supxlabel("success rate", color=INK)
-        figure.supylabel("share of problems", color=INK)
+    cells, scale, note = list(evals[-1]), ["0%", "", "100%"], "Outline: first evaluation; filled: last one."
+    with draw(f"Solve rates of proposals{run.suffix}", note, x="success rate", y="share of problems") as (
+        picture,
+        axes,
+    ):
+        for i, cell in enumerate(cells):
+            edges = 1.6 * i + np.linspace(-0.05, 1.05, 12)
+            first, last = (np.array(e.get(cell, [0] * 11), dtype=float) for e in (evals[0], evals[-1]))
+            axes.stairs(first / max(1, first.sum()), edges, color=INK)
+            style: dict[str, Any] = {"color": cell_colours(run)[cell], "label": _short(cell), "alpha": 0.7}
+            axes.stairs(last / max(1, last.sum()), edges, fill=True, **style)
+        axes.set_xticks([1.6 * i + rate for i in range(len(cells)) for rate in (0, 0.5, 1)], scale * len(cells))
+        percent(axes.yaxis)
     return picture
 
 
