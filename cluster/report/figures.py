@@ -176,7 +176,9 @@ def baselines(run: Run, role: str) -> Picture | None:
     """The moving averages of one role's reward."""
     prefix = f"baseline/{role}/"
     found = run.metrics.filter(regex=f"^{prefix}").rename(columns=lambda key: key.removeprefix(prefix))
-    colour = dict(zip(found, cycle(PALETTE))) | cell_colours(run)
+    colour = cell_colours(run)
+    colour |= {name: c for name, c in zip(found, cycle(PALETTE)) if name not in colour}  # where not by cell
+    found = found[sorted(found, key=list(colour).index)]
     return by_name(run, f"Baselines of the {role}", "reward", found, colour, keys=[f"{prefix}<cell>"])
 
 

@@ -277,37 +277,37 @@ def test_names_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
     assert [str(w.message) for w in recwarn if "Glyph" in str(w.message)] == []
 
 
-def test_records_of_both_kinds_of_names_give_the_same_page(tmp_path):
-    """Cells were tiers once: the report takes them from the records, in their order."""
-    run = write_run(tmp_path / "r", steps=10)
-    first = read([run]).runs[0]
+def with_cells(run, names, *, former):
+    """The run with its cells called `names`, and with the keys of records of former versions or of this one."""
+    keys = [("requested_tier", "requested_cell"), ("tier", "cell")]
     for name in ("metrics.jsonl", "samples.jsonl"):
         text = (run / name).read_text()
-        for old, new in (("requested_tier", "requested_cell"), ("tier", "cell")):
-            text = text.replace(f'"{old}"', f'"{new}"')
-        for tier in ("easy", "medium", "hard"):
-            text = text.replace(f'"{tier}"', f'"sums/{tier}"').replace(f'/{tier}"', f'/sums/{tier}"')
-            text = text.replace(f'"sums/sums/{tier}"', f'"sums/{tier}"')
+        for old, new in keys:
+            text = text.replace(*((f'"{new}"', f'"{old}"') if former else (f'"{old}"', f'"{new}"')))
+        for tier, cell in zip(("easy", "medium", "hard"), names, strict=True):
+            text = re.sub(rf'("|share/|proposer/|solver/)(?:[a-z]+/)?{tier}"', rf'\g<1>{cell}"', text)
         (run / name).write_text(text)
-    second = read([run]).runs[0]
-    assert list(first.cells) == ["easy", "medium", "hard"]
-    assert list(second.cells) == ["sums/easy", "sums/medium", "sums/hard"]
-    counts = [[list(row.values())[1:] for row in tables.cells(found).rows] for found in (first, second)]
+    return run
+
+
+def test_records_of_former_versions_are_read_as_those_of_this_one(tmp_path):
+    """Cells were tiers once; the report takes them from the records, in their order."""
+    names = (["easy", "medium", "hard"], ["sums/easy", "sums/medium", "sums/hard"])
+    runs = [with_cells(write_run(tmp_path / str(i), steps=10), cells, former=i == 0) for i, cells in enumerate(names)]
+    found = read(runs).runs
+    assert [list(run.cells) for run in found] == list(names)
+    counts = [[list(row.values())[1:] for row in tables.cells(run).rows] for run in found]
     assert counts[0] == counts[1]
-    page = page_of(run)
-    assert all(re.search(f"<text[^>]*>{cell}</text>", page) for cell in second.cells)
+    page = page_of(runs[1])
+    assert all(re.search(f"<text[^>]*>{cell}</text>", page) for cell in names[1])
     assert "<option>sums/hard</option>" in page and "Baselines of the solver" in page
 
 
 def test_a_domain_with_other_cells_needs_no_change_here(tmp_path):
     """Of which some have no tier."""
-    run = write_run(tmp_path / "r", steps=4)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        text = (run / name).read_text()
-        for tier, cell in (("easy", "deduction"), ("medium", "abduction"), ("hard", "induction")):
-            text = re.sub(rf'(["/]){tier}"', rf'\1{cell}"', text)
-        (run / name).write_text(text)
-    assert list(read([run]).runs[0].cells) == ["deduction", "abduction", "induction"]
+    names = ["deduction", "abduction", "induction"]
+    run = with_cells(write_run(tmp_path / "r", steps=4), names, former=False)
+    assert list(read([run]).runs[0].cells) == names
     page = page_of(run)
     assert "deduction asked" in page and "<option>induction</option>" in page
 
