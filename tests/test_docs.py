@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,6 +13,28 @@ def test_links_and_files_named_in_the_docs_are_there() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_source_files_named_in_the_docs_are_there() -> None:
+    for page in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]:
+        if page.name == "CHANGELOG.md":
+            continue
+        for path in re.findall(
+            r"\b(?:azero|actors|learner|cluster|configs|benchmarks|tests)/[\w/.-]*\.[a-z]+\b", page.read_text()
+        ):
+            assert (ROOT / path).exists() or "*" in path, f"{page.name}: {path}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+def test_every_picture_is_shown_on_a_page_and_is_whole() -> None:
+    pages = "".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    for picture in [*(ROOT / "docs").glob("*.svg"), *(ROOT / "docs").glob("*.png")]:
+        assert picture.name in pages, picture.name
+        if picture.suffix == ".svg":
+            ElementTree.parse(picture)
 
 
 def test_config_keys_named_in_the_docs_are_keys() -> None:
