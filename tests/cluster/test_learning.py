@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from helpers import at, publication
+from helpers import at
 from lost import lost_reference
 from ray.exceptions import ObjectStoreFullError
 
 from azero.errors import RunFailed, UserError
-from azero.types import SHARED, Publication, StepResult
+from azero.types import SHARED, Publication, PublishedWeights, StepResult, WeightVersion
 from cluster.supervise import learning as module
 from cluster.supervise.learning import LearnerHost, LearnerLost
 from learner.checkpoint import Checkpoint
@@ -40,7 +40,8 @@ class Counting:
     def ping(self) -> None: ...
 
     def _publication(self) -> Publication:
-        return publication(self.at, lineage=self.lineage)
+        version = WeightVersion(lineage=self.lineage, step=self.at)
+        return Publication(version=version, parts={SHARED: PublishedWeights(layout=(), dtype="float32", bytes=0)})
 
     def probe(self) -> tuple[int, int]:
         return self.at, self.rank
