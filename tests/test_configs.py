@@ -13,7 +13,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from azero.config import Config, load_config
-from azero.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -53,16 +52,9 @@ def test_config_dry_runs(
 
 def has_room(config: Config) -> bool:
     """Whether this machine has what the config asks for."""
-    from cluster.supervise.placement import nodes_of, require_room
-    from cluster.supervise.resources import plan, require
+    from cluster.supervise.room import demand, room_here
 
-    nodes, where = nodes_of(config.cluster)
-    try:
-        require_room(config, nodes, where)
-        require(plan(config, config.model.path), nodes[0], where)
-    except UserError:
-        return False
-    return True
+    return room_here().answer(config).starts and not room_here().short_of([demand(config)])
 
 
 def project() -> dict[str, object]:

@@ -179,6 +179,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
     said: list[str] = []
     learner = LearnerHost(spawn_learner, lambda: None, config.learner.timeout_s, start_timeout_s)
     fleet = Fleet(spawn, point.actors, config.rollout.timeout_s, start_timeout_s, said.append)
+    fleet.start()
     started = learner.start(None)
     fleet.wait_ready(point.actors)
     credit = Credit(config.reward, config.baseline, config.algorithm, config.task, temperature=1.0)
