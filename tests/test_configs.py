@@ -65,7 +65,7 @@ def test_every_package_is_declared() -> None:
     declared = set(project()["tool"]["setuptools"]["packages"])  # type: ignore[index]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for folder in ("azero", "actors", "learner", "cluster")
+        for folder in ("azero", "actors", "learner", "cluster", "benchmarks/scale")
         for path in (ROOT / folder).rglob("*.py")
     }
     found |= {".".join(path.parent.relative_to(ROOT).parts) for path in YAMLS}
@@ -77,7 +77,7 @@ def test_a_wheel_carries_configs_and_base_model(tmp_path: Path) -> None:
     """Built from a copy, so that the checkout stays clean; without network."""
     source = tmp_path / "source"
     source.mkdir()
-    for folder in ("azero", "actors", "learner", "cluster", "configs"):
+    for folder in ("azero", "actors", "learner", "cluster", "configs", "benchmarks"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source / file)
