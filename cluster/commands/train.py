@@ -81,8 +81,9 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
     with console.status("starting the learner and the rollout actors"):
         started = start_both(config, learner, fleet, run.checkpoint)
     stop.only_ask = True  # what is cut off now is made again by the loop alone
-    # Of a run that was stopped before its first step: its evaluation of the start model is used where it is recorded.
-    run.truncate_after(started.publication.version.step if run.checkpoint or run.last_step(METRICS) == 0 else -1)
+    # A run that was stopped before its first step has no checkpoint, and may have its evaluation of the start model.
+    goes_on = run.checkpoint or run.records.last_step(METRICS) == 0
+    run.records.truncate_after(started.publication.version.step if goes_on else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     credit = Credit(
         config.reward, config.baseline, config.algorithm, config.task, temperature=config.rollout.temperature
