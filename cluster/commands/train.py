@@ -88,7 +88,7 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
     credit = Credit(
         config.reward, config.baseline, config.algorithm, config.task, temperature=config.rollout.temperature
     )
-    progress.start()
+    recorder.start()
     try:
         return TrainingLoop(
             config,

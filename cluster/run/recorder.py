@@ -23,18 +23,21 @@ class Recorder:
     def __init__(self, run: RunDirectory, progress: Progress, text_share: float, sinks: Sequence[Sink]) -> None:
         self.run, self.progress, self.text_share = run, progress, text_share
         self._sinks = list(sinks)
-        self._began = time.monotonic() - self._seconds_before()
+        self._began = time.monotonic()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
-        evaluations = read_jsonl(run.path / EVALS)
-        self._evaluated = {int(e["step"]) for e in evaluations}
-        if evaluations:  # of a run that goes on
-            progress.last_accuracy(evaluations[-1]["accuracy"])
+        self._evaluated: set[int] = set()
         self._disk_trouble = ""  # of the last append
 
-    def _seconds_before(self) -> float:
-        lines = read_jsonl(self.run.path / METRICS)
-        return float(lines[-1].get("time_s", 0.0)) if lines else 0.0
+    def start(self) -> None:
+        """Take up what a run that goes on has recorded, and show its progress."""
+        if lines := read_jsonl(self.run.path / METRICS):
+            self._began -= float(lines[-1].get("time_s", 0.0))
+        evaluations = read_jsonl(self.run.path / EVALS)
+        self._evaluated = {int(e["step"]) for e in evaluations}
+        if evaluations:
+            self.progress.last_accuracy(evaluations[-1]["accuracy"])
+        self.progress.start()
 
     def has_evaluation(self, step: int) -> bool:
         return step in self._evaluated
