@@ -113,7 +113,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
     from azero.problems.buffer import ProblemBuffer
     from azero.problems.curriculum import SlotSource
     from azero.types import Assignment, Publication, WeightVersion
-    from cluster.commands.train import probe_texts
+    from cluster.run.build import probe_texts
     from cluster.supervise.runtime import ray_session
     from learner.trainer import Trainer
 

@@ -12,7 +12,7 @@ from azero.config import load_config, to_yaml
 from azero.credit.metrics import batch_metrics
 from azero.evaluation.solver import wilson_interval
 from azero.types import SHARED, TIERS, Episode, Verdict
-from cluster.records.rundir import RunDirectory, episode_record, provenance
+from cluster.records.rundir import EVALS, METRICS, SAMPLES, RunDirectory, episode_record, provenance
 from learner.checkpoint import Checkpoint
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>&amp;\u2028"
@@ -40,19 +40,19 @@ def write_run(
     rng = random.Random(0)
     config = load_config("local", [f"run.name={path.name}", f"run.steps={total_steps or steps}", f"run.dir={path}"])
     with RunDirectory(path).open(to_yaml(config), provenance(), resume=False) as run:
-        run.append_eval({"step": 0, **evaluation(rng, 0.5)})
-        run.append_metrics({"step": 0, "time_s": 0.5, "eval/accuracy": 0.5})
+        run.records.append(EVALS, {"step": 0, **evaluation(rng, 0.5)})
+        run.records.append(METRICS, {"step": 0, "time_s": 0.5, "eval/accuracy": 0.5})
         for step in range(1, steps + 1):
             episodes = [_episode(rng, step, i, solutions, evil) for i in range(problems)]
-            run.append_samples([episode_record(e, step, True) for e in episodes])
+            run.records.append(SAMPLES, *(episode_record(e, step, True) for e in episodes))
             metrics = {"step": step, "weight_version": step, "time_s": 1.5 * step, **batch_metrics(episodes, step - 1)}
             metrics |= {f"baseline/{role}/{t}": rng.random() for role in ("proposer", "solver") for t in TIERS}
             metrics |= {k: rng.random() for k in ("learnability/mean", "kl/reference", "entropy", "time/step", "lr")}
             metrics |= {k: rng.random() for k in ("time/learn", "time/generate", "sync/logprob_gap", "grad_norm")}
             metrics["mine/own"] = 0.5
-            run.append_metrics(metrics)
+            run.records.append(METRICS, metrics)
             if step % 10 == 0:
-                run.append_eval({"step": step, **evaluation(rng, 0.8)})
+                run.records.append(EVALS, {"step": step, **evaluation(rng, 0.8)})
     return path
 
 

@@ -22,7 +22,7 @@ FORBIDDEN = {
     "cluster": ("vllm",),
 }
 # Inside cluster: cli -> commands -> run -> supervise -> records, and commands -> report -> records.
-ROOMS = {
+MAY_IMPORT = {
     "records": {"records"},
     "supervise": {"supervise", "records"},
     "run": {"run", "supervise", "records"},
@@ -95,10 +95,10 @@ def test_cluster_imports_point_one_way() -> None:
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files("cluster")
         for line, name in imports_of(path)
-        if (room := path.relative_to(ROOT / "cluster").parts[0].removesuffix(".py")) != "__init__"
+        if (own := path.relative_to(ROOT / "cluster").parts[0].removesuffix(".py")) != "__init__"
         and (parts := name.split("."))[0] == "cluster"
         and len(parts) > 1
-        and parts[1] not in ROOMS[room]
+        and parts[1] not in MAY_IMPORT[own]
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -13,7 +13,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from azero.config import Config, load_config
-from azero.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -53,16 +52,9 @@ def test_config_dry_runs(
 
 def has_room(config: Config) -> bool:
     """Whether this machine has what the config asks for."""
-    from cluster.supervise.placement import nodes_of, require_room
-    from cluster.supervise.resources import plan, require
+    from cluster.supervise.room import demand, room_here
 
-    nodes, where = nodes_of(config.cluster)
-    try:
-        require_room(config, nodes, where)
-        require(plan(config, config.model.path), nodes[0], where)
-    except UserError:
-        return False
-    return True
+    return room_here().answer(config).starts and not room_here().short_of([demand(config)])
 
 
 def project() -> dict[str, object]:
@@ -73,7 +65,7 @@ def test_every_package_is_declared() -> None:
     declared = set(project()["tool"]["setuptools"]["packages"])  # type: ignore[index]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for folder in ("azero", "actors", "learner", "cluster")
+        for folder in ("azero", "actors", "learner", "cluster", "benchmarks/scale")
         for path in (ROOT / folder).rglob("*.py")
     }
     found |= {".".join(path.parent.relative_to(ROOT).parts) for path in YAMLS}
@@ -85,7 +77,7 @@ def test_a_wheel_carries_configs_and_base_model(tmp_path: Path) -> None:
     """Built from a copy, so that the checkout stays clean; without network."""
     source = tmp_path / "source"
     source.mkdir()
-    for folder in ("azero", "actors", "learner", "cluster", "configs"):
+    for folder in ("azero", "actors", "learner", "cluster", "configs", "benchmarks"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source / file)

@@ -24,6 +24,9 @@ class SimulatedLearner:
     def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], np.ndarray]:
         return (self._publication(), {}), self.weights
 
+    def listen(self) -> str:
+        return ""
+
     def ping(self) -> None: ...
 
     def probe(self) -> None: ...
@@ -39,6 +42,10 @@ class SimulatedLearner:
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         return "", ""
+
+    @ray.method(num_returns=2)
+    def copy_state(self, driver: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return self.step_number, driver
 
     def _publication(self) -> Publication:
         part = PublishedWeights(layout=(), dtype="uint8", bytes=self.weights.nbytes)

@@ -125,7 +125,7 @@ def scale(overrides: Sequence[str], json_file: Path | None, out: TextIO | None =
         pool: dict[int, Any] = {}
         for i, point in enumerate(_points(options)):
             measured.append(_simulate(point, options, Path(folder) / str(i), pool))
-            console.print(_said(measured[-1]), highlight=False)
+            console.print(_one_line(measured[-1]), highlight=False)
         for actor in pool.values():
             ray.kill(actor)
     model = calibrate(measured)
@@ -146,7 +146,7 @@ def _points(options: ScaleConfig) -> Iterator[Point]:
         yield Point(actors=actors, batch=batch, decode_rate=rate, weights_mib=weights, max_staleness=staleness)
 
 
-def _said(r: Measured) -> str:
+def _one_line(r: Measured) -> str:
     return (
         f"{r.point.actors} actors, assignments of {r.assignment_s:.3g} s: {r.samples_per_s:.0f} samples/s, "
         f"{r.efficiency:.1%} of the ideal"
@@ -176,9 +176,10 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
 
     start_timeout_s = config.cluster.start_timeout_s
     domain = get_domain(config.task.domain)
-    said: list[str] = []
+    warnings: list[str] = []
     learner = LearnerHost(spawn_learner, lambda: None, config.learner.timeout_s, start_timeout_s)
-    fleet = Fleet(spawn, point.actors, config.rollout.timeout_s, start_timeout_s, said.append)
+    fleet = Fleet(spawn, point.actors, config.rollout.timeout_s, start_timeout_s, warnings.append)
+    fleet.start()
     started = learner.start(None)
     fleet.wait_ready(point.actors)
     credit = Credit(config.reward, config.baseline, config.algorithm, config.task, temperature=1.0)
@@ -203,8 +204,8 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
         recorder.close()
         rows = [r for r in read_jsonl(folder / "metrics.jsonl") if r["step"] > WARM_UP_STEPS]
     learner.end()
-    if said:
-        raise RunFailed(f"the simulation of {point.actors} actors lost one ({said[0]}): use fewer on this machine")
+    if warnings:
+        raise RunFailed(f"the simulation of {point.actors} actors lost one ({warnings[0]}): use fewer on this machine")
     seconds, processor_s, busy_s = (b - a for a, b in zip(before, after, strict=True))
     wall = sum(r["time/step"] for r in rows)
     play_s = sum(r["time/generate"] for r in rows) / len(rows)

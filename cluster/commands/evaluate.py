@@ -26,9 +26,9 @@ from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
 from azero.types import Assignment, WeightVersion
 from cluster.commands.export import checkpoint_of, resolve_model
-from cluster.commands.train import require_chat_template
 from cluster.records.rundir import CONFIG, PROPOSER_EVALS, is_run, warn
-from cluster.supervise.resources import share_threads
+from cluster.run.preparation import require_chat_template
+from cluster.supervise.room import share_threads
 
 PROPOSALS = 240  # 80 a tier
 PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model

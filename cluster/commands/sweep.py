@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,9 +38,9 @@ from azero.config.overrides import Section, known_keys, read_yaml, validated, va
 from azero.errors import UserError
 from azero.models.loading import resolve_model_path
 from cluster.commands.comparison import arm_summary, comparison_table, difference
-from cluster.commands.train import INTERRUPTED, StopSignals
-from cluster.records.rundir import RunDirectory, read_jsonl
-from cluster.supervise.resources import ResourcePlan, plan, require
+from cluster.commands.stopping import INTERRUPTED, StopSignals
+from cluster.records.rundir import CONFIG, EVALS, RunDirectory, read_jsonl
+from cluster.supervise.room import Demand, Room, count_parameters, demand, room_of_cluster
 from cluster.supervise.runtime import ray_session
 
 POLL_S = 0.5
@@ -82,7 +81,6 @@ class Run:
     seed: int
     overrides: list[str]
     config: Config
-    needs: ResourcePlan
 
     @property
     def name(self) -> str:
@@ -92,13 +90,17 @@ class Run:
     def path(self) -> Path:
         return Path(self.config.run.dir)
 
+    @property
+    def demand(self) -> Demand:
+        return demand(self.config)
+
     def is_finished(self) -> bool:
-        evals = read_jsonl(self.path / "evals.jsonl")
+        evals = read_jsonl(self.path / EVALS)
         return bool(evals) and evals[-1]["step"] == self.config.run.steps
 
     def require_same(self) -> None:
-        """Raises UserError where the folder holds a run of another configuration, which would pass for this one."""
-        saved = self.path / "config.yaml"
+        """Raises UserError if the folder holds a run of another configuration, which would pass for this one."""
+        saved = self.path / CONFIG
         if not saved.exists():
             return
         found, own = load_config(saved), self.config
@@ -112,11 +114,48 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class RunProcess:
+    """`azero train` of one run, in a process of its own."""
+
     run: Run
     process: subprocess.Popen[bytes]
     log: Path
-    since: float
+    since: float  # monotonic seconds
+
+    @classmethod
+    def start(cls, sweep: Sweep, run: Run, address: str) -> RunProcess:
+        """From the run's checkpoint if it has one; `address`: of Ray. Its output goes to <dir>/logs."""
+        log = Path(sweep.dir) / "logs" / f"{run.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        resume = ["--resume"] if RunDirectory(run.path).holds_run() else []
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cluster.cli", "train", sweep.base, *run.overrides, *resume],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"RAY_ADDRESS": address},
+                start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks each run once
+                preexec_fn=_end_with_parent,
+            )
+        return cls(run=run, process=process, log=log, since=time.monotonic())
+
+    def outcome(self, stopping: bool, console: Console) -> str:
+        """Say how the run ended; why it failed, or nothing."""
+        run, minutes, status = self.run, (time.monotonic() - self.since) / 60, self.process.returncode
+        if status == INTERRUPTED or (stopping and status == -signal.SIGTERM):  # the second: before it had begun
+            saved = RunDirectory(run.path).has_checkpoint()
+            console.print(f"stopped {run.name} {'with a checkpoint' if saved else 'before it trained'}")
+            return ""
+        if status == 0 and run.is_finished():
+            evals = read_jsonl(run.path / EVALS)
+            before, after = evals[0]["accuracy"], evals[-1]["accuracy"]
+            console.print(f"finished {run.name} in {minutes:.1f} min: accuracy {before:.1%} -> {after:.1%}")
+            return ""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        reason = f"exit status {status}: {lines[-1].strip() if lines else 'no output'}"
+        console.print(f"FAILED {run.name} after {minutes:.1f} min, {reason} (see {self.log})")
+        return reason
 
 
 def load_sweep(path: str) -> Sweep:
@@ -139,7 +178,7 @@ def load_sweep(path: str) -> Sweep:
 def runs_of(sweep: Sweep, overrides: Sequence[str]) -> list[Run]:
     """Every arm with the first seed, then with the second, ...: a sweep cut short is still a comparison.
 
-    Raises UserError where the config of an arm is not valid.
+    Raises UserError if the config or the model of an arm is not valid.
     """
     runs = []
     for seed in sweep.seeds:
@@ -147,15 +186,15 @@ def runs_of(sweep: Sweep, overrides: Sequence[str]) -> list[Run]:
             name = f"{arm}-{seed}"
             given = [*own, *overrides, f"run.seed={seed}", f"run.name={name}", f"run.dir={sweep.dir}/{name}"]
             config = load_config(sweep.base, given)
-            needs = plan(config, resolve_model_path(config.model.path))
-            runs.append(Run(arm=arm, seed=seed, overrides=given, config=config, needs=needs))
+            count_parameters(Path(resolve_model_path(config.model.path)))  # reads the heads of its files
+            runs.append(Run(arm=arm, seed=seed, overrides=given, config=config))
     return runs
 
 
 def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
     """Run what is missing; print the comparison and write it to <dir>/sweep.json after each run.
 
-    1 where a run failed (the others still run); INTERRUPTED when stopped, the runs in progress with a checkpoint.
+    1 if a run failed (the others still run); INTERRUPTED when stopped, the runs in progress with a checkpoint.
     """
     sweep, console = load_sweep(path), Console(soft_wrap=True, markup=False, emoji=False)
     runs = runs_of(sweep, overrides)
@@ -166,13 +205,13 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
     failed: dict[str, str] = {}
     stopped = False
     if missing:
-        with _shared_ray() as (address, capacity), StopSignals(only_ask=True) as stop:
+        with ray_session(ClusterConfig()), StopSignals(only_ask=True) as stop:
+            room = room_of_cluster()
             for run in missing:
-                require(run.needs, capacity, "the cluster")
-            for started in _run_all(sweep, missing, address, capacity, stop, console):
-                reason = _outcome(started, stop.asked, console)
-                if reason:
-                    failed[started.run.name] = reason
+                room.require_all(run.demand)
+            for ended in _run_all(sweep, missing, room, stop, console):
+                if reason := ended.outcome(stop.asked, console):
+                    failed[ended.run.name] = reason
                 _write(Path(sweep.dir) / "sweep.json", summary(sweep, runs, failed))
             stopped = stop.asked
     result = summary(sweep, runs, failed)
@@ -201,80 +240,31 @@ def summary(sweep: Sweep, runs: Sequence[Run], failed: Mapping[str, str]) -> dic
     return {"name": sweep.dir, "control": sweep.control, "metric": "eval/accuracy", "arms": arms}
 
 
-@contextmanager
-def _shared_ray() -> Iterator[tuple[str, Mapping[str, float]]]:
-    """(address, resources) of the Ray that all runs share."""
-    with ray_session(ClusterConfig()):
-        yield ray.get_runtime_context().gcs_address, ray.cluster_resources()
-
-
 def _run_all(
-    sweep: Sweep, runs: Sequence[Run], address: str, capacity: Mapping[str, float], stop: StopSignals, console: Console
-) -> Iterator[Started]:
+    sweep: Sweep, runs: Sequence[Run], room: Room, stop: StopSignals, console: Console
+) -> Iterator[RunProcess]:
     """Start each run when there is room for it; yield it when it has ended."""
-    waiting, running, asked = list(runs), list[Started](), False
+    waiting, running, asked = list(runs), list[RunProcess](), False
+    address = ray.get_runtime_context().gcs_address
     while waiting or running:
         if stop.asked and not asked:
             asked = True  # once: a second signal would end a run in the middle of its checkpoint
             waiting.clear()
-            for started in running:
-                started.process.terminate()
-        while waiting and _fits(waiting[0], running, capacity):
+            for going_on in running:
+                going_on.process.terminate()
+        while waiting and not room.short_of([waiting[0].demand, *(r.run.demand for r in running)]):
             run = waiting.pop(0)
             console.print(f"started {run.name} ({len(waiting)} wait)")
-            running.append(_start(sweep, run, address))
-        for started in [s for s in running if s.process.poll() is not None]:
-            running.remove(started)
-            yield started
+            running.append(RunProcess.start(sweep, run, address))
+        for ended in [r for r in running if r.process.poll() is not None]:
+            running.remove(ended)
+            yield ended
         time.sleep(POLL_S)
-
-
-def _fits(run: Run, running: Sequence[Started], capacity: Mapping[str, float]) -> bool:
-    cpus = sum(s.run.needs.cpus for s in running) + run.needs.cpus
-    gpus = sum(s.run.needs.gpus for s in running) + run.needs.gpus
-    return cpus <= capacity.get("CPU", 0) + 1e-9 and gpus <= capacity.get("GPU", 0) + 1e-9
-
-
-def _start(sweep: Sweep, run: Run, address: str) -> Started:
-    """`azero train` in a process of its own, from its checkpoint where it has one; its output goes to <dir>/logs."""
-    log = Path(sweep.dir) / "logs" / f"{run.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume"] if RunDirectory(run.path).holds_run() else []
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "train", sweep.base, *run.overrides, *resume],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"RAY_ADDRESS": address},
-            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks each run once
-            preexec_fn=_end_with_parent,
-        )
-    return Started(run=run, process=process, log=log, since=time.monotonic())
 
 
 def _end_with_parent() -> None:
     """A run whose sweep was killed must not go on beside the next one (Linux: PR_SET_PDEATHSIG)."""
     LIBC.prctl(1, signal.SIGKILL)
-
-
-def _outcome(started: Started, stopping: bool, console: Console) -> str:
-    """Say how a run ended; why it failed, or nothing."""
-    run, minutes = started.run, (time.monotonic() - started.since) / 60
-    status = started.process.returncode
-    if status == INTERRUPTED or (stopping and status == -signal.SIGTERM):  # the second: before it had begun
-        saved = RunDirectory(run.path).has_checkpoint()
-        console.print(f"stopped {run.name} {'with a checkpoint' if saved else 'before it trained'}")
-        return ""
-    evals = read_jsonl(run.path / "evals.jsonl")
-    if status == 0 and run.is_finished():
-        before, after = evals[0]["accuracy"], evals[-1]["accuracy"]
-        console.print(f"finished {run.name} in {minutes:.1f} min: accuracy {before:.1%} -> {after:.1%}")
-        return ""
-    lines = [line for line in started.log.read_text(errors="replace").splitlines() if line.strip()]
-    reason = f"exit status {status}: {lines[-1].strip() if lines else 'no output'}"
-    console.print(f"FAILED {run.name} after {minutes:.1f} min, {reason} (see {started.log})")
-    return reason
 
 
 def _write(path: Path, result: Mapping[str, Any]) -> None:

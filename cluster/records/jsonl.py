@@ -1,15 +1,86 @@
-"""Files of records, one a line: read while they are written, and cut back to a step."""
+"""A run's records, one a line: appended, read while they are written, and cut back to a step."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from azero.errors import UserError
+
+METRICS, EVALS, SAMPLES = RECORDS = ("metrics.jsonl", "evals.jsonl", "samples.jsonl")
+
+
+class Records:
+    """The files of records in a run's folder. Each record has its step. Only `append` and the like write."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._unwritten: dict[str, str] = {}  # file -> lines that a full disk has kept out of it
+
+    def append(self, name: str, *records: Mapping[str, Any]) -> str:
+        """What kept the lines out of the file, as a full disk; empty if they are in it.
+
+        Lines that cannot be written wait in memory and go with the next ones, so that none is lost or torn. A kill
+        tears one at most.
+        """
+        text = self._unwritten.pop(name, "") + "".join(json.dumps(plain(r)) + "\n" for r in records)
+        path = self.folder / name
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as e:
+            if path.exists():
+                os.truncate(path, before)
+            self._unwritten[name] = text
+            return f"{path}: cannot be written ({e.strerror}); {text.count(chr(10))} lines wait in memory"
+        return ""
+
+    def sync(self) -> str:
+        """Write what waits and have the disk keep it; what prevents it, or nothing."""
+        for name in [n for n, text in self._unwritten.items() if text]:
+            if trouble := self.append(name):
+                return trouble
+        for path in self._present():
+            try:
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as e:
+                return f"{path}: {e.strerror}"
+        return ""
+
+    def truncate_after(self, step: int) -> None:
+        """Drop every record of a later step, and a torn last line. No room is needed if steps rise line by line."""
+        self._unwritten = {
+            name: "".join(f"{line}\n" for line in text.splitlines() if json.loads(line)["step"] <= step)
+            for name, text in self._unwritten.items()
+        }
+        for path in self._present():
+            truncate_after(path, step)
+
+    def last_step(self, *names: str) -> int:
+        """The highest step of any record; -1 without one. Raises UserError for a damaged line, by its number."""
+        last = -1
+        for path in self._present(names or RECORDS):
+            for number, record in enumerate(iterate_jsonl(path), start=1):
+                if not isinstance(step := record.get("step"), int):
+                    raise UserError(f"{path}: line {number} has no step; remove that line")
+                last = max(last, step)
+        return last
+
+    def set_aside(self) -> int:
+        """Rename each file to <name>.unsaved-<number>; the number."""
+        number = 1 + len(list(self.folder.glob(f"{METRICS}.unsaved-*")))
+        for path in self._present():
+            os.replace(path, path.with_name(f"{path.name}.unsaved-{number}"))
+        return number
+
+    def _present(self, names: Sequence[str] = RECORDS) -> list[Path]:
+        return [path for name in names if (path := self.folder / name).exists()]
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +29,14 @@ from typing import Any
 from azero.errors import UserError
 from cluster.records import machine
 from cluster.records.episodes import episode_record as episode_record
-from cluster.records.jsonl import iterate_jsonl, plain, replace, truncate_after
+from cluster.records.jsonl import EVALS as EVALS
+from cluster.records.jsonl import METRICS, RECORDS, Records, plain, replace
+from cluster.records.jsonl import SAMPLES as SAMPLES
+from cluster.records.jsonl import iterate_jsonl as iterate_jsonl
 from cluster.records.jsonl import read_jsonl as read_jsonl
 from cluster.records.resume import changes, require_same_run, settings
 from learner.checkpoint import LATEST, Checkpoint, checkpoints_in, newest_whole
 
-METRICS, EVALS, SAMPLES = "metrics.jsonl", "evals.jsonl", "samples.jsonl"
 PROPOSER_EVALS = "proposer_evals.jsonl"
 CONFIG, PROVENANCE, CHECKPOINTS = "config.yaml", "provenance.json", "checkpoints"
 UNSAVED = ".unsaved"
@@ -65,7 +67,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoint: Checkpoint | None = None  # what a resumed run goes on from
-        self._unwritten: dict[str, str] = {}  # file -> lines that a full disk has kept out of it
+        self.records = Records(self.path)
 
     @contextmanager
     def open(
@@ -92,7 +94,7 @@ class RunDirectory:
             if held:
                 provenance = self._going_on(config_yaml, provenance)
             if resume:
-                last = self.last_step()
+                last = self.records.last_step()
                 self.checkpoint = (newest_checkpoint or self.latest_checkpoint)()
                 if self.checkpoint is None and last > 0:
                     self._begin_again(last)
@@ -131,10 +133,7 @@ class RunDirectory:
                 f"run.dir={self.path}: its records reach step {last}, and it has no checkpoint to go on from; "
                 f"put {CHECKPOINTS}/ back, or begin a new run in another run.dir"
             )
-        number = 1 + len(list(self.path.glob(f"{METRICS}.unsaved-*")))
-        for name in (METRICS, EVALS, SAMPLES):
-            if (self.path / name).exists():
-                os.replace(self.path / name, self.path / f"{name}.unsaved-{number}")
+        number = self.records.set_aside()
         warn(f"{self.path}: has no checkpoint yet and begins again; its {last} steps are kept as *.unsaved-{number}")
 
     def saved(self) -> None:
@@ -184,7 +183,7 @@ class RunDirectory:
 
     def _take_back(self) -> None:
         """After a start that failed: leave what was written by then only where it may help, in logs/."""
-        if any((self.path / name).exists() for name in (METRICS, EVALS, SAMPLES, CHECKPOINTS)):
+        if any((self.path / name).exists() for name in (*RECORDS, CHECKPOINTS)):
             return
         for name in (CONFIG, PROVENANCE, UNSAVED, ".lock"):
             (self.path / name).unlink(missing_ok=True)
@@ -194,16 +193,6 @@ class RunDirectory:
 
     def holds_run(self) -> bool:
         return any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINTS))
-
-    def last_step(self, *files: str) -> int:
-        """The highest step of any record; -1 without one. Raises UserError for a damaged line, by its number."""
-        last = -1
-        for name in files or (METRICS, EVALS, SAMPLES):
-            for number, record in enumerate(iterate_jsonl(self.path / name), start=1):
-                if not isinstance(step := record.get("step"), int):
-                    raise UserError(f"{self.path / name}: line {number} has no step; remove that line")
-                last = max(last, step)
-        return last
 
     def has_checkpoint(self) -> bool:
         return (self.checkpoints / LATEST).is_file()
@@ -231,58 +220,6 @@ class RunDirectory:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
-
-    def append_metrics(self, metrics: Mapping[str, Any]) -> str:
-        """What kept the line out of the file, as a full disk; empty where it is in it."""
-        return self._append(METRICS, [metrics])
-
-    def append_eval(self, result: Mapping[str, Any]) -> str:
-        return self._append(EVALS, [result])
-
-    def append_samples(self, records: Sequence[Mapping[str, Any]]) -> str:
-        return self._append(SAMPLES, records)
-
-    def _append(self, name: str, records: Sequence[Mapping[str, Any]]) -> str:
-        """Lines that cannot be written wait in memory and go with the next ones, so that none is lost or torn.
-
-        A kill tears one at most.
-        """
-        text = self._unwritten.pop(name, "") + "".join(json.dumps(plain(r)) + "\n" for r in records)
-        path = self.path / name
-        before = path.stat().st_size if path.exists() else 0
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as e:
-            if path.exists():
-                os.truncate(path, before)
-            self._unwritten[name] = text
-            return f"{path}: cannot be written ({e.strerror}); {text.count(chr(10))} lines wait in memory"
-        return ""
-
-    def sync(self) -> str:
-        """Write what waits and have the disk keep it; what prevents it, or nothing."""
-        for name in [n for n, text in self._unwritten.items() if text]:
-            if trouble := self._append(name, []):
-                return trouble
-        for name in (METRICS, EVALS, SAMPLES):
-            try:
-                if (self.path / name).exists():
-                    with open(self.path / name, "rb") as file:
-                        os.fsync(file.fileno())
-            except OSError as e:
-                return f"{self.path / name}: {e.strerror}"
-        return ""
-
-    def truncate_after(self, step: int) -> None:
-        """Drop every record of a later step, and a torn last line. No room is needed where steps rise line by line."""
-        self._unwritten = {
-            name: "".join(f"{line}\n" for line in text.splitlines() if json.loads(line)["step"] <= step)
-            for name, text in self._unwritten.items()
-        }
-        for name in (METRICS, EVALS, SAMPLES):
-            if (self.path / name).exists():
-                truncate_after(self.path / name, step)
 
     def _acquire(self) -> int:
         """File descriptor that holds the lock."""

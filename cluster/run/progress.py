@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -15,35 +15,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-Format = Callable[[float], str]
-
-
-def _percent(x: float) -> str:
-    return f"{x:.1%}"
-
-
-def _signed(x: float) -> str:
-    return f"{x:+.3f}"
-
-
-def _seconds(x: float) -> str:
-    return f"{x:.1f}s"
-
-
 # (name in the display, name in a plain line, metric, format), in the order of both.
-FIELDS: tuple[tuple[str, str, str, Format], ...] = (
-    ("evaluation accuracy", "eval", "eval/accuracy", _percent),
-    ("solver accuracy", "solver", "solver/accuracy", _percent),
-    ("solver reward", "reward", "solver/reward", _signed),
-    ("proposer reward", "proposer", "proposer/reward", _signed),
-    ("valid proposals", "valid", "proposer/valid_rate", _percent),
-    ("unique problems", "unique", "problems/unique_rate", _percent),
-    ("staleness, largest", "stale", "staleness/max", "{:.0f}".format),
-    ("actors serving", "actors", "actors/serving", "{:.0f}".format),
-    ("learner waited", "learner_waited", "time/wait_rollouts", _seconds),
-    ("actors waited", "actors_waited", "time/wait_learner", _seconds),
-    ("solver samples/s", "samples/s", "throughput/samples_per_s", "{:.0f}".format),
-    ("sync gap, nats", "sync_gap", "sync/logprob_gap", "{:.1e}".format),
+FIELDS = (
+    ("evaluation accuracy", "eval", "eval/accuracy", "{:.1%}"),
+    ("solver accuracy", "solver", "solver/accuracy", "{:.1%}"),
+    ("solver reward", "reward", "solver/reward", "{:+.3f}"),
+    ("proposer reward", "proposer", "proposer/reward", "{:+.3f}"),
+    ("valid proposals", "valid", "proposer/valid_rate", "{:.1%}"),
+    ("unique problems", "unique", "problems/unique_rate", "{:.1%}"),
+    ("staleness, largest", "stale", "staleness/max", "{:.0f}"),
+    ("actors serving", "actors", "actors/serving", "{:.0f}"),
+    ("learner waited", "learner_waited", "time/wait_rollouts", "{:.1f}s"),
+    ("actors waited", "actors_waited", "time/wait_learner", "{:.1f}s"),
+    ("solver samples/s", "samples/s", "throughput/samples_per_s", "{:.0f}"),
+    ("sync gap, nats", "sync_gap", "sync/logprob_gap", "{:.1e}"),
 )
 RECENT_STEPS = 20  # that the remaining time is estimated from
 CURVE = "▁▂▃▄▅▆▇█"
@@ -81,7 +66,7 @@ class Progress:
         if self._display:
             self._display.update(self._render())
         else:
-            cells = [f"{short} {_cell(self._metrics, key, fmt)}" for _, short, key, fmt in FIELDS]
+            cells = [f"{short} {_cell(self._metrics, key, form)}" for _, short, key, form in FIELDS]
             self._print(f"step {self._done}/{self.steps}  eta {self._eta()}  {'  '.join(cells)}")
 
     def last_accuracy(self, accuracy: float) -> None:
@@ -141,7 +126,7 @@ class Progress:
         bar = ProgressBar(total=self.steps, completed=self._done)
         head.add_row(f"step {self._done}/{self.steps}", bar, f"eta {self._eta()}")
         body = Table.grid(padding=(0, 2))
-        cells = [(label, _cell(self._metrics, key, fmt)) for label, _, key, fmt in FIELDS]
+        cells = [(label, _cell(self._metrics, key, form)) for label, _, key, form in FIELDS]
         half = (len(cells) + 1) // 2
         for left, right in zip(cells[:half], [*cells[half:], ("", "")], strict=False):
             body.add_row(f"[dim]{left[0]}[/]", left[1], f"[dim]{right[0]}[/]", right[1])
@@ -157,6 +142,6 @@ def sparkline(values: list[float]) -> str:
     return "".join(CURVE[round((v - low) / span * (len(CURVE) - 1)) if span else 0] for v in values)
 
 
-def _cell(metrics: Mapping[str, Any], key: str, fmt: Format) -> str:
+def _cell(metrics: Mapping[str, Any], key: str, form: str) -> str:
     value = metrics.get(key)
-    return "-" if value is None else fmt(value)
+    return "-" if value is None else form.format(value)

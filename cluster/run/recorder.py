@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from azero.types import Episode
-from cluster.records.rundir import RunDirectory, episode_record, read_jsonl
+from cluster.records.episodes import episode_record
+from cluster.records.jsonl import EVALS, METRICS, SAMPLES, read_jsonl
+from cluster.records.rundir import RunDirectory
 from cluster.run.progress import Progress
 from cluster.run.sinks import Sink
 
@@ -21,18 +23,21 @@ class Recorder:
     def __init__(self, run: RunDirectory, progress: Progress, text_share: float, sinks: Sequence[Sink]) -> None:
         self.run, self.progress, self.text_share = run, progress, text_share
         self._sinks = list(sinks)
-        self._began = time.monotonic() - self._seconds_before()
+        self._began = time.monotonic()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
-        evaluations = read_jsonl(run.path / "evals.jsonl")
-        self._evaluated = {int(e["step"]) for e in evaluations}
-        if evaluations:  # of a run that goes on
-            progress.last_accuracy(evaluations[-1]["accuracy"])
-        self._told = ""  # the last trouble with the disk
+        self._evaluated: set[int] = set()
+        self._disk_trouble = ""  # of the last append
 
-    def _seconds_before(self) -> float:
-        lines = read_jsonl(self.run.path / "metrics.jsonl")
-        return float(lines[-1].get("time_s", 0.0)) if lines else 0.0
+    def start(self) -> None:
+        """Take up what a run that goes on has recorded, and show its progress."""
+        if lines := read_jsonl(self.run.path / METRICS):
+            self._began -= float(lines[-1].get("time_s", 0.0))
+        evaluations = read_jsonl(self.run.path / EVALS)
+        self._evaluated = {int(e["step"]) for e in evaluations}
+        if evaluations:
+            self.progress.last_accuracy(evaluations[-1]["accuracy"])
+        self.progress.start()
 
     def has_evaluation(self, step: int) -> bool:
         return step in self._evaluated
@@ -44,7 +49,7 @@ class Recorder:
     def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
         step = int(metrics["step"])
         share = self.text_share
-        self._tell(self.run.append_samples([episode_record(e, step, _fraction(e.id) < share) for e in episodes]))
+        self._append(SAMPLES, *(episode_record(e, step, _fraction(e.id) < share) for e in episodes))
         self._waiting.append(metrics | {"time_s": time.monotonic() - self._began})
         if awaits_evaluation:
             self._awaited.add(step)
@@ -53,7 +58,7 @@ class Recorder:
 
     def evaluation(self, step: int, result: dict[str, Any]) -> None:
         self._evaluated.add(step)
-        self._tell(self.run.append_eval({"step": step, **result}))
+        self._append(EVALS, {"step": step, **result})
         values = {"eval/accuracy": result["accuracy"]}
         values |= {f"eval/accuracy/{label}": part["accuracy"] for label, part in result["by_label"].items()}
         if step == 0:
@@ -70,7 +75,7 @@ class Recorder:
         while self._waiting and (all_lines or not self._awaited & {0, self._waiting[0]["step"]}):
             metrics = self._waiting.popleft()
             self._awaited.discard(metrics["step"])
-            self._tell(self.run.append_metrics(metrics))
+            self._append(METRICS, metrics)
             for sink in self._sinks.copy():
                 with self._tolerate(sink):
                     sink.write(metrics["step"], metrics)
@@ -88,17 +93,18 @@ class Recorder:
         """Drop all that was recorded of later steps: they will be made again."""
         self.flush(all_lines=True)
         self._evaluated = {s for s in self._evaluated if s <= step}
-        self.run.truncate_after(step)
+        self.run.records.truncate_after(step)
 
     def sync(self) -> str:
         """Have the disk keep all lines; what prevents it, or nothing."""
-        return self.run.sync()
+        return self.run.records.sync()
 
-    def _tell(self, trouble: str) -> None:
-        """Of a disk that is full once, not once a step."""
-        if trouble and not self._told:
+    def _append(self, file: str, *records: dict[str, Any]) -> None:
+        """Warns of a disk that is full once, not once a step."""
+        trouble = self.run.records.append(file, *records)
+        if trouble and not self._disk_trouble:
             self.progress.warning(trouble)
-        self._told = trouble
+        self._disk_trouble = trouble
 
     def warn(self, step: int, text: str) -> None:
         self.progress.warning(f"step {step}: {text}")

@@ -8,7 +8,7 @@
        +--- ten minutes --- RETIRED <--- died again and again without a result
 
 A STARTING actor may wait for a node with room: actors join when nodes do. A STALE one is up and holds no weights that
-count; every call carries the publication that an actor must hold, proven, before it plays. The run fails where all
+count; every call carries the publication that an actor must hold, proven, before it plays. The run fails if all
 actors are retired at once.
 """
 
@@ -95,9 +95,10 @@ class Fleet:
     """Sends queued work to idle actors, evaluations first. What a hung or dead actor had is sent again.
 
     A late result of work that another actor has done meanwhile is dropped, so that each piece counts once.
+    `start` comes first.
     """
 
-    spawn: Callable[[int], Any]
+    spawn: Callable[[int], Any]  # makes the actor of an index: a handle of a RemoteActor (remote.py)
     size: int
     timeout_s: float  # of one piece of work
     start_timeout_s: float
@@ -113,10 +114,11 @@ class Fleet:
     _idle_s: float = 0.0
     _was_up: bool = False  # whether any actor ever was
 
-    def __post_init__(self) -> None:
+    def start(self) -> None:
+        """Spawn all actors, and do not wait for them."""
         self._members = [_Member(index=i) for i in range(self.size)]
         for member in self._members:
-            self._start(member)
+            self._start_member(member)
 
     def wait_ready(self, count: int = 1) -> None:
         """Returns when `count` actors are up. Raises RunFailed, and UserError where no engine can be built."""
@@ -188,7 +190,7 @@ class Fleet:
         try:
             result = ray.get(ref)
         except RayError as e:
-            self._failed(member, e)
+            self._call_failed(member, e)
             return None
         if work is not None:
             self._trace_work(member.index, work, began, result)
@@ -224,7 +226,7 @@ class Fleet:
         for member in self._members:
             waited = now - member.since
             if member.state in pauses and waited > pauses[member.state](member):
-                self._start(member)
+                self._start_member(member)
             elif member.state is ActorState.STARTING and not _is_hosted(member, now):
                 member.since = now  # the clock runs from when there is a process
             elif member.state is ActorState.STARTING and waited > self.start_timeout_s:
@@ -255,7 +257,7 @@ class Fleet:
         idle, self._idle_s = self._idle_s / len(self._members), 0.0
         return idle
 
-    def _start(self, member: _Member) -> None:
+    def _start_member(self, member: _Member) -> None:
         member.handle = self.spawn(member.index)
         member.state, member.since = ActorState.STARTING, time.monotonic()
         member.placed, member.hosted, member.looked = False, False, member.since
@@ -271,14 +273,14 @@ class Fleet:
         if not any(m.state in UP for m in self._members):
             self._end(member, "nobody else is up")
         else:
-            self._again(member.work)
+            self._requeue(member.work)
 
-    def _again(self, work: Work | None) -> None:
+    def _requeue(self, work: Work | None) -> None:
         if work is not None and work.id in self._open and all(w.id != work.id for w in self._queue):
             self._queue.appendleft(work)
             self.redispatched += 1
 
-    def _failed(self, member: _Member, error: RayError) -> None:
+    def _call_failed(self, member: _Member, error: RayError) -> None:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, SyncError):
             raise cause
@@ -290,7 +292,7 @@ class Fleet:
             member.state = ActorState.STALE
             if work is None:  # abandoned with that version
                 return
-            self._again(work)
+            self._requeue(work)
             if isinstance(cause, VersionGone):
                 raise WeightsLost(f"the published version is gone ({first_line(cause)})")
             self.report(f"rollout actor {member.index} {cause}; trying again")  # a learner that hangs has its deadline
@@ -314,7 +316,7 @@ class Fleet:
         self.restarts += 1
         is_last = member.deaths > MAX_DEATHS_WITHOUT_RESULT
         member.state = ActorState.RETIRED if is_last else ActorState.DEAD
-        self._again(work)
+        self._requeue(work)
         self.report(
             f"rollout actor {member.index} {why}; "
             + (f"retired, after {member.deaths} deaths without a result" if is_last else "starting it again")

@@ -11,7 +11,7 @@ import pytest
 
 from azero.models.loading import EMBEDDED
 from cluster.cli import main
-from cluster.records.rundir import RunDirectory
+from cluster.records.rundir import METRICS, RunDirectory
 
 # (command line, what the line must say); {tmp} is a folder made by `world`
 CASES = [
@@ -140,7 +140,7 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     (tmp / "foreign" / "config.yaml").write_text("some_key_of_theirs: 1\n")
     for name in ("holds_run", "locked"):
         with RunDirectory(tmp / name).open("run: {}\n", {}, resume=False):
-            RunDirectory(tmp / name).append_metrics({"step": 0})
+            RunDirectory(tmp / name).records.append(METRICS, {"step": 0})
     with RunDirectory(tmp / "locked").open("run: {}\n", {}, resume=True):
         yield tmp
 

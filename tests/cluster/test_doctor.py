@@ -5,8 +5,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from cluster import doctor, machine
+from cluster.commands import doctor
 from cluster.commands.doctor import Check, Status, healthy, render
+from cluster.records import machine
 
 
 @pytest.fixture
@@ -88,6 +89,6 @@ def test_gpu_that_torch_does_not_see(monkeypatch):
 
 
 def test_healthy_means_nothing_is_missing():
-    warn = Check(name="a", status=Status.WARN, detail="")
+    warn = Check("a", "", action="look at it")
     assert healthy([warn])
-    assert not healthy([warn, Check(name="b", status=Status.MISSING, detail="")])
+    assert not healthy([warn, Check("b", "", action="install it", blocks=True)])

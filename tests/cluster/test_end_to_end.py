@@ -146,7 +146,7 @@ def test_a_broken_tied_head_stops_the_run(
     import ray
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr("cluster.commands.train.RolloutActor", ray.remote(BrokenHead))
+    monkeypatch.setattr("cluster.run.build.RolloutActor", ray.remote(BrokenHead))
     try:
         assert main(["train", "local", *SMALL, "optim.lr=1e-3", f"run.dir={tmp_path}/run"]) == 1
     finally:

@@ -11,12 +11,14 @@ import pytest
 import ray
 from helpers import publication
 from lost import lost_reference
+from remote import require_follows
 
 from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
 from azero.types import SHARED, Assignment, Publication
 from cluster.supervise import fleet as module
 from cluster.supervise.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
+from cluster.supervise.remote import RemoteActor
 
 PUBLICATION = publication()
 
@@ -68,6 +70,7 @@ def work(id: str) -> PlayWork:
 
 def make(size: int, said: list[str], seconds: float = 0.2, timeout_s: float = 30.0) -> Fleet:
     fleet = Fleet(lambda i: Sleeper.remote(i, seconds), size, timeout_s, 60.0, said.append)  # type: ignore[attr-defined]
+    fleet.start()
     fleet.wait_ready()
     drive(fleet, lambda: fleet.states()[ActorState.STALE] == size)
     return fleet
@@ -105,6 +108,10 @@ def stop_at_work(fleet: Fleet) -> int:
     fleet.dispatch(PUBLICATION)
     os.kill(victim, signal.SIGSTOP)
     return victim
+
+
+def test_the_fake_follows_the_list() -> None:
+    require_follows(Sleeper, RemoteActor)
 
 
 def test_work_is_shared_and_each_piece_is_done_once() -> None:
@@ -269,11 +276,13 @@ def test_the_retired_get_another_chance(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_process_that_never_answers_is_replaced_and_one_that_waits_for_room_is_not() -> None:
     said: list[str] = []
     fleet = Fleet(lambda i: Sleeper.remote(i, 0.1, 1000.0), 1, 30.0, 3.0, said.append)  # type: ignore[attr-defined]
+    fleet.start()
     drive(fleet, lambda: fleet.restarts == 1)
     assert "did not start in 3 s" in said[0]
     said.clear()
     large = Sleeper.options(num_cpus=64)  # type: ignore[attr-defined]
     fleet = Fleet(lambda i: large.remote(i, 0.1), 1, 30.0, 1.0, said.append)
+    fleet.start()
     began = time.monotonic()
     drive(fleet, lambda: time.monotonic() - began > 5)
     assert fleet.restarts == 0 and not said and fleet.states()[ActorState.STARTING] == 1
@@ -284,6 +293,7 @@ def test_an_actor_that_gets_its_process_late_has_the_whole_deadline_from_then(mo
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.1)
     monkeypatch.setattr(module, "_has_process", lambda _: time.monotonic() - began > 8.5)
     fleet = Fleet(lambda i: Sleeper.remote(i, 0.1, 9.0), 1, 30.0, 8.0, said.append)  # type: ignore[attr-defined]
+    fleet.start()
     drive(fleet, lambda: fleet.states()[ActorState.STALE] == 1)
     assert time.monotonic() - began > 8 and fleet.restarts == 0 and not said
 

@@ -16,11 +16,13 @@ import ray
 from helpers import at
 from lost import lost_reference
 from ray.exceptions import ObjectStoreFullError
+from remote import require_follows
 
 from azero.errors import RunFailed, UserError
 from azero.types import SHARED, Publication, PublishedWeights, StepResult, WeightVersion
 from cluster.supervise import learning as module
 from cluster.supervise.learning import LearnerHost, LearnerLost
+from cluster.supervise.remote import RemoteLearner
 from learner.checkpoint import Checkpoint
 
 
@@ -116,6 +118,10 @@ def update(host: LearnerHost, *faults: str) -> Publication:
         if done and (outcome := host.collect(done[0])):
             return outcome[1]
         host.check(7)
+
+
+def test_the_fake_follows_the_list() -> None:
+    require_follows(Counting, RemoteLearner)
 
 
 def test_without_any_state_it_begins_anew() -> None:

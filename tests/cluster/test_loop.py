@@ -57,6 +57,7 @@ class Run:
     def go(self) -> bool:
         started = self.learner.start(None)
         fleet = Fleet(self._spawn, 2, 60.0, 60.0, print)
+        fleet.start()
         fleet.wait_ready(2)
         credit = credit_of(self.config)
         run = RunDirectory(self.folder)

@@ -11,8 +11,7 @@ import pytest
 
 from azero.config import load_config
 from cluster.records import machine
-from cluster.supervise.placement import nodes_of
-from cluster.supervise.resources import share_threads
+from cluster.supervise.room import room_for, share_threads
 
 GROUPS = {  # name -> (/proc/self/cgroup, files below /sys/fs/cgroup, cores of 8)
     "no group": ("", {}, 8),
@@ -77,10 +76,10 @@ def test_threads_and_room_follow_the_cores_that_are_left(limited) -> None:
     config = load_config("local", ["rollout.max_staleness=0"])
     share_threads(config, local=True)
     assert (config.rollout.threads, config.learner.threads) == (3, 3)  # in turns
-    assert nodes_of(config.cluster)[0][0]["CPU"] == 3
+    assert room_for(config.cluster).total("CPU") == 3
 
 
 def test_a_process_that_is_bound_to_one_core_says_one() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from cluster import machine; "
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from cluster.records import machine; "
     done = subprocess.run([sys.executable, "-c", code + "print(machine.cores())"], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr

@@ -45,5 +45,6 @@ def test_a_stopped_run_keeps_the_lines_that_wait(recorder):
     recorder.close()
     assert lines(recorder) == [(1, None)]
     again = Recorder(recorder.run, Progress(9, "plain"), 0.0, [])
+    again.start()
     again.evaluation(1, RESULT)
     assert lines(again) == [(1, None)] and again.has_evaluation(1)

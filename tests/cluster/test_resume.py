@@ -18,7 +18,7 @@ from cluster.cli import main
 from cluster.records import resume
 from cluster.records.jsonl import read_jsonl, truncate_after
 from cluster.records.resume import FIXED, fingerprints
-from cluster.records.rundir import RunDirectory, is_run, run_of
+from cluster.records.rundir import EVALS, METRICS, SAMPLES, RunDirectory, is_run, run_of
 
 ITEM = EvalItem(prompt="Calculate: 1 + 1 = ", answer="2", label="a", operation="+", text="1 + 1")
 
@@ -28,9 +28,9 @@ def made(folder: Path, *overrides: str, steps: int = 4, saved: bool = True, prin
     config = load_config("local", [f"run.dir={folder}", *overrides])
     with RunDirectory(folder).open(to_yaml(config), {"time": "t0", "fingerprints": prints or {}}, resume=False) as run:
         for step in range(steps + 1):
-            run.append_metrics({"step": step})
-            run.append_samples([{"step": step, "id": f"{step}a"}])
-        run.append_eval({"step": 0, "accuracy": 0.5})
+            run.records.append(METRICS, {"step": step})
+            run.records.append(SAMPLES, {"step": step, "id": f"{step}a"})
+        run.records.append(EVALS, {"step": 0, "accuracy": 0.5})
         if saved:
             run.saved()
             write_checkpoint(folder, 2)
@@ -233,7 +233,7 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_the_next(tmp_path: Path) 
         raise RuntimeError
     assert [p.name for p in folder.iterdir()] == ["logs"]
     with pytest.raises(RuntimeError), RunDirectory(folder).open(config, {}, resume=False) as run:
-        run.append_metrics({"step": 0})
+        run.records.append(METRICS, {"step": 0})
         raise RuntimeError
     assert is_run(folder)
     with pytest.raises(UserError, match="already holds a run"), RunDirectory(folder).open(config, {}, resume=False):

@@ -9,7 +9,16 @@ from run_dirs import write_checkpoint
 
 from azero.errors import UserError
 from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
-from cluster.records.rundir import RunDirectory, episode_record, iterate_jsonl, provenance, read_jsonl
+from cluster.records.rundir import (
+    EVALS,
+    METRICS,
+    SAMPLES,
+    RunDirectory,
+    episode_record,
+    iterate_jsonl,
+    provenance,
+    read_jsonl,
+)
 from learner.checkpoint import Checkpoint
 
 
@@ -21,7 +30,7 @@ def test_create_then_resume(tmp_path):
     folder = tmp_path / "runs" / "a"
     with open_run(folder) as run:
         assert (folder / "config.yaml").read_text() == "run: {}\n" and run.logs.is_dir()
-        run.append_metrics({"step": 1})
+        run.records.append(METRICS, {"step": 1})
     with pytest.raises(UserError, match=r"run\.dir=.*a: already holds a run; add --resume"), open_run(folder):
         pass
     write_checkpoint(folder, 1)
@@ -92,16 +101,16 @@ with RunDirectory({str(tmp_path / "a")!r}).open("", {{}}, resume=False):
 def test_truncate_after_cuts_later_steps_and_a_torn_line(tmp_path):
     with open_run(tmp_path) as run:
         for step in range(5):
-            run.append_metrics({"step": step, "loss/total": step / 2})
-            run.append_samples([{"step": step, "id": f"{step}a"}, {"step": step, "id": f"{step}b"}])
-        run.append_eval({"step": 0, "accuracy": 0.5})
-        run.append_eval({"step": 4, "accuracy": 0.6})
-        run.append_samples([])
+            run.records.append(METRICS, {"step": step, "loss/total": step / 2})
+            run.records.append(SAMPLES, {"step": step, "id": f"{step}a"}, {"step": step, "id": f"{step}b"})
+        run.records.append(EVALS, {"step": 0, "accuracy": 0.5})
+        run.records.append(EVALS, {"step": 4, "accuracy": 0.6})
+        run.records.append(SAMPLES)
         with open(tmp_path / "metrics.jsonl", "a") as file:
             file.write('{"step": 5, "lo')
         assert [m["step"] for m in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 4]
-        run.truncate_after(2)
-        run.append_metrics({"step": 3})
+        run.records.truncate_after(2)
+        run.records.append(METRICS, {"step": 3})
     assert [m["step"] for m in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
     assert [s["id"] for s in read_jsonl(tmp_path / "samples.jsonl")] == ["0a", "0b", "1a", "1b", "2a", "2b"]
     assert [e["step"] for e in read_jsonl(tmp_path / "evals.jsonl")] == [0]
@@ -110,14 +119,14 @@ def test_truncate_after_cuts_later_steps_and_a_torn_line(tmp_path):
 
 def test_truncate_an_empty_run(tmp_path):
     with open_run(tmp_path) as run:
-        run.truncate_after(-1)
+        run.records.truncate_after(-1)
     assert read_jsonl(tmp_path / "metrics.jsonl") == []
 
 
 def test_records_are_plain_json(tmp_path):
     with open_run(tmp_path) as run:
-        run.append_metrics(
-            {"step": np.int64(1), "a": np.float32(0.5), "b": float("nan"), "c": np.array([1, 2]), "d": (1,)}
+        run.records.append(
+            METRICS, {"step": np.int64(1), "a": np.float32(0.5), "b": float("nan"), "c": np.array([1, 2]), "d": (1,)}
         )
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 0.5, "b": null, "c": [1, 2], "d": [1]}\n'
 

@@ -64,7 +64,7 @@ def test_tensorboard_alone_is_the_default(tmp_path: Path) -> None:
 
 def test_tensorboard_forgets_what_a_resume_cuts_off(tmp_path: Path) -> None:
     record(tmp_path, config(), *({"step": step, "a": step} for step in (1, 2, 3)))
-    RunDirectory(tmp_path).truncate_after(2)
+    RunDirectory(tmp_path).records.truncate_after(2)
     record(tmp_path, config(), {"step": 3, "a": 30})
     assert scalars(tmp_path / "tensorboard") == {"a": [(1, 1.0), (2, 2.0), (3, 30.0)]}
 

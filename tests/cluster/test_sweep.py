@@ -14,9 +14,8 @@ from omegaconf import OmegaConf
 from azero.config import load_config, to_yaml
 from azero.errors import UserError
 from cluster.cli import main
-from cluster.commands.sweep import Run, Started, _fits, load_sweep, run_sweep, runs_of, summary
+from cluster.commands.sweep import load_sweep, run_sweep, runs_of, summary
 from cluster.records.rundir import read_jsonl
-from cluster.supervise.resources import ResourcePlan
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"))
 TINY = [
@@ -119,20 +118,6 @@ def test_a_longer_run_is_not_this_one_finished(tmp_path):
     for steps, finished in (((0, 2), False), ((0, 2, 4), True), ((0, 2, 4, 8), False)):
         (run.path / "evals.jsonl").write_text("".join(json.dumps({"step": s}) + "\n" for s in steps))
         assert run.is_finished() is finished
-
-
-def run_that_needs(cpus, gpus):
-    nothing = dict.fromkeys(("parameters", "learner_bytes", "actor_bytes", "store_bytes"))
-    needs = ResourcePlan(cpus=cpus, gpus=gpus, actors=1, batch=1, completion_tokens=1, **nothing)
-    return Run(arm="a", seed=0, overrides=[], config=None, needs=needs)
-
-
-@pytest.mark.parametrize(
-    ("running", "fits"), [([], True), ([(2, 1)], True), ([(3, 0)], False), ([(1, 2)], False), ([(1, 1), (1, 1)], False)]
-)
-def test_a_run_starts_when_its_cpus_and_gpus_are_free(running, fits):
-    started = [Started(run=run_that_needs(c, g), process=None, log=None, since=0.0) for c, g in running]
-    assert _fits(run_that_needs(2, 1), started, {"CPU": 4.0, "GPU": 2.0}) is fits
 
 
 @pytest.mark.long

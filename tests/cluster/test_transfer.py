@@ -26,7 +26,7 @@ from azero.models.weights import flatten
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.types import Assignment, Played, Publication
-from cluster.commands.train import probe_texts
+from cluster.run.build import probe_texts
 from learner.learner import Learner
 
 GPUS = ["rollout.gpus_per_actor=1", "learner.gpus_per_worker=1"]

@@ -1,0 +1,105 @@
+"""What is checked before a run starts: all that would fail later for a reason that is known now."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from azero.config import Config, Protocol, unlikely
+from azero.domains import get_domain
+from azero.domains.base import Domain
+from azero.errors import UserError
+from azero.models.gguf import is_gguf
+from azero.models.lfs import require_fetched
+from azero.models.loading import require_weights, resolve_model_path
+from azero.problems.buffer import ProblemBuffer
+from azero.problems.curriculum import SlotSource
+from azero.problems.exclusion import evaluation_problems
+from azero.types import EvalItem
+from cluster.records.rundir import warn
+from cluster.run.sinks import require_packages
+from cluster.supervise.room import count_parameters, demand, room_here, share_threads
+from cluster.supervise.runtime import cluster_address
+from learner.mirror import Mirror
+
+HUB_ID, FILE_ENDING = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+"), re.compile(r"\.[a-z]{2,8}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that has passed the checks, before any process is started."""
+
+    config: Config
+    domain: Domain
+    model_path: str
+    items: list[EvalItem]
+    buffer: ProblemBuffer
+    source: SlotSource
+
+
+def prepare(config: Config, *, dry: bool = False) -> Prepared:
+    """Fills in the config's threads. Raises UserError for whatever would fail later for a reason that is known now.
+
+    If `dry`, nothing is converted and nothing is asked of the Hub: `unchecked` says what is left out.
+    """
+    require_packages(config.run.sinks)
+    for line in unlikely(config):
+        warn(line)
+    domain = get_domain(config.task.domain)
+    model_path = _checked_model(config, dry)
+    require_fetched(Path(config.eval.data), "eval.data")
+    items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation_set(config.eval.data)
+    if config.run.mirror:
+        Mirror(config.run.mirror)
+    evaluation = evaluation_problems(domain, items)
+    excluded = evaluation if config.task.exclude_evaluation else ()
+    local = not cluster_address(config.cluster)
+    share_threads(config, local)
+    count_parameters(Path(model_path))  # reads the heads of its files
+    if local:
+        room_here().require_all(demand(config))
+    rollout = config.rollout
+    return Prepared(
+        config=config,
+        domain=domain,
+        model_path=model_path,
+        items=items,
+        buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems(), excluded),
+        source=SlotSource(
+            domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed, evaluation
+        ),
+    )
+
+
+def unchecked(config: Config) -> list[str]:
+    """What of a run only its start will show, in words."""
+    named = {"model.path": config.model.path, "eval.data": config.eval.data}
+    return [f"{key}={value}, of the Hugging Face Hub" for key, value in named.items() if is_of_hub(value)]
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether it looks like the Hub id of a model or a data set, and is nothing on this disk."""
+    path = Path(name)
+    return bool(HUB_ID.fullmatch(name)) and not FILE_ENDING.fullmatch(path.suffix) and not path.exists()
+
+
+def _checked_model(config: Config, dry: bool) -> str:
+    """The folder or Hub id of the model."""
+    path = config.model.path if dry and is_gguf(config.model.path) else resolve_model_path(config.model.path)
+    require_weights(path)
+    if Protocol.chat in (config.task.protocol, config.eval.protocol):
+        require_chat_template(path)
+    return path
+
+
+def require_chat_template(model_path: str) -> None:
+    """Raises UserError for a model folder without a chat template; a Hub id is checked when it is loaded."""
+    folder = Path(model_path)
+    if not folder.is_dir() or (folder / "chat_template.jinja").exists():
+        return
+    settings = folder / "tokenizer_config.json"
+    if settings.exists() and "chat_template" in json.loads(settings.read_text()):
+        return
+    raise UserError(f"task.protocol or eval.protocol=chat: the tokenizer of {model_path} has no chat template; use raw")
