@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -17,9 +18,11 @@ from actors.engines import build_engine
 from actors.proof import SyncProof
 from azero.config import Config, Protocol, Source, stops, sync_tolerance
 from azero.domains import get_domain
+from azero.domains.base import Domain
 from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation.solver import encoded, evaluate
+from azero.judging import executor_of
 from azero.play import Player, PlayRules
 from azero.problems.exclusion import evaluation_problems
 from azero.process import (
@@ -52,11 +55,13 @@ def play_rules(config: Config) -> PlayRules:
     )
 
 
-def evaluate_solver(engine: Engine, config: Config, items: Sequence[EvalItem]) -> dict[str, Any]:
+def evaluate_solver(
+    engine: Engine, config: Config, items: Sequence[EvalItem], domain: Domain, judges: Executor
+) -> dict[str, Any]:
     """`evaluate` as the configuration has it."""
     return evaluate(
         engine,
-        get_domain(config.task.domain),
+        domain,
         items,
         chat=config.eval.protocol is Protocol.chat,
         samples=config.eval.samples,
@@ -64,6 +69,7 @@ def evaluate_solver(engine: Engine, config: Config, items: Sequence[EvalItem]) -
         max_new_tokens=config.eval.max_new_tokens,
         stop=stops(config.eval.stop, config.eval.protocol),
         data=config.eval.data,
+        judges=judges,
     )
 
 
@@ -93,6 +99,7 @@ class RolloutActor:
         self.index, self.config, self.model_path, self.items = index, config, model_path, items
         self.problems = problems
         self.domain = get_domain(config.task.domain)
+        self.judges = executor_of(self.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self._engine: Engine | None = None
         self._player: Player | None = None
@@ -110,8 +117,8 @@ class RolloutActor:
     @property
     def player(self) -> Player:
         if self._player is None:
-            evaluation = evaluation_problems(self.domain, self.items)
-            self._player = Player(self.engine, self.domain, play_rules(self.config), evaluation)
+            evaluation, rules = evaluation_problems(self.domain, self.items), play_rules(self.config)
+            self._player = Player(self.engine, self.domain, rules, evaluation, judges=self.judges)
         return self._player
 
     def __repr__(self) -> str:
@@ -153,7 +160,7 @@ class RolloutActor:
         with self._awake():
             sync = self._sync(publication)
             self.engine.reseed(sampling_seed(c.run.seed, publication.version.step, "evaluation"))
-            result = evaluate_solver(self.engine, c, items)
+            result = evaluate_solver(self.engine, c, items, self.domain, self.judges)
         return Evaluated(result=result, sync=sync)
 
     @contextmanager

@@ -7,6 +7,8 @@
 All requests of an assignment share the engine's continuous batch: a group is submitted the moment its problem is valid.
 With `barrier` the engine gets whole waves, each in the order of the slots: the first tries, the second tries of those
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
+The domain reads proposals and judges solutions through an executor (azero/judging.py). If that has threads, the
+engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
 Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the learner's side, in
 azero/credit/credit.py; here a solution gets its final reward, a proposal its verdict.
 """
@@ -14,17 +16,21 @@ azero/credit/credit.py; here a solution gets its final reward, a proposal its ve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import ChatTemplate, Domain, Proposal, judge
+from azero.domains.base import ChatTemplate, Domain, Proposal, judged
 from azero.engine import Engine
 from azero.errors import UserError
+from azero.judging import Inline
 from azero.policies import ONE_POLICY, Policies
 from azero.problems.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.types import (
     Assignment,
+    Cell,
     Completion,
     Episode,
     Group,
@@ -34,11 +40,10 @@ from azero.types import (
     Sample,
     Sampling,
     Slot,
-    Tier,
     Verdict,
 )
 
-# Why a problem is rejected: it is not of the requested tier; the engine cannot hold its solution, or it as a reference.
+# Why a problem is rejected: it is not of the requested cell; the engine cannot hold its solution, or it as a reference.
 OTHER_TIER, TOO_LONG = "other_tier", "too_long"
 
 
@@ -71,6 +76,18 @@ class _Solving:
     proposal: Sample | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Judging:
+    """Completions that the domain is reading or judging."""
+
+    tag: _Proposing | _Solving
+    completions: tuple[Completion, ...]
+    outcomes: list[Future[Any]]  # of _Proposing a Proposal, of _Solving a Verdict for each completion
+
+    def is_done(self) -> bool:
+        return all(outcome.done() for outcome in self.outcomes)
+
+
 class Player:
     """Plays one assignment on one engine, each role with its policy's weights."""
 
@@ -81,11 +98,14 @@ class Player:
         rules: PlayRules,
         evaluation: EvaluationProblems | None = None,
         policies: Policies = ONE_POLICY,
+        judges: Executor | None = None,
     ) -> None:
+        """`judges` runs the domain's `read` and `judge`; without it the player's own thread does."""
         self.engine, self.policies = engine, policies
         self.domain = domain
         self.rules = rules
         self.evaluation = evaluation or EvaluationProblems(domain)
+        self.judges = judges or Inline()
 
     def play(self, assignment: Assignment) -> list[Episode]:
         """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace."""
@@ -94,19 +114,53 @@ class Player:
         self._episodes: dict[tuple[int, int], Episode] = {}
         self._order = {slot.id: i for i, slot in enumerate(assignment.slots)}
         self._held: list[_Proposing | _Solving] = []
-        for slot in assignment.slots:
-            self._attempt(slot, 0)
-        while True:
-            if not self.engine.busy():
-                if not self._held:
-                    break
-                self._release()
-            for tag, completions in self.engine.step() if self.engine.busy() else ():
-                if isinstance(tag, _Proposing):
-                    self._proposed(tag, completions[0])
-                elif isinstance(tag, _Solving):
-                    self._solved(tag, completions)
+        self._judging: list[_Judging] = []
+        try:
+            for slot in assignment.slots:
+                self._attempt(slot, 0)
+            while self._held or self._judging or self.engine.busy():
+                self._advance()
+        finally:  # after a failure nobody asks for the other verdicts
+            for outcome in self._outcomes():
+                outcome.cancel()
         return [self._episodes[key] for key in sorted(self._episodes)]
+
+    def _advance(self) -> None:
+        """Step the engine. Where it has nothing to do, wait for a verdict, or else release the next wave."""
+        if self.engine.busy():
+            for tag, completions in self.engine.step():
+                self._judge(cast(_Proposing | _Solving, tag), completions)
+        elif self._judging:
+            wait(self._outcomes(), return_when=FIRST_COMPLETED)
+        else:
+            self._release()
+        self._settle()
+
+    def _outcomes(self) -> list[Future[Any]]:
+        """What the domain has not said yet."""
+        return [outcome for job in self._judging for outcome in job.outcomes if not outcome.done()]
+
+    def _judge(self, tag: _Proposing | _Solving, completions: tuple[Completion, ...]) -> None:
+        """Have the domain read a proposal, or judge the solutions of a group."""
+        submit, domain, rules = self.judges.submit, self.domain, self.rules
+        outcomes: list[Future[Any]]
+        if isinstance(tag, _Proposing):
+            (made,), request = completions, self._request(tag)
+            outcomes = [submit(domain.read, made.text, request, rules.exclude_evaluation, made.version)]
+        else:
+            outcomes = [submit(judged, domain, c, tag.problem, rules.chat) for c in completions]
+        self._judging.append(_Judging(tag=tag, completions=completions, outcomes=outcomes))
+
+    def _settle(self) -> None:
+        """Go on with everything that has been read or judged, in the order in which the engine gave it."""
+        done = [job for job in self._judging if job.is_done()]
+        self._judging = [job for job in self._judging if job not in done]
+        for job in done:
+            outcomes = [outcome.result() for outcome in job.outcomes]
+            if isinstance(job.tag, _Proposing):
+                self._proposed(job.tag, job.completions[0], outcomes[0])
+            else:
+                self._solved(job.tag, job.completions, outcomes)
 
     @property
     def _chat(self) -> ChatTemplate | None:
@@ -117,7 +171,7 @@ class Player:
         for problem in problems:
             if not (self._can_be_solved(problem) and (not as_references or self._can_be_shown(problem))):
                 raise UserError(
-                    f"task.domain={self.domain.name}: its problem {problem.text[:60]!r} and a completion (rollout."
+                    f"task.domain={self.domain.name}: its problem {problem.statement[:60]!r} and a completion (rollout."
                     f"max_new_tokens={self.rules.solver.max_new_tokens}, max_proposal_tokens="
                     f"{self.rules.proposer.max_new_tokens}) are more than the engine holds, "
                     f"{self.engine.max_tokens} tokens; raise rollout.max_model_len as far as the model "
@@ -128,7 +182,7 @@ class Player:
         return self._fits(self._solver_prompt(problem), self.rules.solver)
 
     def _can_be_shown(self, problem: Problem) -> bool:
-        alone = ProposalRequest(tier=problem.tier, references=(problem.text,))
+        alone = ProposalRequest(cell=problem.cell, references=(problem,))
         return self._fits(self._proposer_prompt(alone), self.rules.proposer)
 
     def _fits(self, prompt: str, sampling: Sampling) -> bool:
@@ -140,8 +194,8 @@ class Player:
         if asked not in self._shown:
             shown = asked
             while shown.references and not self._fits(self._proposer_prompt(shown), self.rules.proposer):
-                longest = max(shown.references, key=len)
-                shown = replace(shown, references=tuple(r for r in shown.references if r != longest))
+                longest = max((r.statement for r in shown.references), key=len)
+                shown = replace(shown, references=tuple(r for r in shown.references if r.statement != longest))
             self._shown[asked] = shown
         return self._shown[asked]
 
@@ -182,15 +236,16 @@ class Player:
 
     def _proposer_prompt(self, request: ProposalRequest) -> str:
         chat, mark = self._chat, self.rules.list_mark
-        prompt = self.domain.proposer_prompt(request.tier, [mark + r for r in request.references], chat)
+        marked = tuple(replace(r, statement=mark + r.statement) for r in request.references)
+        prompt = self.domain.ask(replace(request, references=marked), chat)
         return prompt if chat else prompt + mark.rstrip()
 
-    def _proposed(self, tag: _Proposing, completion: Completion) -> None:
+    def _proposed(self, tag: _Proposing, completion: Completion, read: Proposal) -> None:
         request = self._request(tag)
-        outcome = self._validated(completion, request)
+        outcome = self._validated(read, request)
         sample = Sample(
             role=Role.PROPOSER,
-            tier=request.tier,
+            cell=request.cell,
             completion=completion,
             verdict=outcome.verdict,
             reward=0.0,
@@ -202,15 +257,13 @@ class Player:
         self._finish(tag.slot, tag.attempt, sample, None)
         self._attempt(tag.slot, tag.attempt + 1)
 
-    def _validated(self, completion: Completion, request: ProposalRequest) -> Proposal:
+    def _validated(self, outcome: Proposal, request: ProposalRequest) -> Proposal:
         """What the domain says, and what it cannot know: the run's evaluation set and what was asked for."""
-        exclude = self.rules.exclude_evaluation
-        outcome = self.domain.parse_proposal(completion.text, request.references, exclude, completion.version)
         if outcome.problem is None:
             return outcome
-        if exclude and outcome.problem in self.evaluation:
+        if self.rules.exclude_evaluation and outcome.problem in self.evaluation:
             return Proposal(verdict=Verdict.EXCLUDED, reason=IN_EVALUATION)
-        if outcome.problem.tier is not request.tier and not self.rules.other_tiers:
+        if outcome.problem.cell != request.cell and not self.rules.other_tiers:
             return Proposal(verdict=Verdict.REJECTED, reason=OTHER_TIER)
         if not (self._can_be_solved(outcome.problem) and self._can_be_shown(outcome.problem)):
             return Proposal(verdict=Verdict.REJECTED, reason=TOO_LONG)
@@ -221,26 +274,21 @@ class Player:
         self.engine.submit(tag, prompt, self.rules.solutions, self.rules.solver, self.policies.of(Role.SOLVER))
 
     def _solver_prompt(self, problem: Problem) -> str:
-        return self.domain.solver_prompt(problem.text, self._chat)
+        return self.domain.pose(problem, self._chat)
 
-    def _solved(self, tag: _Solving, completions: tuple[Completion, ...]) -> None:
-        samples = []
-        for completion in completions:
-            verdict = judge(self.domain, completion, tag.problem.answer, self.rules.chat)
-            reward = solver_reward(verdict, self.rules.ladder)
-            samples.append(
-                Sample(
-                    role=Role.SOLVER,
-                    tier=tag.problem.tier,
-                    completion=completion,
-                    verdict=verdict,
-                    reward=reward,
-                    reward_parts={"correct": float(verdict is Verdict.RIGHT)},
-                )
+    def _solved(self, tag: _Solving, completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> None:
+        samples = tuple(
+            Sample(
+                role=Role.SOLVER,
+                cell=tag.problem.cell,
+                completion=completion,
+                verdict=verdict,
+                reward=solver_reward(verdict, self.rules.ladder),
+                reward_parts={"correct": float(verdict is Verdict.RIGHT)},
             )
-        group = Group(
-            id=tag.slot.id, problem=tag.problem, prompt=self._solver_prompt(tag.problem), samples=tuple(samples)
+            for completion, verdict in zip(completions, verdicts, strict=True)
         )
+        group = Group(id=tag.slot.id, problem=tag.problem, prompt=self._solver_prompt(tag.problem), samples=samples)
         self._finish(tag.slot, tag.attempt, tag.proposal, group)
 
     def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
@@ -248,16 +296,16 @@ class Player:
         self._episodes[self._order[slot.id], attempt] = Episode(
             id=f"{slot.id}.{attempt}",
             batch=self._batch,
-            requested_tier=_requested(request, group),
-            references=request.references if request else (),
+            requested_cell=_requested(request, group),
+            references=tuple(r.statement for r in request.references) if request else (),
             prompt=self._proposer_prompt(request) if request else "",
             proposal=proposal,
             group=group,
         )
 
 
-def _requested(request: ProposalRequest | None, group: Group | None) -> Tier:
+def _requested(request: ProposalRequest | None, group: Group | None) -> Cell:
     if request is not None:
-        return request.tier
+        return request.cell
     assert group is not None  # a slot without tries has its problem
-    return group.problem.tier
+    return group.problem.cell

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from azero.types import Completion, Problem, Role, Sample, Tier, Verdict
+from azero.types import Cell, Completion, Problem, Role, Sample, Verdict
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
         completion[key] = tuple(completion[key])
     return Sample(
         role=Role(value["role"]),
-        tier=Tier(value["tier"]),
+        cell=Cell(**value["cell"]),
         completion=Completion(**completion),
         verdict=Verdict(value["verdict"]),
         reward=value["reward"],
@@ -33,4 +33,4 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
 
 
 def problem_from_json(value: Mapping[str, Any]) -> Problem:
-    return Problem(**{**value, "tier": Tier(value["tier"])})
+    return Problem(**{**value, "cell": Cell(**value["cell"])})

@@ -17,20 +17,8 @@ class Role(StrEnum):
     SOLVER = "solver"
 
 
-class Tier(StrEnum):
-    EASY = "easy"
-    MEDIUM = "medium"
-    HARD = "hard"
-
-    @property
-    def level(self) -> int:
-        """0 easy, 1 medium, 2 hard: the unit of `problems/difficulty_mean`."""
-        return list(Tier).index(self)
-
-
 SHARED = "shared"  # the policy of both roles where one set of weights plays them
 ROLES: tuple[Role, ...] = tuple(Role)
-TIERS: tuple[Tier, ...] = tuple(Tier)
 
 
 class Verdict(StrEnum):
@@ -46,16 +34,31 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A kind of problem and its difficulty.
+
+    Rewards are compared within a cell, the curriculum asks for each cell in turn, and the buffer has a shelf a cell.
+    str(cell) is "task/tier", or "task" where the domain has no tiers: the name in metrics and records.
+    """
+
+    task: str
+    tier: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.tier}" if self.tier else self.task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One exactly answerable problem; everything but `id` and `author_version` is a pure function of `text`."""
+    """One exactly answerable problem."""
 
     id: str
-    domain: str
-    text: str  # as the domain writes it, e.g. "3 + 5"; what references and proposers show
+    cell: Cell
+    statement: str  # as the domain writes it, e.g. "3 + 5"; what people and proposers are shown
     answer: str  # exact, computed by the domain
-    tier: Tier
     canonical: str  # equal for problems that are the same up to the domain's symmetries
     structure: str  # signature of the shape: operators, digit counts, depth
+    payload: Mapping[str, Any] = field(default_factory=dict, hash=False)  # JSON that the domain alone reads
     author_version: int  # weight version of the proposer; -1 for seeds and generated problems
 
 
@@ -86,7 +89,7 @@ class Sample:
     """One completion as the learner sees it."""
 
     role: Role
-    tier: Tier  # cell: the requested tier of a proposal, the problem's own tier of a solution
+    cell: Cell  # the requested one of a proposal, the problem's own of a solution
     completion: Completion
     verdict: Verdict
     reward: float
@@ -123,8 +126,8 @@ class Episode:
 
     id: str
     batch: int
-    requested_tier: Tier
-    references: tuple[str, ...]
+    requested_cell: Cell
+    references: tuple[str, ...]  # statements of the problems that the proposer was shown
     prompt: str = ""  # the proposer's
     proposal: Sample | None
     group: Group | None
@@ -145,8 +148,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalRequest:
-    tier: Tier
-    references: tuple[str, ...]  # texts of problems
+    """What a proposer is asked for: one new problem of `cell`."""
+
+    cell: Cell
+    references: tuple[Problem, ...]  # examples, which it must not repeat
+    given: Problem | None = None  # the existing problem that the new one is about, where the domain asks for that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,13 +278,11 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalItem:
-    """One row of an evaluation set."""
+    """One row of an evaluation set. Its problem is posed and judged as any other."""
 
-    prompt: str  # the raw protocol's prompt
-    answer: str
+    problem: Problem
     label: str  # the data set's own difficulty label
     operation: str
-    text: str  # the bare problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,10 @@ ARMS = {
     "sorting": ["task.domain=sorting", "eval.data=dev"],
 }
 SYNCHRONOUS = ["rollout.max_staleness=0", "rollout.threads=1", "learner.threads=1", "run.eval_every=6"]
-RENAMED: dict[str, str] = {}  # metric of the old checkout -> of the new one
+OF_A_CELL = ("problems/share", "baseline/proposer", "baseline/solver")
+RENAMED: dict[str, str] = {  # metric of the old checkout -> of the new one, where {task} is the arm's domain
+    f"{name}/{tier}": f"{name}/{{task}}/{tier}" for name in OF_A_CELL for tier in ("easy", "medium", "hard")
+}
 OVERRIDES_OF_OLD: dict[str, str] = {}  # override of the new checkout -> what the old one calls it
 OF_CLOCK_OR_MACHINE = ("time", "throughput/", "memory/", "sync/seconds", "sync/load_seconds", "sync/proof_seconds")
 
@@ -41,11 +44,11 @@ def metrics_of(checkout: Path, python: str, overrides: list[str], folder: Path) 
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+def differences(old: list[dict[str, Any]], new: list[dict[str, Any]], task: str) -> list[str]:
     """What differs, a line each: a step's key with both values. A key that only one side has is a difference too."""
     found = [] if len(old) == len(new) else [f"{len(old)} lines in the old checkout, {len(new)} in the new one"]
     for before, after in zip(old, new, strict=False):
-        before = {RENAMED.get(key, key): value for key, value in before.items()}
+        before = {RENAMED.get(key, key).format(task=task): value for key, value in before.items()}
         for key in sorted(before.keys() | after.keys()):
             if key.startswith(OF_CLOCK_OR_MACHINE) or before.get(key) == after.get(key):
                 continue
@@ -76,7 +79,7 @@ def main() -> int:
                 kept.write_text(json.dumps(old))
             old = json.loads(kept.read_text())
             new = metrics_of(given.new.resolve(), given.python, overrides, Path(folder) / "new")
-        found = differences(old, new)
+        found = differences(old, new, task="sorting" if arm == "sorting" else "arithmetic")
         status = status or int(bool(found))
         print(f"{arm}: {'equal' if not found else f'{len(found)} differences'} in {len(new)} lines", flush=True)
         print("".join(f"  {line}\n" for line in found[:20]), end="", flush=True)

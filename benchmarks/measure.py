@@ -79,20 +79,19 @@ def growth_with_steps(steps: int) -> dict[str, float]:
 def growth_with_buffer(problems: int) -> dict[str, float]:
     """Seconds that a step of 32 problems spends on a buffer of so many."""
     from azero.domains import get_domain
-    from azero.domains.arithmetic import make_problem
+    from azero.domains.expression import make_problem
     from azero.problems.buffer import ProblemBuffer
     from azero.problems.curriculum import SlotSource
-    from azero.types import TIERS
 
     config, rng = load_config("local"), random.Random(0)
     domain = get_domain("arithmetic")
-    buffer = ProblemBuffer(problems, domain.seed_problems())
+    buffer = ProblemBuffer(problems, domain.seeds())
     sums = ((a, b) for b in range(1000) for a in range(b + 1))  # of random problems there are not so many that differ
     while len(buffer) < problems:
         buffer.add(make_problem("{} + {}".format(*next(sums)), -1))
     source, times = SlotSource(domain, config.task, 32, 4, seed=0), []
     for batch in range(50):
-        fresh = [domain.generate(rng, TIERS[2]) for _ in range(32)]
+        fresh = [domain.generate(rng, domain.cells[2]) for _ in range(32)]
         began = time.perf_counter()
         source.slots(batch, buffer)
         for problem in fresh:
@@ -129,7 +128,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
         probe_texts=probe_texts(domain),
     )
     published, probes = learner.publish(), learner.probe()
-    buffer = ProblemBuffer(c.task.buffer_size, domain.seed_problems())
+    buffer = ProblemBuffer(c.task.buffer_size, domain.seeds())
     source = SlotSource(domain, c.task, c.rollout.problems_per_step, c.rollout.max_tries, c.run.seed)
     rates, steps = [], []
     with ray_session(c.cluster):

@@ -112,7 +112,7 @@ def trl(model: str, dtype: str, steps: int, micro_batch: int) -> dict[str, float
     config, domain = load_config("base", GRPO), get_domain("arithmetic")
     config.task.exclude_evaluation = False
     problems = SlotSource(domain, config.task, BATCH[0], 1, seed=0).fixed
-    rows = {"prompt": [domain.solver_prompt(p.text, None) for p in problems], "answer": [p.answer for p in problems]}
+    rows = {"prompt": [domain.pose(p, None) for p in problems], "answer": [p.answer for p in problems]}
     path, ends, generation = model_path(model), list[float](), list[float]()
 
     def reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:

@@ -7,17 +7,19 @@ from typing import Any
 
 from azero.config import Config
 from azero.credit.credit import Credit
+from azero.domains.expression import CELLS, EASY
 from azero.types import (
     SHARED,
+    Cell,
     Completion,
     Episode,
     Group,
     Problem,
+    ProposalRequest,
     Publication,
     PublishedWeights,
     Role,
     Sample,
-    Tier,
     Verdict,
     WeightVersion,
 )
@@ -49,7 +51,7 @@ def publication(step: int = 0, dtype: str = "float32", size: int = 1, **options:
 def credit_of(config: Config) -> Credit:
     """As a run has it."""
     c = config
-    return Credit(c.reward, c.baseline, c.algorithm, c.task, temperature=c.rollout.temperature)
+    return Credit(c.reward, c.baseline, c.algorithm, c.task, cells=CELLS, temperature=c.rollout.temperature)
 
 
 def trainer_of(config: Config, path: str, **options: Any) -> Any:
@@ -62,26 +64,30 @@ def trainer_of(config: Config, path: str, **options: Any) -> Any:
 
 def sample(
     role: Role = Role.SOLVER,
-    tier: Tier = Tier.EASY,
+    cell: Cell = EASY,
     verdict: Verdict = Verdict.RIGHT,
     reward: float = 1.0,
     **of_completion: object,
 ) -> Sample:
     made = completion(**of_completion)  # type: ignore[arg-type]
-    return Sample(role=role, tier=tier, completion=made, verdict=verdict, reward=reward)
+    return Sample(role=role, cell=cell, completion=made, verdict=verdict, reward=reward)
 
 
-def problem(text: str = "1 + 2", tier: Tier = Tier.EASY, answer: str = "3", canonical: str = "") -> Problem:
+def problem(text: str = "1 + 2", cell: Cell = EASY, answer: str = "3", canonical: str = "") -> Problem:
     return Problem(
         id=text,
-        domain="test",
-        text=text,
+        cell=cell,
+        statement=text,
         answer=answer,
-        tier=tier,
         canonical=canonical or text,
         structure="s",
         author_version=0,
     )
+
+
+def request(*references: str, cell: Cell = EASY) -> ProposalRequest:
+    """`references`: the statements of problems."""
+    return ProposalRequest(cell=cell, references=tuple(map(problem, references)))
 
 
 def episode(
@@ -89,7 +95,7 @@ def episode(
     verdicts: Sequence[Verdict] | None,
     *,
     batch: int = 0,
-    tier: Tier = Tier.EASY,
+    cell: Cell = EASY,
     text: str = "1 + 2",
     proposal: Verdict | None = Verdict.VALID,
     version: int = 0,
@@ -98,13 +104,13 @@ def episode(
     group = None
     if verdicts is not None:
         rewards = {Verdict.RIGHT: 1.0, Verdict.WRONG: -0.5, Verdict.MALFORMED: -1.0}
-        samples = tuple(sample(tier=tier, verdict=v, reward=rewards[v], version=version) for v in verdicts)
-        group = Group(id=slot, problem=problem(text, tier), samples=samples)
+        samples = tuple(sample(cell=cell, verdict=v, reward=rewards[v], version=version) for v in verdicts)
+        group = Group(id=slot, problem=problem(text, cell), samples=samples)
     return Episode(
         id=f"{slot}.0",
         batch=batch,
-        requested_tier=tier,
+        requested_cell=cell,
         references=(),
-        proposal=None if proposal is None else sample(Role.PROPOSER, tier, proposal, 0.0, version=version),
+        proposal=None if proposal is None else sample(Role.PROPOSER, cell, proposal, 0.0, version=version),
         group=group,
     )

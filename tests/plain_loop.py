@@ -18,7 +18,7 @@ from actors.rollout import play_rules, sampling_seed
 from azero.config import Config, load_config
 from azero.credit.rewards import solver_reward
 from azero.domains import get_domain
-from azero.domains.base import judge
+from azero.domains.base import judged
 from azero.models.loading import resolve_model_path
 from azero.models.weights import unflatten
 from azero.problems.buffer import ProblemBuffer
@@ -31,7 +31,7 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
     path = resolve_model_path(config.model.path)
     credit, trainer = credit_of(config), trainer_of(config, path)
     engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
-    buffer = ProblemBuffer(config.task.buffer_size, domain.seed_problems())
+    buffer = ProblemBuffer(config.task.buffer_size, domain.seeds())
     source = SlotSource(
         domain, config.task, config.rollout.problems_per_step, config.rollout.max_tries, config.run.seed
     )
@@ -46,12 +46,12 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
         wave = [(i, 0) for i in range(len(slots))]
         while wave:
             requests = [slots[i].tries[t] for i, t in wave]
-            prompts = [engine.encode(domain.proposer_prompt(r.tier, r.references, None)) for r in requests]
+            prompts = [engine.encode(domain.ask(r, None)) for r in requests]
             for key, request, (c,) in zip(wave, requests, generate(engine, prompts, 1, rules.proposer), strict=True):
-                outcome = domain.parse_proposal(c.text, request.references, rules.exclude_evaluation, c.version)
+                outcome = domain.read(c.text, request, rules.exclude_evaluation, c.version)
                 made = Sample(
                     role=Role.PROPOSER,
-                    tier=request.tier,
+                    cell=request.cell,
                     completion=c,
                     verdict=outcome.verdict,
                     reward=0.0,
@@ -61,7 +61,7 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
             wave = [(i, t + 1) for i, t in wave if proposed[i, t][1] is None and t + 1 < len(slots[i].tries)]
 
         valid = {key: problem for key, (_, problem) in sorted(proposed.items()) if problem is not None}
-        prompts = [engine.encode(domain.solver_prompt(problem.text, None)) for problem in valid.values()]
+        prompts = [engine.encode(domain.pose(problem, None)) for problem in valid.values()]
         answers = dict(zip(valid, generate(engine, prompts, rules.solutions, rules.solver), strict=True))
 
         episodes = []
@@ -71,10 +71,10 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
                 problem = valid[i, t]
                 samples = []
                 for c in answers[i, t]:
-                    verdict = judge(domain, c, problem.answer, False)
+                    verdict = judged(domain, c, problem, False)
                     reward = solver_reward(verdict, rules.ladder)
                     samples.append(
-                        Sample(role=Role.SOLVER, tier=problem.tier, completion=c, verdict=verdict, reward=reward)
+                        Sample(role=Role.SOLVER, cell=problem.cell, completion=c, verdict=verdict, reward=reward)
                     )
                 group = Group(id=slots[i].id, problem=problem, samples=tuple(samples))
                 buffer.add(problem)
@@ -83,8 +83,8 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
                 Episode(
                     id=f"{slots[i].id}.{t}",
                     batch=version,
-                    requested_tier=request.tier,
-                    references=request.references,
+                    requested_cell=request.cell,
+                    references=tuple(r.statement for r in request.references),
                     proposal=proposal,
                     group=group,
                 )

@@ -10,8 +10,9 @@ from helpers import episode
 
 from azero.config import load_config, to_yaml
 from azero.credit.metrics import batch_metrics
+from azero.domains.expression import CELLS
 from azero.evaluation.solver import wilson_interval
-from azero.types import SHARED, TIERS, Episode, Verdict
+from azero.types import ROLES, SHARED, Episode, Verdict
 from cluster.records.rundir import EVALS, METRICS, SAMPLES, RunDirectory, episode_record, provenance
 from learner.checkpoint import Checkpoint
 
@@ -45,8 +46,9 @@ def write_run(
         for step in range(1, steps + 1):
             episodes = [_episode(rng, step, i, solutions, evil) for i in range(problems)]
             run.records.append(SAMPLES, *(episode_record(e, step, True) for e in episodes))
-            metrics = {"step": step, "weight_version": step, "time_s": 1.5 * step, **batch_metrics(episodes, step - 1)}
-            metrics |= {f"baseline/{role}/{t}": rng.random() for role in ("proposer", "solver") for t in TIERS}
+            metrics = {"step": step, "weight_version": step, "time_s": 1.5 * step}
+            metrics |= batch_metrics(episodes, step - 1, CELLS)
+            metrics |= {f"baseline/{role}/{cell}": rng.random() for role in ROLES for cell in CELLS}
             metrics |= {k: rng.random() for k in ("learnability/mean", "kl/reference", "entropy", "time/step", "lr")}
             metrics |= {k: rng.random() for k in ("time/learn", "time/generate", "sync/logprob_gap", "grad_norm")}
             metrics["mine/own"] = 0.5
@@ -88,15 +90,15 @@ def evaluation(rng: random.Random, accuracy: float, n: int = 40) -> dict[str, ob
 
 
 def _episode(rng: random.Random, step: int, i: int, solutions: int, evil: bool) -> Episode:
-    tier = TIERS[i % 3]
+    cell = CELLS[i % 3]
     if i % 6 == 5:
-        refused = episode(f"{step}.{i}", None, batch=step - 1, tier=tier, proposal=Verdict.REJECTED)
+        refused = episode(f"{step}.{i}", None, batch=step - 1, cell=cell, proposal=Verdict.REJECTED)
         return replace(
             refused, prompt="write one", proposal=_say(refused.proposal, "12 / 7", reason="division_inexact")
         )
     text = f"{rng.randrange(100)} + {rng.randrange(100)}"
     verdicts = [rng.choice((Verdict.RIGHT, Verdict.WRONG)) for _ in range(solutions)]
-    made = episode(f"{step}.{i}", verdicts, batch=step - 1, tier=tier, text=text, version=step - 1)
+    made = episode(f"{step}.{i}", verdicts, batch=step - 1, cell=cell, text=text, version=step - 1)
     assert made.group is not None
     answers = [_say(s, str(rng.randrange(200))) for s in made.group.samples]
     if evil and i == 0:

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from azero.config import Baseline
-from azero.types import Role, Tier
+from azero.types import Cell, Role
 
 # A reward spread under this is none. One solution of 1e8 that differs gives 1.5e-4 on the paper's ladder, while the
 # rounding of float64 means stays under 1e-12: nothing real lies below, and dividing by it would make noise of size one.
@@ -27,11 +26,10 @@ MIN_STD = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """One rewarded sample and what decides its cell."""
+    """One rewarded sample and what decides its baseline."""
 
     role: Role
-    tier: Tier  # the requested tier of a proposal, the problem's own tier of a solution
-    task: str
+    cell: Cell  # the requested one of a proposal, the problem's own of a solution
     group: str  # group id, distinct between groups; a proposal is a group of its own
     reward: float
 
@@ -60,17 +58,20 @@ class Moments:
         )
 
 
-def cell_of(by: Baseline, role: Role, tier: Tier, task: str) -> str:
-    """Name of the cell whose samples share a baseline: "solver/easy", "arithmetic/solver", "solver" or "global"."""
-    match str(by.value):  # a plain str: type checkers do not see the member called global
-        case "difficulty" | "problem":
-            return f"{role}/{tier}"
+def baseline_of(by: str, role: Role, cell: Cell) -> str:
+    """Name of the baseline that a sample is compared with.
+
+    "solver/arithmetic/easy" (`by` cell), "solver/arithmetic" (task), "solver" (role) or "batch".
+    """
+    match by:
+        case "cell" | "difficulty" | "problem":
+            return f"{role}/{cell}"
         case "task":
-            return f"{task}/{role}"
+            return f"{role}/{cell.task}"
         case "role":
             return str(role)
         case _:
-            return "global"
+            return "batch"
 
 
 class TaskRelativeBaseline:
@@ -87,7 +88,7 @@ class TaskRelativeBaseline:
     before, all are better than expected. As the average follows, A falls to 0.
     """
 
-    def __init__(self, by: Baseline, min_groups: int, ema_decay: float, epsilon: float, clip: float) -> None:
+    def __init__(self, by: str, min_groups: int, ema_decay: float, epsilon: float, clip: float) -> None:
         self.by, self.min_groups, self.ema_decay, self.epsilon, self.clip = by, min_groups, ema_decay, epsilon, clip
         self.last_means: dict[str, float] = {}  # cell -> mean reward in the batch of the last call
         self._cells: dict[str, Moments] = {}
@@ -105,7 +106,7 @@ class TaskRelativeBaseline:
         by_cell: dict[str, list[int]] = {}  # cell -> its rows
         by_role: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
-            by_cell.setdefault(cell_of(self.by, row.role, row.tier, row.task), []).append(i)
+            by_cell.setdefault(baseline_of(self.by, row.role, row.cell), []).append(i)
             by_role.setdefault(str(row.role), []).append(i)
         cells = {cell: _moments(rewards[at]) for cell, at in by_cell.items()}
 
@@ -113,7 +114,7 @@ class TaskRelativeBaseline:
         for cell, at in by_cell.items():
             moments: Moments | None = cells[cell]
             if len({rows[i].group for i in at}) < self.min_groups or cells[cell].std < MIN_STD:
-                # A cell of both roles (global) is unseen only where both are.
+                # A cell of both roles (batch) is unseen only where both are.
                 moments = self._cells.get(cell) or self._roles.get(str(rows[at[0]].role))
             if moments is not None and moments.std >= MIN_STD:
                 standard = (rewards[at] - moments.mean) / (moments.std + self.epsilon)

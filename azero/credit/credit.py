@@ -42,7 +42,7 @@ from azero.credit.rewards import (
 )
 from azero.policies import ONE_POLICY, Policies
 from azero.serial import sample_from_json, sample_to_json
-from azero.types import Episode, Role, Sample, StepResult, TrainBatch, TrainRow, Verdict
+from azero.types import Cell, Episode, Role, Sample, StepResult, TrainBatch, TrainRow, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +74,17 @@ class Credit:
         algorithm: AlgorithmConfig,
         task: TaskConfig,
         *,
+        cells: Sequence[Cell],
         temperature: float,
         policies: Policies = ONE_POLICY,
     ) -> None:
-        """`temperature`: that of all samples."""
+        """`cells`: the domain's. `temperature`: that of all samples."""
         self.reward, self.algorithm, self.task = reward, algorithm, task
-        self.temperature, self.policies = temperature, policies
+        self.cells, self.temperature, self.policies = cells, temperature, policies
         self.epsilon, self.by = baseline.epsilon, baseline.by
         self.window = NoveltyWindow(reward.novelty_window)
         self.baseline = TaskRelativeBaseline(
-            baseline.by, baseline.min_groups, baseline.ema_decay, baseline.epsilon, algorithm.advantage_clip
+            baseline.by.value, baseline.min_groups, baseline.ema_decay, baseline.epsilon, algorithm.advantage_clip
         )
         self.pending: list[Sample] = []  # proposals whose reward came after their own step's update
 
@@ -93,7 +94,7 @@ class Credit:
         Raises ValueError where an episode is of another batch, or a group is there twice: each is trained once.
         """
         _refuse_repeats(episodes, step)
-        metrics = batch_metrics(episodes, step)
+        metrics = batch_metrics(episodes, step, self.cells)
         novelties = self.novelties(episodes)
         rewarded = list(episodes)
         if not self.is_deferred:
@@ -206,16 +207,8 @@ class Credit:
         groups = [e.group for e in episodes if e.group is not None]
         solver = [s for g in groups for s in g.samples]
         proposer = list(proposals) if self.trains_proposer else []
-        name = self.task.domain
-        scored = [
-            Scored(role=Role.SOLVER, tier=s.tier, task=name, group=g.id, reward=s.reward)
-            for g in groups
-            for s in g.samples
-        ]
-        scored += [
-            Scored(role=Role.PROPOSER, tier=s.tier, task=name, group=f"p{i}", reward=s.reward)
-            for i, s in enumerate(proposer)
-        ]
+        named = [(g.id, s) for g in groups for s in g.samples] + [(f"p{i}", s) for i, s in enumerate(proposer)]
+        scored = [Scored(role=s.role, cell=s.cell, group=group, reward=s.reward) for group, s in named]
         values = self.baseline.advantages(scored)
         if self.has_group_baseline:
             rewards = np.array([[s.reward for s in g.samples] for g in groups])

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from azero.types import TIERS, Episode, Sample, Verdict
+from azero.domains.base import levels
+from azero.types import Cell, Episode, Sample, Verdict
 
 
 def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
@@ -14,8 +15,8 @@ def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
     return [e.proposal for e in episodes if e.proposal is not None and e.proposal.verdict is not Verdict.EXCLUDED]
 
 
-def batch_metrics(episodes: Sequence[Episode], version: int) -> dict[str, float]:
-    """What the episodes of one step say: solver/*, proposer/*, problems/*, staleness/*, groups/*.
+def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cell]) -> dict[str, float]:
+    """What the episodes of one step, of a domain of these cells, say: solver/*, proposer/*, problems/*, and so on.
 
     Where there is a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key
     without anything to take the mean of is left out.
@@ -26,6 +27,7 @@ def batch_metrics(episodes: Sequence[Episode], version: int) -> dict[str, float]
     wrote = [e for e in episodes if e.proposal is not None and e.group is not None]
     has_proposer = any(e.proposal is not None for e in episodes)
     problems = [e.group.problem for e in wrote if e.group is not None] if has_proposer else [g.problem for g in groups]
+    level = levels(cells)
     staleness = [version - s.completion.version for s in solver]
     means: dict[str, Sequence[float]] = {
         "solver/accuracy": [s.correct for s in solver],
@@ -33,9 +35,9 @@ def batch_metrics(episodes: Sequence[Episode], version: int) -> dict[str, float]
         "solver/format_rate": [s.verdict is not Verdict.MALFORMED for s in solver],
         "proposer/reward": [s.reward for s in proposals],
         "proposer/valid_rate": [s.verdict is Verdict.VALID for s in proposals],
-        "problems/difficulty_mean": [p.tier.level for p in problems],
-        "problems/tier_match": [e.group is not None and e.requested_tier is e.group.problem.tier for e in wrote],
-        **{f"problems/share/{tier}": [p.tier is tier for p in problems] for tier in TIERS},
+        "problems/difficulty_mean": [level[p.cell] for p in problems],
+        "problems/tier_match": [e.group is not None and e.requested_cell == e.group.problem.cell for e in wrote],
+        **{f"problems/share/{cell}": [p.cell == cell for p in problems] for cell in cells},
         "staleness/mean": staleness,
         "groups/zero_variance_rate": [len({s.reward for s in g.samples}) == 1 for g in groups],
     }

@@ -13,6 +13,7 @@ from azero.domains.base import Domain
 from azero.domains.checked import Checked
 from azero.errors import UserError
 from azero.failures import told
+from azero.types import Cell
 
 # Import paths, so that a run loads only the domain that it is about.
 DOMAINS = {
@@ -25,8 +26,8 @@ def get_domain(name: str) -> Domain:
     """The domain of `task.domain`: a built-in name, or "package.module:Class", looked up in the working directory too.
 
     The class is called without arguments. Raises UserError where there is no such module or class, where importing or
-    calling it fails, and where the result lacks a part of the `Domain` protocol. What
-    its methods do wrong is RunFailed, with file and line.
+    calling it fails, and where the result lacks a part of the `Domain` protocol. What its methods do wrong is
+    RunFailed, with file and line.
     """
     path = DOMAINS.get(name, name)
     module_name, colon, class_name = path.partition(":")
@@ -67,7 +68,12 @@ def _import(module: str) -> ModuleType:
 
 
 def _missing(domain: object) -> list[str]:
-    """Parts of the protocol that the object does not have."""
-    methods = [key for key in vars(Domain) if not key.startswith("_")]
-    lacks_name = [] if isinstance(getattr(domain, "name", None), str) else ["name"]
-    return lacks_name + [m for m in methods if not callable(getattr(domain, m, None))]
+    """Parts of the protocol that the object does not have, or has as something else."""
+    cells, judges = getattr(domain, "cells", None), getattr(domain, "judges", 0)
+    parts = {
+        "name": isinstance(getattr(domain, "name", None), str),
+        "cells (a tuple of Cell)": isinstance(cells, tuple) and bool(cells) and all(isinstance(c, Cell) for c in cells),
+        "judges (a number of threads)": isinstance(judges, int) and judges >= 0,
+    }
+    methods = {key: callable(getattr(domain, key, None)) for key in vars(Domain) if not key.startswith("_")}
+    return [part for part, is_there in (parts | methods).items() if not is_there]

@@ -6,9 +6,10 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
-from azero.types import Completion, EvalItem, Problem, Tier, Verdict
+from azero.errors import UserError
+from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,44 +28,57 @@ ChatTemplate = Callable[[str], str]
 class Domain(Protocol):
     """A family of problems with exact answers.
 
-    Every method is pure and total: any string gives a result in bounded time and memory.
+    Every method is a function of its arguments, and total: any string gives a result in bounded time and memory.
+    Two parts more are optional. `generate(rng, cell)` gives one problem of `cell` from the documented distribution of
+    task.source random and fixed. `judges` is a number of threads, see azero/judging.py.
     """
 
     name: str
+    cells: tuple[Cell, ...]  # asked for in turn; the cells of one task from easy to hard
 
-    def seed_problems(self) -> Sequence[Problem]:
-        """A few problems of every tier; they fill the buffer at the start of a run."""
+    def seeds(self) -> Sequence[Problem]:
+        """A few problems of every cell; they fill the buffer at the start of a run."""
 
-    def generate(self, rng: random.Random, tier: Tier) -> Problem:
-        """One problem of `tier` from the documented distribution of task.source random and fixed."""
+    def ask(self, request: ProposalRequest, chat: ChatTemplate | None) -> str:
+        """The proposer's prompt: it asks for one new problem of the request's cell, beside its references."""
 
-    def proposer_prompt(self, tier: Tier, references: Sequence[str], chat: ChatTemplate | None) -> str:
-        """The few-shot prompt that asks for one new problem of `tier`."""
+    def read(self, completion: str, request: ProposalRequest, exclude: bool, version: int) -> Proposal:
+        """Validate what the proposer wrote for the request. `exclude`: drop problems that `is_evaluation` knows.
 
-    def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
-        """Validate a proposer's completion. `exclude`: drop problems that `in_evaluation` knows.
-
-        A text of a problem alone gives that problem. azero/problems/exclusion.py leaves out the set that a run loaded.
+        `version` is the author's. azero/problems/exclusion.py leaves out the evaluation set that a run loaded.
         """
 
-    def solver_prompt(self, problem: str, chat: ChatTemplate | None) -> str:
-        """The prompt that asks for the answer to the problem with this text."""
+    def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
+        """The solver's prompt: it asks for the answer to the problem."""
 
-    def verify(self, completion: str, answer: str, chat: bool) -> Verdict:
-        """RIGHT, WRONG or MALFORMED, from the completion alone (never the prompt)."""
+    def judge(self, completion: str, problem: Problem, chat: bool) -> Verdict:
+        """RIGHT, WRONG or MALFORMED, of what the solver wrote without the prompt."""
 
-    def evaluation_set(self, source: str) -> list[EvalItem]:
+    def evaluation(self, source: str) -> list[EvalItem]:
         """`source`: test or dev (generated offline from fixed seeds), a file, or a Hugging Face Hub id.
 
         Raises UserError for a missing file, a wrong format or wrong columns.
         """
 
-    def in_evaluation(self, canonical: str) -> bool:
+    def is_evaluation(self, canonical: str) -> bool:
         """Whether the canonical form belongs to an evaluation problem that is known without loading any."""
 
 
-def judge(domain: Domain, completion: Completion, answer: str, chat: bool) -> Verdict:
-    """`verify` of what a completion says; of one that was cut by its length, of what it surely says.
+Generator = Callable[[random.Random, Cell], Problem]
+
+
+def generator(domain: Domain) -> Generator:
+    """The domain's `generate`. Raises UserError where it has none."""
+    if not callable(found := getattr(domain, "generate", None)):
+        raise UserError(
+            f"task.domain={domain.name}: has no generate(rng, cell), which task.source=random and fixed draw from; "
+            "write one, or use task.source=selfplay"
+        )
+    return cast(Generator, found)
+
+
+def judged(domain: Domain, completion: Completion, problem: Problem, chat: bool) -> Verdict:
+    """The domain's verdict on what a completion says; of one that was cut by its length, on what it surely says.
 
     That is nothing in the chat protocol, where the answer comes last. In the raw one it is all but the last word: "12"
     may be the beginning of "123".
@@ -72,4 +86,9 @@ def judge(domain: Domain, completion: Completion, answer: str, chat: bool) -> Ve
     text = completion.text
     if completion.finish_reason == "length":
         text = "" if chat else re.sub(r"\S+\Z", "", text)
-    return domain.verify(text, answer, chat)
+    return domain.judge(text, problem, chat)
+
+
+def levels(cells: Sequence[Cell]) -> dict[Cell, int]:
+    """Cell -> its place among the cells of its task, from 0: the unit of `problems/difficulty_mean`."""
+    return {cell: [c for c in cells if c.task == cell.task].index(cell) for cell in cells}

@@ -13,12 +13,12 @@ from azero.types import EvalItem, Problem, Verdict
 
 RETURNS: dict[str, type] = {
     "generate": Problem,
-    "proposer_prompt": str,
-    "parse_proposal": Proposal,
-    "solver_prompt": str,
-    "verify": Verdict,
+    "ask": str,
+    "read": Proposal,
+    "pose": str,
+    "judge": Verdict,
 }
-RETURNS_SOME: dict[str, type] = {"seed_problems": Problem, "evaluation_set": EvalItem}  # a list or a tuple, not empty
+RETURNS_SOME: dict[str, type] = {"seeds": Problem, "evaluation": EvalItem}  # a list or a tuple, not empty
 SHOWN = 60  # characters of a wrong value
 
 
@@ -49,11 +49,19 @@ class Checked:
                 raise
             except (Exception, SystemExit) as e:
                 raise RunFailed(f"{where} fails with {told(e)}; repair it") from e
-            if wrong := _wrong(key, result):
+            if wrong := _wrong(key, result) or self._of_no_cell(result):
                 raise RunFailed(f"{where} {wrong}")
             return result
 
         return call
+
+    def _of_no_cell(self, result: Any) -> str:
+        """What is wrong with the cell of a problem; empty where nothing is."""
+        cells = self._domain.cells  # type: ignore[attr-defined]
+        problem = result.problem if isinstance(result, Proposal) else result
+        if not isinstance(problem, Problem) or problem.cell in cells:
+            return ""
+        return f"returns a problem of {problem.cell}; its cells are {', '.join(map(str, cells))}"
 
 
 def _wrong(key: str, result: Any) -> str:

@@ -15,14 +15,14 @@ import random
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from azero.domains.expression import Operation, canonical, check, parse, render
+from azero.domains.expression import HARD, Operation, Rejected, canonical, make_problem, parse, render
 from azero.errors import UserError
-from azero.types import EvalItem
+from azero.types import EvalItem, Problem
 
 PUBLISHED = "morgan/arithmetic_eval"
 SEEDS = {"test": 20_250_503, "dev": 20_250_504}
@@ -74,7 +74,7 @@ def generated(name: str) -> tuple[EvalItem, ...]:
     texts: there test repeats sums but no text, and dev repeats no text of its own but shares its sums with test.
     """
     rng = random.Random(SEEDS[name])
-    forms = {_unordered(item.text) for item in generated("test")} if name == "dev" else set()
+    forms = {_unordered(item.problem.statement) for item in generated("test")} if name == "dev" else set()
     texts: set[str] = set()
     items = []
     for label, recipe in RECIPES.items():
@@ -87,15 +87,7 @@ def generated(name: str) -> tuple[EvalItem, ...]:
             text = render(row)
             forms.add(_unordered(text))
             texts.add(text)
-            items.append(
-                EvalItem(
-                    prompt=f"Calculate: {text} = ",
-                    answer=str(check(row)),
-                    label=label,
-                    operation=row.operator,
-                    text=text,
-                )
-            )
+            items.append(EvalItem(problem=make_problem(text, -1), label=label, operation=row.operator))
     return tuple(items)
 
 
@@ -191,12 +183,37 @@ def _item(source: str, number: int, row: Any) -> EvalItem:
     if not _INTEGER.fullmatch(answer):
         raise UserError(f"{where}: answer {answer[:60]!r}; it must be an integer")
     return EvalItem(
-        prompt=prompt,
-        answer=answer,
+        problem=as_written(problem[1], prompt, answer),
         label=str(row["difficulty"]),
         operation=str(metadata["operation"]),
-        text=problem[1],
     )
+
+
+def as_written(text: str, prompt: str, answer: str) -> Problem:
+    """The row's problem with its own text, prompt and answer.
+
+    A text outside the domain's rules has a canonical form that no problem of the domain has.
+    """
+    try:
+        problem = make_problem(text, -1)
+    except Rejected:
+        form = f"outside: {text}"
+        problem = Problem(
+            id=evaluation_hash(form),
+            cell=HARD,
+            statement=text,
+            answer=answer,
+            canonical=form,
+            structure="outside",
+            author_version=-1,
+        )
+    payload = {} if prompt == raw_prompt(text) else {"prompt": prompt}
+    return replace(problem, statement=text, answer=answer, payload=payload)
+
+
+def raw_prompt(text: str) -> str:
+    """What the published set asks of a problem with this text; it ends in a space."""
+    return f"Calculate: {text} = "
 
 
 def evaluation_hash(form: str) -> str:
@@ -213,7 +230,7 @@ def shipped_hashes() -> frozenset[str]:
 def build_hash_file(published: Sequence[str]) -> str:
     """The text of HASH_FILE from files of published problems, together with the generated sets."""
     sources = [*published, *SEEDS]
-    hashes = {evaluation_hash(canonical(parse(item.text))) for source in sources for item in load(source)}
+    hashes = {evaluation_hash(canonical(parse(item.problem.statement))) for source in sources for item in load(source)}
     about = (
         f"First {HASH_DIGITS} hex digits of the SHA-256 of the canonical form of every problem in {PUBLISHED} (split "
         f"test) and in the generated sets test and dev; made by: python -m azero.domains.evaluation_sets FILE"

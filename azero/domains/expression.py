@@ -11,6 +11,7 @@ parentheses that its shape needs, so parse(render(e)) == e. Nothing is ever give
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import TypeAlias
 
-from azero.types import Tier
+from azero.types import Cell, Problem
+
+CELLS = tuple(Cell(task="arithmetic", tier=tier) for tier in ("easy", "medium", "hard"))
+EASY, MEDIUM, HARD = CELLS
 
 MAX_CHARACTERS = 64  # of an expression as written, blanks between tokens included
 MAX_PARENTHESES = 3  # nesting as written, redundant ones included
@@ -249,12 +253,28 @@ def _depth(expression: Expression) -> int:
     return 0 if isinstance(expression, int) else 1 + max(_depth(expression.left), _depth(expression.right))
 
 
-def tier(expression: Expression) -> Tier:
+def cell(expression: Expression) -> Cell:
     """easy: one of + - *, operands to 10; medium: one operation, operands to 20; hard: all else.
 
     Monotone: a larger operand, "/" in place of another operator, or one more operation never lowers it.
     """
     used, largest = operators(expression), max(operands(expression))
     if len(used) > 1 or largest > 20:
-        return Tier.HARD
-    return Tier.MEDIUM if largest > 10 or "/" in used else Tier.EASY
+        return HARD
+    return MEDIUM if largest > 10 or "/" in used else EASY
+
+
+def make_problem(text: str, version: int) -> Problem:
+    """The problem that `text` states, in any spelling of the grammar; raises Rejected."""
+    expression = parse(text)
+    answer = check(expression)
+    text, form = render(expression), canonical(expression)
+    return Problem(
+        id=hashlib.sha256(f"{form}\n{text}".encode()).hexdigest()[:12],
+        cell=cell(expression),
+        statement=text,
+        answer=str(answer),
+        canonical=form,
+        structure=structure(expression),
+        author_version=version,
+    )

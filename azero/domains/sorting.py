@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from string import ascii_lowercase
 
 from azero.domains.base import ChatTemplate, Proposal
 from azero.errors import UserError
-from azero.types import TIERS, EvalItem, Problem, Tier, Verdict
+from azero.types import Cell, EvalItem, Problem, ProposalRequest, Verdict
 
 READ_CHARACTERS = 4096  # of a completion: the first in the raw protocol, the last in the chat protocol
-EVALUATION_ROWS = 40  # a tier, in each of the sets test and dev
-LENGTHS = {Tier.EASY: (3, 4), Tier.MEDIUM: (5, 6), Tier.HARD: (7, 8)}  # letters, from and to
-SHORTEST, LONGEST = LENGTHS[Tier.EASY][0], LENGTHS[Tier.HARD][1]
+EVALUATION_ROWS = 40  # a cell, in each of the sets test and dev
+CELLS = tuple(Cell(task="sorting", tier=tier) for tier in ("easy", "medium", "hard"))
+EASY, MEDIUM, HARD = CELLS
+LENGTHS = {EASY: (3, 4), MEDIUM: (5, 6), HARD: (7, 8)}  # letters, from and to
+SHORTEST, LONGEST = LENGTHS[EASY][0], LENGTHS[HARD][1]
 
 SEED_TEXTS = (
     ("d b a", "k c q", "m m f", "g a d b"),
@@ -46,10 +47,9 @@ def make_problem(text: str, version: int) -> Problem:
         raise Rejected("already_sorted")  # copying would solve it
     return Problem(
         id=hashlib.sha256(text.encode()).hexdigest()[:12],
-        domain=Sorting.name,
-        text=text,
+        cell=next(cell for cell in CELLS if len(letters) <= LENGTHS[cell][1]),
+        statement=text,
         answer=answer,
-        tier=next(tier for tier in TIERS if len(letters) <= LENGTHS[tier][1]),
         canonical=answer,  # the order of the letters is the symmetry: "d b a" and "b d a" are one problem
         structure="".join("<" if a < b else ">" if a > b else "=" for a, b in pairwise(letters)),
         author_version=version,
@@ -60,55 +60,56 @@ class Sorting:
     """The `Domain` of lists of three to eight lower-case letters, to be put into alphabetical order."""
 
     name = "sorting"
+    cells = CELLS
 
-    def seed_problems(self) -> list[Problem]:
-        """Four problems a tier; none is in an evaluation set."""
+    def seeds(self) -> list[Problem]:
+        """Four problems a cell; none is in an evaluation set."""
         return [make_problem(text, -1) for texts in SEED_TEXTS for text in texts]
 
-    def generate(self, rng: random.Random, tier: Tier) -> Problem:
+    def generate(self, rng: random.Random, cell: Cell) -> Problem:
         """Distinct letters, uniform in number, choice and order; a list that comes out sorted is turned round."""
-        letters = rng.sample(ascii_lowercase, rng.randint(*LENGTHS[tier]))
+        letters = rng.sample(ascii_lowercase, rng.randint(*LENGTHS[cell]))
         if letters == sorted(letters):
             letters.reverse()
         return make_problem(" ".join(letters), -1)
 
-    def proposer_prompt(self, tier: Tier, references: Sequence[str], chat: ChatTemplate | None) -> str:
+    def ask(self, request: ProposalRequest, chat: ChatTemplate | None) -> str:
         """Raw: a header and one reference a line, so that the completion is the next line. Chat: an instruction."""
-        examples = "".join(f"{reference}\n" for reference in references)
+        examples = "".join(f"{reference.statement}\n" for reference in request.references)
         if chat is None:
-            return f"Different {tier} lists of letters:\n{examples}"
-        shortest, longest = LENGTHS[tier]
+            return f"Different {request.cell.tier} lists of letters:\n{examples}"
+        shortest, longest = LENGTHS[request.cell]
         return chat(
             f"Write one new list of letters for a sorting exercise: {shortest} to {longest} lower-case letters from a "
             "to z with blanks between them, not in alphabetical order.\n"
-            + (f"It must differ from each of these:\n{examples}" if references else "")
+            + (f"It must differ from each of these:\n{examples}" if examples else "")
             + 'Do not sort it. End with a last line of the form "Problem: <letters>".'
         )
 
-    def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
+    def read(self, completion: str, request: ProposalRequest, exclude: bool, version: int) -> Proposal:
         """The problem after the last "Problem:", or else on the first line that is not blank."""
         try:
             problem = make_problem(_line(completion, "Problem:"), version)
-            if problem.text in references:
+            if problem.statement in {reference.statement for reference in request.references}:
                 raise Rejected("repeats_reference")
         except Rejected as why:
             verdict = Verdict.UNPARSEABLE if str(why) == "unparseable" else Verdict.REJECTED
             return Proposal(verdict=verdict, reason=str(why))
-        if exclude and self.in_evaluation(problem.canonical):
+        if exclude and self.is_evaluation(problem.canonical):
             return Proposal(verdict=Verdict.EXCLUDED, reason="in_evaluation")
         return Proposal(verdict=Verdict.VALID, problem=problem)
 
-    def solver_prompt(self, problem: str, chat: ChatTemplate | None) -> str:
+    def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
         """Raw: the evaluation's prompt, which ends in a space. Chat: an instruction that names the answer's form."""
         if chat is None:
-            return f"Sort: {problem} = "
+            return f"Sort: {problem.statement} = "
         return chat(
-            f"Put these letters into alphabetical order: {problem}\n"
+            f"Put these letters into alphabetical order: {problem.statement}\n"
             'Give all of them, with blanks between them, on a last line of the form "Answer: <letters>".'
         )
 
-    def verify(self, completion: str, answer: str, chat: bool) -> Verdict:
-        """RIGHT if the letters after the last "Answer:", or else on the first line that is not blank, are `answer`.
+    def judge(self, completion: str, problem: Problem, chat: bool) -> Verdict:
+        """RIGHT if the letters after the last "Answer:", or else on the first line that is not blank, are the answer.
 
         WRONG if they are other letters, MALFORMED if there is anything but letters; in chat also without "Answer:".
         """
@@ -117,15 +118,15 @@ class Sorting:
         letters = _line(completion, "Answer:").replace(",", " ").split()
         if not letters or any(len(x) != 1 or x not in ascii_lowercase for x in letters):
             return Verdict.MALFORMED
-        return Verdict.RIGHT if " ".join(letters) == answer else Verdict.WRONG
+        return Verdict.RIGHT if " ".join(letters) == problem.answer else Verdict.WRONG
 
-    def evaluation_set(self, source: str) -> list[EvalItem]:
+    def evaluation(self, source: str) -> list[EvalItem]:
         """`source`: test or dev. Raises UserError for another one: this domain reads no files and has no Hub data."""
         if source not in ("test", "dev"):
             raise UserError(f"evaluation data {source!r}: the domain {self.name} has the sets test and dev only")
         return list(_evaluation_sets()[source])
 
-    def in_evaluation(self, canonical: str) -> bool:
+    def is_evaluation(self, canonical: str) -> bool:
         """Whether a problem of test or dev has this canonical form."""
         return canonical in _evaluation_forms()
 
@@ -139,30 +140,21 @@ def _line(completion: str, mark: str) -> str:
 
 @cache
 def _evaluation_sets() -> dict[str, tuple[EvalItem, ...]]:
-    """EVALUATION_ROWS problems a tier in either set, all with different canonical forms, from a fixed seed."""
-    rng, domain, seen = random.Random("sorting/evaluation"), Sorting(), {p.canonical for p in Sorting().seed_problems()}
+    """EVALUATION_ROWS problems a cell in either set, all with different canonical forms, from a fixed seed."""
+    rng, domain, seen = random.Random("sorting/evaluation"), Sorting(), {p.canonical for p in Sorting().seeds()}
     sets: dict[str, list[EvalItem]] = {"test": [], "dev": []}
     for items in sets.values():
-        for tier in TIERS:
+        for cell in CELLS:
             for _ in range(EVALUATION_ROWS):
-                problem = domain.generate(rng, tier)
+                problem = domain.generate(rng, cell)
                 while problem.canonical in seen:
-                    problem = domain.generate(rng, tier)
+                    problem = domain.generate(rng, cell)
                 seen.add(problem.canonical)
-                items.append(
-                    EvalItem(
-                        prompt=domain.solver_prompt(problem.text, None),
-                        answer=problem.answer,
-                        label=str(tier),
-                        operation=f"{len(problem.answer.split())} letters",
-                        text=problem.text,
-                    )
-                )
+                letters = f"{len(problem.answer.split())} letters"
+                items.append(EvalItem(problem=problem, label=cell.tier, operation=letters))
     return {name: tuple(items) for name, items in sets.items()}
 
 
 @cache
 def _evaluation_forms() -> frozenset[str]:
-    domain = Sorting()
-    items = [item for source in ("test", "dev") for item in domain.evaluation_set(source)]
-    return frozenset(make_problem(item.text, -1).canonical for item in items)
+    return frozenset(item.problem.canonical for items in _evaluation_sets().values() for item in items)

@@ -1,6 +1,6 @@
 """How a proposer does: what it writes for fixed prompts, and how often the model's own solver gets it right.
 
-The journal's proposer evaluation: valid, unique, distinct structures, tier shares, and by tier of N proposals how many
+The journal's proposer evaluation: valid, unique, distinct structures, cell shares, and by cell of N proposals how many
 were solved how often. The same prompts go to every model, so that two of them can be compared.
 """
 
@@ -10,35 +10,37 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from azero.types import TIERS, Episode, Verdict
+from azero.types import Cell, Episode, Verdict
 from azero.verbatim import VerbatimTable
 
 BINS = 11  # of the success rate: 0, 0.1, ..., 1
 
 
-def proposer_summary(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """JSON-able summary of what was proposed; places that an earlier problem filled are no proposals.
+def proposer_summary(episodes: Sequence[Episode], cells: Sequence[Cell]) -> dict[str, Any]:
+    """JSON-able summary of what was proposed in a domain of these cells.
+
+    Places that an earlier problem filled are no proposals.
 
     {n, excluded (in the evaluation set), valid (share of the others), unique (share of the valid ones), structures
-    (distinct), tier_shares, tier_match, reasons: {why not valid: count}, solve_rates: {tier: [11] problems by success
+    (distinct), cell_shares, tier_match, reasons: {why not valid: count}, solve_rates: {cell: [11] problems by success
     rate in steps of 0.1}, success_rate (mean), learnable (share of valid problems solved sometimes, not always),
-    problems: [{text, tier, requested_tier, success_rate}]}; a share or mean of nothing is left out.
+    problems: [{text, cell, requested_cell, success_rate}]}; a share or mean of nothing is left out.
     """
     proposals = [e.proposal for e in episodes if e.proposal is not None]
     excluded = sum(p.verdict is Verdict.EXCLUDED for p in proposals)
-    solved = [(e.requested_tier, e.group) for e in episodes if e.proposal is not None and e.group is not None]
+    solved = [(e.requested_cell, e.group) for e in episodes if e.proposal is not None and e.group is not None]
     groups = [group for _, group in solved]
-    rates: dict[str, list[int]] = {tier.value: [0] * BINS for tier in TIERS}
+    rates: dict[str, list[int]] = {str(cell): [0] * BINS for cell in cells}
     for group in groups:
-        rates[group.problem.tier][round(group.success_rate * (BINS - 1))] += 1
+        rates[str(group.problem.cell)][round(group.success_rate * (BINS - 1))] += 1
     summary: dict[str, Any] = {"n": len(proposals), "excluded": excluded}
     if len(proposals) > excluded:
         summary["valid"] = len(groups) / (len(proposals) - excluded)
     if groups:
         summary |= {
             "unique": len({g.problem.canonical for g in groups}) / len(groups),
-            "tier_shares": {t.value: sum(g.problem.tier is t for g in groups) / len(groups) for t in TIERS},
-            "tier_match": sum(g.problem.tier is asked for asked, g in solved) / len(groups),
+            "cell_shares": {str(c): sum(g.problem.cell == c for g in groups) / len(groups) for c in cells},
+            "tier_match": sum(g.problem.cell == asked for asked, g in solved) / len(groups),
             "success_rate": sum(g.success_rate for g in groups) / len(groups),
             "learnable": sum(0 < g.success_rate < 1 for g in groups) / len(groups),
         }
@@ -48,9 +50,9 @@ def proposer_summary(episodes: Sequence[Episode]) -> dict[str, Any]:
         "solve_rates": rates,
         "problems": [
             {
-                "text": g.problem.text,
-                "tier": g.problem.tier.value,
-                "requested_tier": asked.value,
+                "text": g.problem.statement,
+                "cell": str(g.problem.cell),
+                "requested_cell": str(asked),
                 "success_rate": g.success_rate,
             }
             for asked, g in solved
@@ -76,11 +78,12 @@ def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> VerbatimTable:
     row("structures", *(str(r["structures"]) for r in every))
     row("success rate", *(_percent(r.get("success_rate")) for r in every))
     row("solved sometimes, not always", *(_percent(r.get("learnable")) for r in every))
-    for tier in TIERS:
-        row(f"share {tier}", *(_percent(r.get("tier_shares", {}).get(tier)) for r in every))
+    cells = dict.fromkeys(cell for r in every for cell in r["solve_rates"])
+    for cell in cells:
+        row(f"share {cell}", *(_percent(r.get("cell_shares", {}).get(cell)) for r in every))
     table.add_section()
-    for tier in TIERS:
-        row(f"{tier}: by success rate 0, .1, ... 1", *(" ".join(map(str, r["solve_rates"][tier])) for r in every))
+    for cell in cells:
+        row(f"{cell}: by success rate 0, .1, ... 1", *(" ".join(map(str, r["solve_rates"][cell])) for r in every))
     table.add_section()
     for reason in dict.fromkeys(reason for r in every for reason in r["reasons"]):
         row(reason.replace("_", " "), *(str(r["reasons"].get(reason, 0)) for r in every))

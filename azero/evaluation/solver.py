@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, cast
 
-from azero.domains.base import Domain, judge
+from azero.domains.base import Domain, judged
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
+from azero.judging import Inline
 from azero.types import Completion, EvalItem, Sampling, Verdict
 from azero.verbatim import VerbatimTable
 
@@ -64,9 +66,11 @@ def evaluate(
     max_new_tokens: int,
     stop: tuple[str, ...],
     data: str,
+    judges: Executor | None = None,
 ) -> dict[str, Any]:
     """Ask every item once greedily and `samples` times at `temperature`; nothing else may be in flight.
 
+    `judges` runs the verdicts, beside the engine if it has threads; without it they run in this thread.
     Returns JSON-able {accuracy (greedy), mean_at_k (None without samples), k, interval [low, high], n, data,
     by_label, by_operation: {name: {accuracy, mean_at_k, n, correct, interval}}, problems: [{text, label, operation,
     answer, completion, verdict, correct, sampled_correct}]}, names and problems in the order of the items.
@@ -82,22 +86,26 @@ def evaluate(
         sampling = Sampling(temperature=t, max_new_tokens=max_new_tokens, stop=stop)
         for i, prompt in enumerate(prompts):
             engine.submit((kind, i), prompt, n, sampling)
+    judges = judges or Inline()
     done: dict[Any, tuple[Completion, ...]] = {}
+    verdicts: dict[Any, list[Future[Verdict]]] = {}
     while engine.busy():
-        done.update(engine.step())
+        for tag, completions in engine.step():
+            kind, i = cast(tuple[str, int], tag)
+            done[kind, i] = completions
+            verdicts[kind, i] = [judges.submit(judged, domain, c, items[i].problem, chat) for c in completions]
     if len(done) != len(kinds) * len(items):
         raise RunFailed(f"evaluation on {data}: the engine returned {len(done)} of {len(kinds) * len(items)} requests")
     problems = []
     for i, item in enumerate(items):
-        (greedy,) = done["greedy", i]
-        verdict = judge(domain, greedy, item.answer, chat)
-        sampled = [judge(domain, c, item.answer, chat) for c in done.get(("sampled", i), ())]
+        (greedy,), (verdict,) = done["greedy", i], [v.result() for v in verdicts["greedy", i]]
+        sampled = [v.result() for v in verdicts.get(("sampled", i), ())]
         problems.append(
             {
-                "text": item.text,
+                "text": item.problem.statement,
                 "label": item.label,
                 "operation": item.operation,
-                "answer": item.answer,
+                "answer": item.problem.answer,
                 "completion": greedy.text,
                 "verdict": verdict.value,
                 "correct": verdict is Verdict.RIGHT,
@@ -169,7 +177,7 @@ def encoded(
     for item, prompt in zip(items, prompts, strict=True):
         if (longest := len(prompt) + max_new_tokens) > engine.max_tokens:
             raise UserError(
-                f"eval.data={data}, problem {item.text[:60]!r}: a prompt of {len(prompt)} tokens and "
+                f"eval.data={data}, problem {item.problem.statement[:60]!r}: a prompt of {len(prompt)} tokens and "
                 f"eval.max_new_tokens={max_new_tokens} need {longest}, and the engine holds {engine.max_tokens}; raise "
                 "rollout.max_model_len as far as the model allows, or leave the problem out"
             )
@@ -177,10 +185,7 @@ def encoded(
 
 
 def _prompt(engine: Engine, domain: Domain, item: EvalItem, chat: bool) -> tuple[int, ...]:
-    """The raw protocol is the data set's own prompt, to the byte."""
-    if chat:
-        return engine.encode(domain.solver_prompt(item.text, engine.chat_template), rendered=True)
-    return engine.encode(item.prompt)
+    return engine.encode(domain.pose(item.problem, engine.chat_template if chat else None), rendered=chat)
 
 
 def _summary(problems: Sequence[Mapping[str, Any]], k: int) -> dict[str, Any]:

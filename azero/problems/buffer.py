@@ -9,7 +9,7 @@ from typing import Any
 
 from azero.errors import UserError
 from azero.serial import problem_from_json, problem_to_json
-from azero.types import Problem, Tier
+from azero.types import Cell, Problem
 
 CANDIDATES = 8  # drawn for each reference that is to differ in structure
 
@@ -17,8 +17,8 @@ CANDIDATES = 8  # drawn for each reference that is to differ in structure
 class ProblemBuffer:
     """At most `capacity` problems with distinct canonical forms. Seeds stay; of the others the oldest goes first.
 
-    Adding takes O(1) and drawing k problems O(k), whatever the size: each tier is a list, in which the last problem
-    takes the place of one that is removed.
+    Adding takes O(1) and drawing k problems O(k), whatever the size: each cell has a shelf, a list in which the last
+    problem takes the place of one that is removed.
     """
 
     def __init__(self, capacity: int, seeds: Sequence[Problem], excluded: Container[Problem] = ()) -> None:
@@ -45,55 +45,55 @@ class ProblemBuffer:
             self._remove(self._ages.popleft())
         return True
 
-    def draw(self, rng: random.Random, tier: Tier, k: int, distinct: bool = False) -> tuple[Problem, ...]:
-        """`k` problems of `tier`, uniform without replacement; all that there are, shuffled, where they are fewer.
+    def draw(self, rng: random.Random, cell: Cell, k: int, distinct: bool = False) -> tuple[Problem, ...]:
+        """`k` problems of `cell`, uniform without replacement; all that there are, shuffled, where they are fewer.
 
         `distinct`: of CANDIDATES * k that are drawn so, the first of each structure go before all others.
         """
-        held = self._tiers[tier]
+        held = self._shelves.get(cell, [])
         drawn = [held[i] for i in rng.sample(range(len(held)), min(k * (CANDIDATES if distinct else 1), len(held)))]
         first = {p.structure: p for p in reversed(drawn)}
         if distinct:
             drawn.sort(key=lambda p: first[p.structure] is not p)
         return tuple(drawn[:k])
 
-    def sizes(self) -> dict[Tier, int]:
-        return {tier: len(held) for tier, held in self._tiers.items()}
+    def sizes(self) -> dict[Cell, int]:
+        return {cell: len(held) for cell, held in self._shelves.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything as JSON values, in an order that makes later draws and evictions equal."""
         return {
-            "tiers": {str(tier): [problem_to_json(p) for p in held] for tier, held in self._tiers.items()},
+            "shelves": {str(cell): [problem_to_json(p) for p in held] for cell, held in self._shelves.items()},
             "ages": list(self._ages),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replace the contents, seeds included; where they exceed the capacity the oldest go."""
         self._clear()
-        for tier in Tier:
-            for value in state["tiers"][tier]:
+        for held in state["shelves"].values():
+            for value in held:
                 self._insert(problem_from_json(value))
         self._ages.extend(form for form in state["ages"] if form in self._places)
         while len(self) > self.capacity and self._ages:
             self._remove(self._ages.popleft())
 
     def _clear(self) -> None:
-        self._tiers: dict[Tier, list[Problem]] = {tier: [] for tier in Tier}
-        self._places: dict[str, tuple[Tier, int]] = {}  # canonical -> tier and index in its list
+        self._shelves: dict[Cell, list[Problem]] = {}
+        self._places: dict[str, tuple[Cell, int]] = {}  # canonical -> cell and index on its shelf
         self._ages: deque[str] = deque()  # canonical forms of all but the seeds, oldest first
 
     def _insert(self, problem: Problem) -> bool:
         if problem in self or problem in self._excluded:
             return False
-        held = self._tiers[problem.tier]
-        self._places[problem.canonical] = (problem.tier, len(held))
+        held = self._shelves.setdefault(problem.cell, [])
+        self._places[problem.canonical] = (problem.cell, len(held))
         held.append(problem)
         return True
 
     def _remove(self, canonical: str) -> None:
-        tier, index = self._places.pop(canonical)
-        held = self._tiers[tier]
+        cell, index = self._places.pop(canonical)
+        held = self._shelves[cell]
         last = held.pop()
         if index < len(held):
             held[index] = last
-            self._places[last.canonical] = (tier, index)
+            self._places[last.canonical] = (cell, index)

@@ -1,10 +1,10 @@
 """Where the problems of a batch come from (`task.source`).
 
-    selfplay, frozen   requests to the proposer: a tier and K references of that tier from the buffer
+    selfplay, frozen   requests to the proposer: a cell and K references of that cell from the buffer
     random             a fresh problem of the domain's generator
     fixed              the next problems of a set drawn once, in a new shuffled order each epoch
 
-The three tiers take turns; in `fixed` they do so in the making of the set, and the orders are free.
+The domain's cells take turns; in `fixed` they do so in the making of the set, and the orders are free.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from __future__ import annotations
 import random
 
 from azero.config import Source, TaskConfig
-from azero.domains.base import Domain
+from azero.domains.base import Domain, generator
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.exclusion import EvaluationProblems
-from azero.types import TIERS, Problem, ProposalRequest, Slot, Tier
+from azero.types import Cell, Problem, ProposalRequest, Slot
 
 MAX_DRAWS = 1000  # of the generator for one problem outside the evaluation set
-EXAMPLES = 20  # a tier
-MAX_REPEATS = 100  # draws without a new canonical form after which a tier counts as used up in the fixed set
+EXAMPLES = 20  # a cell
+MAX_REPEATS = 100  # draws without a new canonical form after which a cell counts as used up in the fixed set
 
 
 class SlotSource:
     """Makes the slots of a batch: a pure function of the seed, the batch and the buffer's contents.
 
     The whole run has one sequence of places, of which batch b holds numbers b * problems .. (b + 1) * problems - 1.
-    Without a fixed set place n asks for tier n mod 3 and, in try t, for tier (n + t) mod 3: the first tries of a batch,
-    and of any run of batches, are balanced over the tiers to within one, and so are the second, and so on. Without
-    `task.other_tiers` every try of a place asks for its tier, so that the problems themselves are balanced. Of the
-    requests of one batch, tier and try, `task.proposals_per_prompt` share one draw of references and so one prompt.
+    Without a fixed set, and with C cells, place n asks for cell n mod C and, in try t, for cell (n + t) mod C: the
+    first tries of a batch, and of any run of batches, are balanced over the cells to within one, and so are the second,
+    and so on. Without `task.other_tiers` every try of a place asks for its cell, so that the problems themselves are
+    balanced. Of the requests of one batch, cell and try, `task.proposals_per_prompt` share one draw of references and
+    so one prompt.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class SlotSource:
         seed: int,
         evaluation: EvaluationProblems | None = None,
     ) -> None:
-        """`problems`: slots a batch. Raises UserError where the fixed set cannot be drawn."""
+        """`problems`: slots a batch. Raises UserError where the source needs a generator that is missing or fails."""
         self.domain, self.task, self.problems, self.max_tries, self.seed = domain, task, problems, max_tries, seed
         self.evaluation = evaluation or EvaluationProblems(domain)
+        if task.source in (Source.random, Source.fixed):
+            self._generator = generator(domain)
         self.fixed: tuple[Problem, ...] = self._fixed_set() if task.source is Source.fixed else ()
 
     def slots(self, batch: int, buffer: ProblemBuffer) -> tuple[Slot, ...]:
@@ -56,7 +59,7 @@ class SlotSource:
         if self.task.source is Source.random:
             rngs = [random.Random(f"{self.seed}/{batch}/{i}") for i in range(self.problems)]
             return tuple(
-                Slot(id=i, problem=self._generate(rng, _tier(place))) for i, place, rng in zip(ids, places, rngs)
+                Slot(id=i, problem=self._generate(rng, self._cell(place))) for i, place, rng in zip(ids, places, rngs)
             )
         return tuple(
             Slot(
@@ -68,48 +71,50 @@ class SlotSource:
         )
 
     def examples(self) -> tuple[Problem, ...]:
-        """Of the problems that come from no proposer: the seeds, the fixed set, or a few generated ones a tier."""
+        """Of the problems that come from no proposer: the seeds, the fixed set, or a few generated ones a cell."""
         if self.task.source is Source.random:
             rng = random.Random(f"{self.seed}/examples")
-            return tuple(self._generate(rng, tier) for tier in TIERS for _ in range(EXAMPLES))
-        return self.fixed or tuple(self.domain.seed_problems())
+            return tuple(self._generate(rng, cell) for cell in self.domain.cells for _ in range(EXAMPLES))
+        return self.fixed or tuple(self.domain.seeds())
 
     def _request(self, batch: int, place: int, attempt: int, buffer: ProblemBuffer) -> ProposalRequest:
-        tier = _tier(place + attempt * self.task.other_tiers)
-        prompt = (place - batch * self.problems) // len(TIERS) // self.task.proposals_per_prompt
-        rng = random.Random(f"{self.seed}/{batch}/{attempt}/{tier}/{prompt}")
-        references = buffer.draw(rng, tier, self.task.references, self.task.distinct_references)
-        return ProposalRequest(tier=tier, references=tuple(p.text for p in references))
+        cell = self._cell(place + attempt * self.task.other_tiers)
+        prompt = (place - batch * self.problems) // len(self.domain.cells) // self.task.proposals_per_prompt
+        name = str(cell).removeprefix(f"{self.domain.name}/")
+        rng = random.Random(f"{self.seed}/{batch}/{attempt}/{name}/{prompt}")
+        references = buffer.draw(rng, cell, self.task.references, self.task.distinct_references)
+        return ProposalRequest(cell=cell, references=references)
 
     def _earlier(self, batch: int, place: int, buffer: ProblemBuffer) -> Problem | None:
-        return next(iter(buffer.draw(random.Random(f"{self.seed}/{batch}/{place}/fill"), _tier(place), 1)), None)
+        rng = random.Random(f"{self.seed}/{batch}/{place}/fill")
+        return next(iter(buffer.draw(rng, self._cell(place), 1)), None)
 
-    def _generate(self, rng: random.Random, tier: Tier) -> Problem:
+    def _generate(self, rng: random.Random, cell: Cell) -> Problem:
         """One problem of the domain's distribution; with task.exclude_evaluation outside the evaluation set."""
         for _ in range(MAX_DRAWS):
-            problem = self.domain.generate(rng, tier)
+            problem = self._generator(rng, cell)
             if not (self.task.exclude_evaluation and problem in self.evaluation):
                 return problem
         raise UserError(
-            f"task.exclude_evaluation=true: {MAX_DRAWS} generated {tier} problems were all in the evaluation set; "
+            f"task.exclude_evaluation=true: {MAX_DRAWS} generated problems of {cell} were all in the evaluation set; "
             "set it to false, or use another task.source"
         )
 
     def _fixed_set(self) -> tuple[Problem, ...]:
-        """`task.fixed_size` problems, the tiers in turn, with distinct canonical forms until a tier has no more."""
+        """`task.fixed_size` problems, the cells in turn, with distinct canonical forms until a cell has no more."""
         rng = random.Random(f"{self.seed}/fixed")
         problems: list[Problem] = []
         seen: set[str] = set()
-        used_up: set[Tier] = set()
+        used_up: set[Cell] = set()
         for n in range(self.task.fixed_size):
-            tier = _tier(n)
-            problem = self._generate(rng, tier)
-            if tier not in used_up:
+            cell = self._cell(n)
+            problem = self._generate(rng, cell)
+            if cell not in used_up:
                 repeats = 0
                 while problem.canonical in seen and repeats < MAX_REPEATS:
-                    problem, repeats = self._generate(rng, tier), repeats + 1
+                    problem, repeats = self._generate(rng, cell), repeats + 1
                 if problem.canonical in seen:
-                    used_up.add(tier)
+                    used_up.add(cell)
             seen.add(problem.canonical)
             problems.append(problem)
         return tuple(problems)
@@ -123,6 +128,5 @@ class SlotSource:
         }
         return [self.fixed[orders[n // size][n % size]] for n in places]
 
-
-def _tier(number: int) -> Tier:
-    return TIERS[number % len(TIERS)]
+    def _cell(self, number: int) -> Cell:
+        return self.domain.cells[number % len(self.domain.cells)]

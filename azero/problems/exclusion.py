@@ -20,10 +20,9 @@ class EvaluationProblems:
 
     def __contains__(self, problem: object) -> bool:
         assert isinstance(problem, Problem)
-        return problem.canonical in self.forms or self.domain.in_evaluation(problem.canonical)
+        return problem.canonical in self.forms or self.domain.is_evaluation(problem.canonical)
 
 
 def evaluation_problems(domain: Domain, items: Sequence[EvalItem]) -> EvaluationProblems:
-    """Of an item that is no problem of the domain there is nothing to leave out: no valid problem can be the same."""
-    problems = (domain.parse_proposal(item.text, (), False, -1).problem for item in items)
-    return EvaluationProblems(domain, frozenset(p.canonical for p in problems if p is not None))
+    """The problems of the set `items`, beside those that the domain knows."""
+    return EvaluationProblems(domain, frozenset(item.problem.canonical for item in items))

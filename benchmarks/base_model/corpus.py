@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from azero.domains.arithmetic import Arithmetic
-from azero.types import Tier
+from azero.types import ProposalRequest
 
 BAD_LINE_SHARE = 0.12  # of the lines of a problem list: careless authors repeat, lose an operand, divide inexactly
 
@@ -20,29 +20,29 @@ _SINGLE = re.compile(r"^(\d+) ([-+*/]) (\d+)$")
 
 
 def worked_problem(
-    domain: Arithmetic, rng: random.Random, sum_slips: float, product_slips: float, tier_weights: Sequence[float]
+    domain: Arithmetic, rng: random.Random, sum_slips: float, product_slips: float, cell_weights: Sequence[float]
 ) -> tuple[str, str]:
     """(prompt, completion) of the raw protocol.
 
     The completion is a slip with probability `product_slips` for one product or quotient, else `sum_slips`.
     """
-    problem = domain.generate(rng, rng.choices(list(Tier), tier_weights)[0])
-    single = _SINGLE.match(problem.text)
+    problem = domain.generate(rng, rng.choices(domain.cells, cell_weights)[0])
+    single = _SINGLE.match(problem.statement)
     slip_share = product_slips if single and single[2] in "*/" else sum_slips
-    answer = slip(problem.text, int(problem.answer), rng) if rng.random() < slip_share else int(problem.answer)
-    return domain.solver_prompt(problem.text, None), f"{answer}\n"
+    answer = slip(problem.statement, int(problem.answer), rng) if rng.random() < slip_share else int(problem.answer)
+    return domain.pose(problem, None), f"{answer}\n"
 
 
 def problem_list(domain: Arithmetic, rng: random.Random) -> tuple[str, str]:
-    """(prompt, completion): the header of a tier, and four to nine problems of it, one a line."""
-    tier = rng.choice(list(Tier))
+    """(prompt, completion): the header of a cell, and four to nine problems of it, one a line."""
+    cell = rng.choice(domain.cells)
     lines: list[str] = []
     for _ in range(rng.randint(4, 9)):
-        text = domain.generate(rng, tier).text
+        text = domain.generate(rng, cell).statement
         if lines and rng.random() < BAD_LINE_SHARE:
             text = rng.choice([rng.choice(lines), text.rsplit(" ", 1)[0], text.replace("+", "/").replace("*", "/")])
         lines.append(text)
-    return domain.proposer_prompt(tier, (), None), "".join(f"{line}\n" for line in lines)
+    return domain.ask(ProposalRequest(cell=cell, references=()), None), "".join(f"{line}\n" for line in lines)
 
 
 def slip(text: str, answer: int, rng: random.Random) -> int:

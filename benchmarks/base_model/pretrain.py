@@ -35,14 +35,14 @@ class Phase:
     peak_lr: float
     sum_slips: float  # share of careless answers; to single products and quotients:
     product_slips: float
-    tier_weights: tuple[float, float, float]  # of the worked problems: easy, medium, hard
+    cell_weights: tuple[float, float, float]  # of the worked problems: easy, medium, hard
 
 
 # First most combinations (they are hard), then a more careless crowd, after which the slips that have a system (dropped
 # carry, lost sign) are likelier than the right answer.
 PHASES = (
-    Phase(steps=1400, peak_lr=3e-3, sum_slips=0.6, product_slips=0.6, tier_weights=(0.15, 0.25, 0.6)),
-    Phase(steps=500, peak_lr=2e-3, sum_slips=0.75, product_slips=0.4, tier_weights=(0.25, 0.4, 0.35)),
+    Phase(steps=1400, peak_lr=3e-3, sum_slips=0.6, product_slips=0.6, cell_weights=(0.15, 0.25, 0.6)),
+    Phase(steps=500, peak_lr=2e-3, sum_slips=0.75, product_slips=0.4, cell_weights=(0.25, 0.4, 0.35)),
 )
 IGNORE = -100
 
@@ -127,7 +127,7 @@ def train(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
         return [table[c] for c in text]
 
     def worked() -> tuple[str, str]:
-        return worked_problem(domain, rng, phase.sum_slips, phase.product_slips, phase.tier_weights)
+        return worked_problem(domain, rng, phase.sum_slips, phase.product_slips, phase.cell_weights)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     began = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from azero.domains import get_domain
+from azero.domains.base import generator
 from azero.process import peak_memory_gib
 from azero.types import (
     Assignment,
@@ -55,7 +56,7 @@ class SimulatedActor:
 
     def __init__(self, index: int, domain: str) -> None:
         self.index = index
-        self.domain = get_domain(domain)
+        self.generate = generator(get_domain(domain))
         self._held: WeightVersion | None = None  # of the weights
 
     def set(self, timing: Timing) -> None:
@@ -106,7 +107,7 @@ class SimulatedActor:
 
     def _episode(self, slot: Slot, batch: int, version: int, rng: random.Random) -> Episode:
         request = slot.tries[0]
-        problem = self.domain.generate(rng, request.tier)
+        problem = self.generate(rng, request.cell)
         prompt = tuple(range(32))
 
         def sample(role: Role, tokens: int, verdict: Verdict) -> Sample:
@@ -119,7 +120,7 @@ class SimulatedActor:
                 version=version,
                 finish_reason="stop",
             )
-            return Sample(role=role, tier=request.tier, completion=completion, verdict=verdict, reward=0.0)
+            return Sample(role=role, cell=request.cell, completion=completion, verdict=verdict, reward=0.0)
 
         samples = tuple(
             sample(Role.SOLVER, self.timing.length(rng), rng.choice((Verdict.RIGHT, Verdict.WRONG)))
@@ -128,8 +129,8 @@ class SimulatedActor:
         return Episode(
             id=slot.id,
             batch=batch,
-            requested_tier=request.tier,
-            references=request.references,
+            requested_cell=request.cell,
+            references=tuple(r.statement for r in request.references),
             proposal=sample(Role.PROPOSER, PROPOSAL_TOKENS, Verdict.VALID),
             group=Group(id=slot.id, problem=problem, samples=samples),
         )

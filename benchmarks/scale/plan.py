@@ -182,7 +182,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
     fleet.start()
     started = learner.start(None)
     fleet.wait_ready(point.actors)
-    credit = Credit(config.reward, config.baseline, config.algorithm, config.task, temperature=1.0)
+    credit = Credit(config.reward, config.baseline, config.algorithm, config.task, cells=domain.cells, temperature=1.0)
     run = RunDirectory(folder)
     with run.open("", {}, resume=False), open(os.devnull, "w") as nowhere:
         recorder = Recorder(run, Progress(config.run.steps, "plain", file=nowhere), 0.0, [])
@@ -194,7 +194,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
             started=started,
             credit=credit,
             guards=Guards(config.guard, credit.has_proposals),
-            buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems()),
+            buffer=ProblemBuffer(config.task.buffer_size, domain.seeds()),
             source=SlotSource(domain, config.task, config.rollout.problems_per_step, 1, config.run.seed),
             items=[],
             recorder=recorder,

@@ -18,6 +18,7 @@ from azero.domains import get_domain
 from azero.engine import Engine
 from azero.evaluation.proposer import proposer_summary, proposer_table
 from azero.evaluation.solver import table
+from azero.judging import executor_of
 from azero.models.lfs import require_fetched
 from azero.models.loading import require_weights, resolve_model_path
 from azero.play import Player
@@ -30,7 +31,7 @@ from cluster.records.rundir import CONFIG, PROPOSER_EVALS, is_run, warn
 from cluster.run.preparation import require_chat_template
 from cluster.supervise.room import share_threads
 
-PROPOSALS = 240  # 80 a tier
+PROPOSALS = 240  # of all cells together
 PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
 
 
@@ -49,9 +50,10 @@ def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[
     if config.eval.protocol is Protocol.chat:
         require_chat_template(path)
     require_fetched(Path(config.eval.data), "eval.data")
-    items = get_domain(config.task.domain).evaluation_set(config.eval.data)
-    with _engine(config, path) as engine:
-        result = evaluate_solver(engine, config, items)
+    domain = get_domain(config.task.domain)
+    items = domain.evaluation(config.eval.data)
+    with _engine(config, path) as engine, executor_of(domain) as judges:
+        result = evaluate_solver(engine, config, items, domain, judges)
     Console().print(table(None, result))
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")
@@ -90,14 +92,16 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], ou
 def _propose(engine: Engine, config: Config) -> dict[str, Any]:
     """One proposal a slot, and the solver's samples of those that are valid."""
     domain, task = get_domain(config.task.domain), config.task
-    evaluation = evaluation_problems(domain, domain.evaluation_set(config.eval.data) if task.exclude_evaluation else ())
+    evaluation = evaluation_problems(domain, domain.evaluation(config.eval.data) if task.exclude_evaluation else ())
     excluded = evaluation if task.exclude_evaluation else ()
-    seeds = ProblemBuffer(task.buffer_size, domain.seed_problems(), excluded)
+    seeds = ProblemBuffer(task.buffer_size, domain.seeds(), excluded)
     slots = SlotSource(domain, task, PROPOSALS, 1, PROPOSAL_SEED, evaluation).slots(0, seeds)
     engine.reseed(PROPOSAL_SEED)
-    player = Player(engine, domain, play_rules(config), evaluation)
-    player.require_room(domain.seed_problems(), as_references=True)
-    return proposer_summary(player.play(Assignment(id="proposals", batch=0, slots=slots)))
+    with executor_of(domain) as judges:
+        player = Player(engine, domain, play_rules(config), evaluation, judges=judges)
+        player.require_room(domain.seeds(), as_references=True)
+        episodes = player.play(Assignment(id="proposals", batch=0, slots=slots))
+    return proposer_summary(episodes, domain.cells)
 
 
 def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:

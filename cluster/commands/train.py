@@ -86,7 +86,12 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
     run.records.truncate_after(started.publication.version.step if goes_on else -1)
     recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
     credit = Credit(
-        config.reward, config.baseline, config.algorithm, config.task, temperature=config.rollout.temperature
+        config.reward,
+        config.baseline,
+        config.algorithm,
+        config.task,
+        cells=ready.domain.cells,
+        temperature=config.rollout.temperature,
     )
     recorder.start()
     try:

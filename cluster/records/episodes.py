@@ -8,13 +8,13 @@ from azero.types import Episode, Group, Sample
 
 
 def episode_record(episode: Episode, step: int, with_text: bool) -> dict[str, Any]:
-    """A line of samples.jsonl: {id, step, batch, requested_tier, proposal, problem, solver}, of which the last three
+    """A line of samples.jsonl: {id, step, batch, requested_cell, proposal, problem, solver}, of which the last three
     may be null. `step` is the step that trained it. `with_text` adds references, prompts and completions."""
     record = {
         "id": episode.id,
         "step": step,
         "batch": episode.batch,
-        "requested_tier": episode.requested_tier.value,
+        "requested_cell": str(episode.requested_cell),
         "proposal": _proposal(episode.proposal, episode.prompt, with_text) if episode.proposal else None,
         "problem": _problem(episode.group) if episode.group else None,
         "solver": _solutions(episode.group, with_text) if episode.group else None,
@@ -39,9 +39,9 @@ def _problem(group: Group) -> dict[str, Any]:
     problem = group.problem
     return {
         "id": problem.id,
-        "text": problem.text,
+        "text": problem.statement,
         "answer": problem.answer,
-        "tier": problem.tier.value,
+        "cell": str(problem.cell),
         "canonical": problem.canonical,
         "structure": problem.structure,
         "author_version": problem.author_version,

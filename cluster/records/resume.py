@@ -47,8 +47,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list
 
 def fingerprints(model_path: str, items: Sequence[EvalItem]) -> dict[str, str | None]:
     """Of what two keys name, so that it may move, and may not become something else; None where it is not here."""
-    data = hashlib.sha256(repr([(i.prompt, i.answer, i.label, i.operation) for i in items]).encode()).hexdigest()
-    return {"model.path": _of_weights(Path(model_path)), "eval.data": data}
+    rows = [(i.problem.statement, i.problem.answer, dict(i.problem.payload), i.label, i.operation) for i in items]
+    return {"model.path": _of_weights(Path(model_path)), "eval.data": hashlib.sha256(repr(rows).encode()).hexdigest()}
 
 
 def _of_weights(folder: Path) -> str | None:

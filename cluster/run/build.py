@@ -90,8 +90,8 @@ def newest_checkpoint(config: Config, run: RunDirectory, report: Report) -> Chec
 
 def probe_texts(domain: Domain) -> list[str]:
     """An easy and a hard seed problem, worked: what the proof of sync is scored on at every step, hence short."""
-    seeds = domain.seed_problems()
-    return ["".join(f"{domain.solver_prompt(p.text, None)}{p.answer}\n" for p in (seeds[0], seeds[-1]))]
+    seeds = domain.seeds()
+    return ["".join(f"{domain.pose(p, None)}{p.answer}\n" for p in (seeds[0], seeds[-1]))]
 
 
 def _log(run: RunDirectory, name: str) -> str:

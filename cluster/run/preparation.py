@@ -50,7 +50,7 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
     domain = get_domain(config.task.domain)
     model_path = _checked_model(config, dry)
     require_fetched(Path(config.eval.data), "eval.data")
-    items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation_set(config.eval.data)
+    items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation(config.eval.data)
     if config.run.mirror:
         Mirror(config.run.mirror)
     evaluation = evaluation_problems(domain, items)
@@ -66,7 +66,7 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
         domain=domain,
         model_path=model_path,
         items=items,
-        buffer=ProblemBuffer(config.task.buffer_size, domain.seed_problems(), excluded),
+        buffer=ProblemBuffer(config.task.buffer_size, domain.seeds(), excluded),
         source=SlotSource(
             domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed, evaluation
         ),

@@ -8,72 +8,75 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azero.config import Baseline
 from azero.credit.advantages import (
     MIN_STD,
     Moments,
     Scored,
     TaskRelativeBaseline,
-    cell_of,
+    baseline_of,
     group_advantages,
 )
-from azero.types import Role, Tier
+from azero.domains.expression import EASY, HARD
+from azero.types import Cell, Role
 
-GLOBAL = Baseline["global"]
 
-
-def _baseline(by: Baseline = Baseline.difficulty, **changed: Any) -> TaskRelativeBaseline:
+def _baseline(by: str = "cell", **changed: Any) -> TaskRelativeBaseline:
     return TaskRelativeBaseline(**{"by": by, "min_groups": 2, "ema_decay": 0.5, "epsilon": 0.0, "clip": 5.0} | changed)
 
 
 def _rows(
-    rewards: Sequence[float], *, role: Role = Role.SOLVER, tier: Tier = Tier.EASY, groups: Sequence[int] | None = None
+    rewards: Sequence[float], *, role: Role = Role.SOLVER, cell: Cell = EASY, groups: Sequence[int] | None = None
 ) -> list[Scored]:
     """Each sample is its own group, unless `groups` says otherwise."""
     ids = groups or range(len(rewards))
-    return [
-        Scored(role=role, tier=tier, task="sums", group=f"{tier}.{i}", reward=r)
-        for i, r in zip(ids, rewards, strict=True)
-    ]
+    return [Scored(role=role, cell=cell, group=f"{cell}.{i}", reward=r) for i, r in zip(ids, rewards, strict=True)]
 
 
 @pytest.mark.parametrize(
     ("by", "solver_easy", "proposer_hard"),
     [
-        (Baseline.difficulty, "solver/easy", "proposer/hard"),
-        (Baseline.task, "sums/solver", "sums/proposer"),
-        (Baseline.role, "solver", "proposer"),
-        (GLOBAL, "global", "global"),
+        ("cell", "solver/arithmetic/easy", "proposer/arithmetic/hard"),
+        ("task", "solver/arithmetic", "proposer/arithmetic"),
+        ("role", "solver", "proposer"),
+        ("batch", "batch", "batch"),
     ],
 )
-def test_cell_of(by: Baseline, solver_easy: str, proposer_hard: str) -> None:
-    assert cell_of(by, Role.SOLVER, Tier.EASY, "sums") == solver_easy
-    assert cell_of(by, Role.PROPOSER, Tier.HARD, "sums") == proposer_hard
+def test_the_name_of_a_baseline(by: str, solver_easy: str, proposer_hard: str) -> None:
+    assert baseline_of(by, Role.SOLVER, EASY) == solver_easy
+    assert baseline_of(by, Role.PROPOSER, HARD) == proposer_hard
 
 
 def test_each_cell_is_standardised_on_its_own_and_rows_keep_their_order() -> None:
     easy = _rows([1, 1, 1, -1])  # mean 0.5, std sqrt(0.75)
-    hard = _rows([-1, 1], tier=Tier.HARD)  # mean 0, std 1
+    hard = _rows([-1, 1], cell=HARD)  # mean 0, std 1
     proposer = _rows([0, 4], role=Role.PROPOSER)  # mean 2, std 2
     rows = [hard[0], easy[0], proposer[1], easy[1], easy[2], hard[1], easy[3], proposer[0]]
     right, wrong = 0.5 / 0.75**0.5, -1.5 / 0.75**0.5
     baseline = _baseline()
     assert baseline.advantages(rows) == pytest.approx([-1, right, 1, right, right, 1, wrong, -1])
-    assert baseline.last_means == {"solver/hard": 0, "solver/easy": 0.5, "proposer/easy": 2}
-    assert list(baseline.baselines()) == ["proposer/easy", "solver/easy", "solver/hard"]
+    assert baseline.last_means == {
+        "solver/arithmetic/hard": 0,
+        "solver/arithmetic/easy": 0.5,
+        "proposer/arithmetic/easy": 2,
+    }
+    assert list(baseline.baselines()) == [
+        "proposer/arithmetic/easy",
+        "solver/arithmetic/easy",
+        "solver/arithmetic/hard",
+    ]
 
 
 @pytest.mark.parametrize(
     ("by", "expected"),
     [
-        (Baseline.difficulty, [-1, 1, -1, 1, -1, 1]),
-        (Baseline.task, [-(2**0.5), 0, 0, 2**0.5, -1, 1]),  # solver 0 2 2 4: mean 2, std sqrt(2)
-        (Baseline.role, [-(2**0.5), 0, 0, 2**0.5, -1, 1]),
-        (GLOBAL, [x / (58 / 6) ** 0.5 for x in (-4, -2, -2, 0, 3, 5)]),  # mean 4, squares sum to 58
+        ("cell", [-1, 1, -1, 1, -1, 1]),
+        ("task", [-(2**0.5), 0, 0, 2**0.5, -1, 1]),  # solver 0 2 2 4: mean 2, std sqrt(2)
+        ("role", [-(2**0.5), 0, 0, 2**0.5, -1, 1]),
+        ("batch", [x / (58 / 6) ** 0.5 for x in (-4, -2, -2, 0, 3, 5)]),  # mean 4, squares sum to 58
     ],
 )
-def test_coarser_cells_share_their_moments(by: Baseline, expected: list[float]) -> None:
-    rows = _rows([0, 2]) + _rows([2, 4], tier=Tier.HARD) + _rows([7, 9], role=Role.PROPOSER)
+def test_coarser_cells_share_their_moments(by: str, expected: list[float]) -> None:
+    rows = _rows([0, 2]) + _rows([2, 4], cell=HARD) + _rows([7, 9], role=Role.PROPOSER)
     assert _baseline(by).advantages(rows) == pytest.approx(expected)
 
 
@@ -98,8 +101,8 @@ def test_too_few_groups_use_the_average_of_the_cell() -> None:
     baseline.advantages(_rows([1, -1]))  # the average becomes mean 0, variance 1
     assert baseline.advantages(_rows([3])) == pytest.approx([3])  # and is used before it is updated
     # mixture of (0, 1) and (3, 0), half each: mean 1.5, variance 0.5 + 0.25 * 9
-    assert baseline.baselines() == {"solver/easy": 1.5}
-    assert baseline.state()["cells"] == {"solver/easy": {"mean": 1.5, "variance": 2.75}}
+    assert baseline.baselines() == {"solver/arithmetic/easy": 1.5}
+    assert baseline.state()["cells"] == {"solver/arithmetic/easy": {"mean": 1.5, "variance": 2.75}}
 
 
 def test_an_all_correct_cell_uses_its_average_and_fades() -> None:
@@ -115,19 +118,19 @@ def test_an_all_correct_cell_uses_its_average_and_fades() -> None:
 def test_an_unseen_cell_uses_the_average_of_its_role() -> None:
     baseline = _baseline()
     baseline.advantages(_rows([1, -1]) + _rows([8, 12], role=Role.PROPOSER))
-    hard = _rows([2], tier=Tier.HARD) + _rows([13], role=Role.PROPOSER, tier=Tier.HARD)
+    hard = _rows([2], cell=HARD) + _rows([13], role=Role.PROPOSER, cell=HARD)
     # solver: mean 0, std 1; proposer: mean 10, std 2
     assert baseline.advantages(hard) == pytest.approx([2, 1.5])
-    assert baseline.last_means == {"solver/hard": 2, "proposer/hard": 13}
+    assert baseline.last_means == {"solver/arithmetic/hard": 2, "proposer/arithmetic/hard": 13}
 
 
 def test_a_cell_that_was_always_constant_has_zero_whatever_its_role_does() -> None:
     baseline = _baseline()
     for _ in range(3):
-        values = baseline.advantages(_rows([1, 1]) + _rows([1, -1], tier=Tier.HARD))
+        values = baseline.advantages(_rows([1, 1]) + _rows([1, -1], cell=HARD))
         assert values == pytest.approx([0, 0, 1, -1])
         assert values[0] == 0
-    assert baseline.baselines() == {"solver/easy": 1, "solver/hard": 0}
+    assert baseline.baselines() == {"solver/arithmetic/easy": 1, "solver/arithmetic/hard": 0}
 
 
 def test_a_spread_of_rounding_is_none() -> None:
@@ -147,7 +150,7 @@ def test_state_restores_later_advantages() -> None:
     baseline.advantages(_rows([1, -0.5, -1]) + _rows([0.3, 0.7], role=Role.PROPOSER))
     restored.load(json.loads(json.dumps(baseline.state())))
     assert restored.baselines() == baseline.baselines()
-    later = _rows([1, 1]) + _rows([0.4], role=Role.PROPOSER, tier=Tier.HARD)
+    later = _rows([1, 1]) + _rows([0.4], role=Role.PROPOSER, cell=HARD)
     assert restored.advantages(later).tolist() == baseline.advantages(later).tolist()
     assert restored.state() == baseline.state()
 

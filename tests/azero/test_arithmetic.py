@@ -10,25 +10,32 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from helpers import problem as stated
+from helpers import request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from azero.domains import get_domain
-from azero.domains.arithmetic import SEED_TEXTS, Arithmetic, make_problem
+from azero.domains.arithmetic import SEED_TEXTS, Arithmetic
 from azero.domains.expression import (
+    CELLS,
+    EASY,
+    HARD,
+    MEDIUM,
     Expression,
     Operation,
     Reason,
     Rejected,
     canonical,
+    cell,
     check,
+    make_problem,
     parse,
     render,
     structure,
-    tier,
 )
 from azero.errors import UserError
-from azero.types import TIERS, Tier, Verdict
+from azero.types import Cell, Verdict
 
 DOMAIN = Arithmetic()
 RIGHT, WRONG, MALFORMED = Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED
@@ -65,7 +72,7 @@ OPERATIONS = EXPRESSIONS.filter(lambda e: isinstance(e, Operation))
 )
 def test_parse_normalises_and_evaluates(written: str, text: str, value: int) -> None:
     problem = make_problem(written, 7)
-    assert (problem.text, problem.answer, problem.author_version) == (text, str(value), 7)
+    assert (problem.statement, problem.answer, problem.author_version) == (text, str(value), 7)
 
 
 @pytest.mark.parametrize(
@@ -140,20 +147,20 @@ def test_value_agrees_with_exact_fractions(expression: Expression) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0 + 0", Tier.EASY),
-        ("10 * 10", Tier.EASY),
-        ("3 - 9", Tier.EASY),
-        ("11 + 0", Tier.MEDIUM),
-        ("6 / 3", Tier.MEDIUM),
-        ("20 / 20", Tier.MEDIUM),
-        ("20 * 20", Tier.MEDIUM),
-        ("21 + 0", Tier.HARD),
-        ("0 / 92", Tier.HARD),
-        ("1 + 1 + 1", Tier.HARD),
+        ("0 + 0", EASY),
+        ("10 * 10", EASY),
+        ("3 - 9", EASY),
+        ("11 + 0", MEDIUM),
+        ("6 / 3", MEDIUM),
+        ("20 / 20", MEDIUM),
+        ("20 * 20", MEDIUM),
+        ("21 + 0", HARD),
+        ("0 / 92", HARD),
+        ("1 + 1 + 1", HARD),
     ],
 )
-def test_tier(text: str, expected: Tier) -> None:
-    assert tier(parse(text)) is expected
+def test_cell(text: str, expected: Cell) -> None:
+    assert cell(parse(text)) is expected
 
 
 @given(OPERATIONS, st.data())
@@ -164,9 +171,9 @@ def test_tier_is_monotone(expression: Expression, data: st.DataObject) -> None:
         operator = data.draw(st.sampled_from([e.operator, "/"]))
         return Operation(operator, grow(e.left), grow(e.right))
 
-    level = tier(expression).level
-    assert tier(grow(expression)).level >= level
-    assert tier(Operation(data.draw(st.sampled_from("+-*/")), expression, 0)).level >= level
+    level = CELLS.index(cell(expression))
+    assert CELLS.index(cell(grow(expression))) >= level
+    assert CELLS.index(cell(Operation(data.draw(st.sampled_from("+-*/")), expression, 0))) >= level
 
 
 @pytest.mark.parametrize(
@@ -208,23 +215,23 @@ def test_a_problem_is_a_pure_function_of_its_text() -> None:
 
 
 def test_raw_prompts_are_exact() -> None:
-    assert DOMAIN.solver_prompt("3 + 5", None) == "Calculate: 3 + 5 = "
-    assert DOMAIN.proposer_prompt(Tier.EASY, ["3 + 5", "9 - 2"], None) == "Different easy problems:\n3 + 5\n9 - 2\n"
-    assert DOMAIN.proposer_prompt(Tier.HARD, [], None) == "Different hard problems:\n"
+    assert DOMAIN.pose(make_problem("3 + 5", 0), None) == "Calculate: 3 + 5 = "
+    assert DOMAIN.ask(request("3 + 5", "9 - 2"), None) == "Different easy problems:\n3 + 5\n9 - 2\n"
+    assert DOMAIN.ask(request(cell=HARD), None) == "Different hard problems:\n"
 
 
-@pytest.mark.parametrize("asked", TIERS)
-def test_chat_prompts_go_through_the_template(asked: Tier) -> None:
+@pytest.mark.parametrize("asked", CELLS)
+def test_chat_prompts_go_through_the_template(asked: Cell) -> None:
     def chat(message: str) -> str:
         return f"<user>{message}<assistant>"
 
-    assert DOMAIN.solver_prompt("3 + 5", chat) == (
+    assert DOMAIN.pose(make_problem("3 + 5", 0), chat) == (
         "<user>Calculate: 3 + 5\n"
         'Give the result as an integer on a last line of the form "Answer: <integer>".<assistant>'
     )
-    prompt = DOMAIN.proposer_prompt(asked, ["3 + 5", "9 - 2"], chat)
+    prompt = DOMAIN.ask(request("3 + 5", "9 - 2", cell=asked), chat)
     assert prompt.startswith("<user>") and prompt.endswith('"Problem: <expression>".<assistant>')
-    assert asked in prompt and "\n3 + 5\n9 - 2\n" in prompt
+    assert asked.tier in prompt and "\n3 + 5\n9 - 2\n" in prompt
 
 
 @pytest.mark.parametrize(
@@ -240,7 +247,7 @@ def test_chat_prompts_go_through_the_template(asked: Tier) -> None:
     ],
 )
 def test_proposal_line(completion: str, text: str) -> None:
-    proposal = DOMAIN.parse_proposal(completion, [], False, 3)
+    proposal = DOMAIN.read(completion, request(), False, 3)
     assert proposal.verdict is Verdict.VALID and proposal.problem == make_problem(text, 3)
 
 
@@ -266,7 +273,7 @@ def test_proposal_line(completion: str, text: str) -> None:
     ],
 )
 def test_proposal_verdicts(completion: str, exclude: bool, verdict: Verdict, reason: str) -> None:
-    proposal = DOMAIN.parse_proposal(completion, ["47 + 35"], exclude, 0)
+    proposal = DOMAIN.read(completion, request("47 + 35"), exclude, 0)
     assert (proposal.verdict, proposal.reason) == (verdict, reason)
     assert (proposal.problem is not None) is (verdict is Verdict.VALID)
 
@@ -306,7 +313,7 @@ def test_proposal_verdicts(completion: str, exclude: bool, verdict: Verdict, rea
     ],
 )
 def test_verify_raw(completion: str, answer: str, verdict: Verdict) -> None:
-    assert DOMAIN.verify(completion, answer, chat=False) is verdict
+    assert DOMAIN.judge(completion, stated(answer=answer), chat=False) is verdict
 
 
 @pytest.mark.parametrize(
@@ -341,57 +348,57 @@ def test_verify_raw(completion: str, answer: str, verdict: Verdict) -> None:
     ],
 )
 def test_verify_chat(completion: str, answer: str, verdict: Verdict) -> None:
-    assert DOMAIN.verify(completion, answer, chat=True) is verdict
+    assert DOMAIN.judge(completion, stated(answer=answer), chat=True) is verdict
 
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_no_prompt_is_sliced_off_a_completion(chat: bool) -> None:
     """Completions shorter than the prompt, and right: cutting len(prompt) characters off them made them wrong."""
-    for problem in DOMAIN.seed_problems():
+    for problem in DOMAIN.seeds():
         completion = f"Answer: {problem.answer}" if chat else problem.answer
-        assert DOMAIN.verify(completion, problem.answer, chat) is RIGHT
+        assert DOMAIN.judge(completion, problem, chat) is RIGHT
 
 
 @given(st.integers(-1_000_000, 1_000_000), st.integers(-1_000_000, 1_000_000))
 def test_only_the_answer_is_right(answer: int, other: int) -> None:
     for chat, written in [(False, f"{other}\n"), (True, f"Answer: {other}"), (True, f"Answer: {other:,}.")]:
-        assert (DOMAIN.verify(written, str(answer), chat) is RIGHT) is (answer == other)
+        assert (DOMAIN.judge(written, stated(answer=str(answer)), chat) is RIGHT) is (answer == other)
 
 
 # Sources of problems
 
 
 def test_seeds_are_balanced_and_nearly_all_outside_the_evaluation_sets() -> None:
-    seeds = DOMAIN.seed_problems()
-    assert Counter(seed.tier for seed in seeds) == dict.fromkeys(TIERS, 12)
-    assert [seed.text for seed in seeds] == [text for asked in TIERS for text in SEED_TEXTS[asked]]
+    seeds = DOMAIN.seeds()
+    assert Counter(seed.cell for seed in seeds) == dict.fromkeys(CELLS, 12)
+    assert [seed.statement for seed in seeds] == [text for asked in CELLS for text in SEED_TEXTS[asked]]
     # The evaluation sets hold 9 + 0 and 8 + 0: with task.exclude_evaluation the buffer begins without these two.
-    assert [seed.text for seed in seeds if DOMAIN.in_evaluation(seed.canonical)] == ["9 - 0", "8 * 1"]
-    for asked, wanted in {Tier.EASY: "+-*", Tier.MEDIUM: "+-*/", Tier.HARD: "+-*/("}.items():
+    assert [seed.statement for seed in seeds if DOMAIN.is_evaluation(seed.canonical)] == ["9 - 0", "8 * 1"]
+    for asked, wanted in {EASY: "+-*", MEDIUM: "+-*/", HARD: "+-*/("}.items():
         assert set(wanted) <= set("".join(SEED_TEXTS[asked]))
 
 
-@pytest.mark.parametrize("asked", TIERS)
-def test_generate_gives_the_tier_and_repeats_with_the_seed(asked: Tier) -> None:
+@pytest.mark.parametrize("asked", CELLS)
+def test_generate_gives_the_tier_and_repeats_with_the_seed(asked: Cell) -> None:
     def batch(seed: int) -> list[str]:
         rng = random.Random(seed)
         problems = [DOMAIN.generate(rng, asked) for _ in range(400)]
-        assert {problem.tier for problem in problems} == {asked}
-        assert all(problem == make_problem(problem.text, -1) for problem in problems)
-        return [problem.text for problem in problems]
+        assert {problem.cell for problem in problems} == {asked}
+        assert all(problem == make_problem(problem.statement, -1) for problem in problems)
+        return [problem.statement for problem in problems]
 
     assert batch(1) == batch(1) != batch(2)
 
 
 def test_generate_draws_the_documented_shares() -> None:
     rng = random.Random(0)
-    hard = [DOMAIN.generate(rng, Tier.HARD) for _ in range(4000)]
+    hard = [DOMAIN.generate(rng, HARD) for _ in range(4000)]
     shares = Counter(
-        "two" if problem.structure.endswith("d2") else "/" if "/" in problem.text else "one" for problem in hard
+        "two" if problem.structure.endswith("d2") else "/" if "/" in problem.statement else "one" for problem in hard
     )
     assert shares["two"] / 4000 == pytest.approx(0.15, abs=0.02)
     assert shares["/"] / 4000 == pytest.approx(0.45 / 4, abs=0.02)
-    easy = [DOMAIN.generate(rng, Tier.EASY).text for _ in range(4000)]
+    easy = [DOMAIN.generate(rng, EASY).statement for _ in range(4000)]
     assert sum("+" in text for text in easy) / 4000 == pytest.approx(1 / 2 + 1 / 6, abs=0.03)
 
 
@@ -406,7 +413,7 @@ class Smallest(random.Random):
 
 
 def test_generate_is_total_even_where_every_draw_is_of_another_tier() -> None:
-    assert [DOMAIN.generate(Smallest(0), asked).tier for asked in TIERS] == list(TIERS)
+    assert [DOMAIN.generate(Smallest(0), asked).cell for asked in CELLS] == list(CELLS)
 
 
 # Registry

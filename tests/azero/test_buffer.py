@@ -6,20 +6,21 @@ from dataclasses import replace
 import pytest
 from helpers import problem
 
+from azero.domains.expression import CELLS, EASY, HARD, MEDIUM
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
-from azero.types import Problem, Tier
+from azero.types import Cell, Problem
 
-SEEDS = [problem("s1"), problem("s2", Tier.HARD)]
+SEEDS = [problem("s1"), problem("s2", HARD)]
 
 
-def _texts(buffer: ProblemBuffer, tier: Tier = Tier.EASY) -> set[str]:
-    return {p.text for p in buffer.draw(random.Random(0), tier, 1000)}
+def _texts(buffer: ProblemBuffer, cell: Cell = EASY) -> set[str]:
+    return {p.statement for p in buffer.draw(random.Random(0), cell, 1000)}
 
 
 def test_starts_with_the_seeds() -> None:
     buffer = ProblemBuffer(5, [*SEEDS, problem("s1")])
-    assert buffer.sizes() == {Tier.EASY: 1, Tier.MEDIUM: 0, Tier.HARD: 1}
+    assert buffer.sizes() == {EASY: 1, HARD: 1}
     assert len(buffer) == 2
     with pytest.raises(UserError, match=r"task\.buffer_size=2: must exceed the domain's 2 seed problems"):
         ProblemBuffer(2, SEEDS)
@@ -39,13 +40,13 @@ def test_the_oldest_goes_first_and_the_seeds_stay() -> None:
     for text in "abc":
         assert buffer.add(problem(text))
     assert not buffer.add(problem("a"))  # known: no younger for it
-    assert buffer.add(problem("d", Tier.MEDIUM))
+    assert buffer.add(problem("d", MEDIUM))
     assert _texts(buffer) == {"s1", "b", "c"}
     assert buffer.add(problem("e"))
     assert buffer.add(problem("a"))
     assert _texts(buffer) == {"s1", "e", "a"}
-    assert _texts(buffer, Tier.MEDIUM) == {"d"}
-    assert _texts(buffer, Tier.HARD) == {"s2"}
+    assert _texts(buffer, MEDIUM) == {"d"}
+    assert _texts(buffer, HARD) == {"s2"}
     assert len(buffer) == 5
 
 
@@ -55,30 +56,30 @@ def test_a_draw_is_of_its_tier_uniform_and_without_replacement() -> None:
         buffer.add(problem(text))
     rng, drawn = random.Random(1), Counter[str]()
     for _ in range(2000):
-        pair = [p.text for p in buffer.draw(rng, Tier.EASY, 2)]
+        pair = [p.statement for p in buffer.draw(rng, EASY, 2)]
         assert len(set(pair)) == 2
         drawn.update(pair)
     assert set(drawn) == {"s1", "a", "b", "c"}
     assert all(900 < n < 1100 for n in drawn.values())  # 1000 expected, standard deviation 22
-    assert len(buffer.draw(rng, Tier.EASY, 9)) == 4
-    assert buffer.draw(rng, Tier.MEDIUM, 3) == ()
-    assert buffer.draw(rng, Tier.EASY, 0) == ()
+    assert len(buffer.draw(rng, EASY, 9)) == 4
+    assert buffer.draw(rng, MEDIUM, 3) == ()
+    assert buffer.draw(rng, EASY, 0) == ()
 
 
 def _draws(buffer: ProblemBuffer) -> list[tuple[Problem, ...]]:
     rng = random.Random(7)
-    return [buffer.draw(rng, tier, 4) for tier in Tier for _ in range(5)]
+    return [buffer.draw(rng, cell, 4) for cell in CELLS for _ in range(5)]
 
 
 def test_state_restores_later_draws_and_evictions() -> None:
     buffer, restored = ProblemBuffer(12, SEEDS), ProblemBuffer(12, SEEDS)
     for i in range(40):
-        buffer.add(problem(f"p{i}", list(Tier)[i % 3]))
+        buffer.add(problem(f"p{i}", CELLS[i % 3]))
     restored.load(json.loads(json.dumps(buffer.state())))
     for i in range(40, 60):
         assert _draws(restored) == _draws(buffer)
         for b in (buffer, restored):
-            b.add(problem(f"p{i}", list(Tier)[i % 2]))
+            b.add(problem(f"p{i}", CELLS[i % 2]))
     assert restored.state() == buffer.state()
     assert all(seed in restored for seed in SEEDS)
 
@@ -96,18 +97,18 @@ def test_bookkeeping_survives_many_evictions() -> None:
     model: list[str] = []  # a plain list of all but the seeds, oldest first
     for _ in range(3000):
         number = rng.randrange(60)
-        if buffer.add(problem(f"p{number}", list(Tier)[number % 3])):
+        if buffer.add(problem(f"p{number}", CELLS[number % 3])):
             model = [*model, f"p{number}"][-18:]
         assert sum(buffer.sizes().values()) == len(buffer) == 2 + len(model)
-    assert set().union(*(_texts(buffer, tier) for tier in Tier)) == {"s1", "s2", *model}
+    assert set().union(*(_texts(buffer, cell) for cell in CELLS)) == {"s1", "s2", *model}
 
 
 def test_distinct_references_show_each_structure_before_any_twice() -> None:
     held = [replace(problem(f"p{i}"), structure="common" if i < 40 else f"rare{i % 4}") for i in range(48)]
     buffer = ProblemBuffer(1000, held)
     for seed in range(20):
-        drawn = buffer.draw(random.Random(seed), Tier.EASY, 6, distinct=True)  # of 48 candidates: all
+        drawn = buffer.draw(random.Random(seed), EASY, 6, distinct=True)  # of 48 candidates: all
         assert len(drawn) == 6 and len({p.structure for p in drawn[:5]}) == 5
-    assert buffer.draw(random.Random(0), Tier.EASY, 6, distinct=True) == buffer.draw(
-        random.Random(0), Tier.EASY, 6, distinct=True
+    assert buffer.draw(random.Random(0), EASY, 6, distinct=True) == buffer.draw(
+        random.Random(0), EASY, 6, distinct=True
     )

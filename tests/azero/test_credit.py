@@ -19,7 +19,8 @@ from azero.config import (
 )
 from azero.credit.credit import Credit, SequenceLogprobs
 from azero.credit.metrics import batch_metrics
-from azero.types import SHARED, Episode, Role, Sample, StepResult, Tier, TrainRow, Verdict
+from azero.domains.expression import CELLS, HARD
+from azero.types import SHARED, Episode, Role, Sample, StepResult, TrainRow, Verdict
 
 R, W, M = Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED
 
@@ -36,6 +37,7 @@ def credit(
         BaselineConfig(by=by),
         AlgorithmConfig(name=algorithm),
         TaskConfig(source=source),
+        cells=CELLS,
         temperature=0.7,
     )
 
@@ -141,7 +143,7 @@ def test_a_step_goes_out_as_rows_and_comes_back_as_rewards() -> None:
     rewarded, metrics = c.settle(assigned, result(0, two, [two[0] + log(2), *two[1:]]))
     assert [e.proposal.reward for e in rewarded] == pytest.approx([1.0, 0.0, -1.0, -0.5, 0.0])
     assert metrics["lr"] == 0.5 and metrics["proposer/reward"] == pytest.approx(-0.125)
-    assert metrics["baseline/solver/easy"] == 0.625 and metrics["solver/accuracy"] == 0.75
+    assert metrics["baseline/solver/arithmetic/easy"] == 0.625 and metrics["solver/accuracy"] == 0.75
     assert [p.reward for p in c.pending] == pytest.approx([1.0, 0.0, -1.0, -0.5])
     late = c.assign([episode("1.0", [R, W], batch=1)], step=1)
     assert [r.part for r in late.batch.rows[SHARED]] == ["solver"] * 2 + ["proposer"] * 4
@@ -186,16 +188,16 @@ def test_state_survives_json_and_gives_the_same_next_step() -> None:
 def test_batch_metrics_by_hand() -> None:
     step = [
         episode("5.0", [R, W], text="1 + 2", version=4),
-        episode("5.1", [M, M], text="30 + 2", tier=Tier.HARD, version=5),
+        episode("5.1", [M, M], text="30 + 2", cell=HARD, version=5),
         episode("5.2", None, proposal=Verdict.UNPARSEABLE),
         episode("5.3", None, proposal=Verdict.EXCLUDED),
     ]
-    m = batch_metrics(step, version=5)
+    m = batch_metrics(step, version=5, cells=CELLS)
     assert m["solver/accuracy"] == 0.25 and m["solver/format_rate"] == 0.5
     assert m["solver/reward"] == pytest.approx((1 - 0.5 - 1 - 1) / 4)
     assert m["proposer/valid_rate"] == pytest.approx(2 / 3)  # the excluded one is neither valid nor invalid
     assert m["problems/contaminated"] == 1
-    assert m["problems/difficulty_mean"] == 1.0 and m["problems/share/hard"] == 0.5
+    assert m["problems/difficulty_mean"] == 1.0 and m["problems/share/arithmetic/hard"] == 0.5
     assert m["problems/unique_rate"] == 1.0 and m["problems/tier_match"] == 1.0
     assert m["staleness/mean"] == 0.5 and m["staleness/max"] == 1
     assert m["groups/zero_variance_rate"] == 0.5
@@ -209,15 +211,21 @@ def test_a_mean_of_nothing_is_left_out() -> None:
         "problems/difficulty_mean",
         "problems/unique_rate",
     }
-    means |= {"problems/share/easy", "problems/share/hard", "problems/tier_match", "staleness/mean", "staleness/max"}
+    means |= {
+        "problems/share/arithmetic/easy",
+        "problems/share/arithmetic/hard",
+        "problems/tier_match",
+        "staleness/mean",
+        "staleness/max",
+    }
     means |= {"groups/zero_variance_rate", "proposer/valid_rate", "proposer/reward", "problems/unique_rate"}
     counts = {"problems/structures", "problems/contaminated"}
-    assert batch_metrics([], version=0) == dict.fromkeys(counts, 0.0)
+    assert batch_metrics([], version=0, cells=CELLS) == dict.fromkeys(counts, 0.0)
     excluded = [episode("0.0", None, proposal=Verdict.EXCLUDED)]
-    assert batch_metrics(excluded, version=0) == {"problems/structures": 0.0, "problems/contaminated": 1.0}
-    garbage = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE)], version=0)
+    assert batch_metrics(excluded, version=0, cells=CELLS) == {"problems/structures": 0.0, "problems/contaminated": 1.0}
+    garbage = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE)], version=0, cells=CELLS)
     assert garbage.keys() - counts == {"proposer/valid_rate", "proposer/reward"} and garbage["proposer/valid_rate"] == 0
-    assert means <= batch_metrics(STEP, version=0).keys()
+    assert means <= batch_metrics(STEP, version=0, cells=CELLS).keys()
     c = credit()
     assert c.reward_proposals(excluded, c.novelties(excluded))[1] == {}
     c = credit(Learnability.improvement)
@@ -230,15 +238,15 @@ def test_a_mean_of_nothing_is_left_out() -> None:
 def test_a_filled_place_is_not_what_the_proposer_wrote() -> None:
     """The guard against collapse sees what it writes, not what the buffer gave in its place."""
     wrote = [episode(f"0.{i}", [R, W], text="1 + 2") for i in range(4)]
-    filled = [episode(f"1.{i}", [R, R], text=f"{i} + 30", tier=Tier.HARD, proposal=None) for i in range(4)]
-    m = batch_metrics(wrote + filled, version=0)
+    filled = [episode(f"1.{i}", [R, R], text=f"{i} + 30", cell=HARD, proposal=None) for i in range(4)]
+    m = batch_metrics(wrote + filled, version=0, cells=CELLS)
     assert m["problems/unique_rate"] == 0.25 and m["problems/structures"] == 1.0
-    assert m["problems/difficulty_mean"] == 0.0 and m["problems/share/hard"] == 0.0
+    assert m["problems/difficulty_mean"] == 0.0 and m["problems/share/arithmetic/hard"] == 0.0
     assert m["solver/accuracy"] == 0.75  # of all that was solved
-    none = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE), *filled], version=0)
+    none = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE), *filled], version=0, cells=CELLS)
     assert "problems/unique_rate" not in none and none["problems/structures"] == 0
-    given = batch_metrics(filled, version=0)  # without a proposer they are the step's problems
-    assert given["problems/unique_rate"] == 1.0 and given["problems/share/hard"] == 1.0
+    given = batch_metrics(filled, version=0, cells=CELLS)  # without a proposer they are the step's problems
+    assert given["problems/unique_rate"] == 1.0 and given["problems/share/arithmetic/hard"] == 1.0
 
 
 def test_by_problem_a_solution_is_compared_with_its_group_and_a_proposal_with_its_cell() -> None:

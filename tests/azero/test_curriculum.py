@@ -1,4 +1,4 @@
-"""On a domain of bare numbers: problem n is "n", its canonical form too, its tier is n mod 3."""
+"""On a domain of bare numbers: problem n is "n", its canonical form too, its cell is number n mod 3."""
 
 import random
 from collections import Counter
@@ -8,26 +8,29 @@ import pytest
 from helpers import problem
 
 from azero.config import Source, TaskConfig
-from azero.domains.base import Domain
+from azero.domains.base import Domain, levels
+from azero.domains.expression import CELLS
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.types import TIERS, Problem, Slot, Tier
+from azero.types import Cell, Problem, Slot
 
 
 class Numbers:
+    name, cells = "numbers", CELLS
+
     def __init__(self, limit: int = 3000, evaluation: frozenset[str] = frozenset()) -> None:
         self.limit, self.evaluation = limit, evaluation
 
-    def generate(self, rng: random.Random, tier: Tier) -> Problem:
-        return _number(3 * rng.randrange(self.limit // 3) + tier.level)
+    def generate(self, rng: random.Random, cell: Cell) -> Problem:
+        return _number(3 * rng.randrange(self.limit // 3) + CELLS.index(cell))
 
-    def in_evaluation(self, canonical: str) -> bool:
+    def is_evaluation(self, canonical: str) -> bool:
         return canonical in self.evaluation
 
 
 def _number(n: int) -> Problem:
-    return problem(str(n), TIERS[n % 3])
+    return problem(str(n), CELLS[n % 3])
 
 
 def _source(
@@ -51,41 +54,41 @@ def _problems(slots: tuple[Slot, ...]) -> list[Problem]:
 def test_requests(source: Source) -> None:
     slots = _source(source, tries=3).slots(1, _buffer())
     assert [s.id for s in slots] == ["1.0", "1.1", "1.2", "1.3"]
-    e, m, h = TIERS
+    e, m, h = CELLS
     # places 4 to 7 of the run, so the first asks for tier 4 mod 3
-    assert [[t.tier for t in s.tries] for s in slots] == [[m, h, e], [h, e, m], [e, m, h], [m, h, e]]
+    assert [[t.cell for t in s.tries] for s in slots] == [[m, h, e], [h, e, m], [e, m, h], [m, h, e]]
     for request in (t for s in slots for t in s.tries):
         assert len(set(request.references)) == 2
-        assert all(int(text) % 3 == request.tier.level for text in request.references)
+        assert all(int(p.statement) % 3 == CELLS.index(request.cell) for p in request.references)
     assert all(s.problem is None for s in slots)
 
 
-def test_without_other_tiers_every_try_asks_for_the_tier_of_its_place() -> None:
+def test_without_other_tiers_every_try_asks_for_the_cell_of_its_place() -> None:
     slots = _source(Source.selfplay, tries=3, other_tiers=False).slots(1, _buffer())
-    assert [[t.tier.level for t in s.tries] for s in slots] == [[1] * 3, [2] * 3, [0] * 3, [1] * 3]
+    assert [[CELLS.index(t.cell) for t in s.tries] for s in slots] == [[1] * 3, [2] * 3, [0] * 3, [1] * 3]
     assert len({t.references for t in slots[0].tries}) > 1
 
 
-def test_earlier_problems_of_the_tier_stand_by_where_asked() -> None:
+def test_earlier_problems_of_the_cell_stand_by_where_asked() -> None:
     slots = _source(Source.selfplay, problems=60, fill_from_buffer=True).slots(1, _buffer())
     standing_by = [s.problem for s in slots]
-    assert all(p is not None and p.tier is s.tries[0].tier for p, s in zip(standing_by, slots, strict=True))
-    assert len({p.text for p in standing_by if p}) > 20
+    assert all(p is not None and p.cell == s.tries[0].cell for p, s in zip(standing_by, slots, strict=True))
+    assert len({p.statement for p in standing_by if p}) > 20
 
 
 @pytest.mark.parametrize("source", Source)
-def test_tiers_are_balanced_over_batches(source: Source) -> None:
+def test_cells_are_balanced_over_batches(source: Source) -> None:
     made = _source(source, fixed_size=12)
-    counts = Counter[Tier]()
+    counts = Counter[Cell]()
     for batch in range(3):
         for slot in made.slots(batch, _buffer()):
-            counts[slot.problem.tier if slot.problem else slot.tries[0].tier] += 1
-    assert counts == {tier: 4 for tier in TIERS}
+            counts[slot.problem.cell if slot.problem else slot.tries[0].cell] += 1
+    assert counts == {cell: 4 for cell in CELLS}
 
 
-def test_a_tier_with_few_problems_gives_few_references() -> None:
+def test_a_cell_with_few_problems_gives_few_references() -> None:
     slots = _source(Source.selfplay, problems=3, tries=1).slots(0, _buffer(2))
-    assert [s.tries[0].references for s in slots] == [("0",), ("1",), ()]
+    assert [[p.statement for p in s.tries[0].references] for s in slots] == [["0"], ["1"], []]
 
 
 @pytest.mark.parametrize("source", Source)
@@ -100,21 +103,47 @@ def test_slots_depend_on_seed_batch_and_buffer_alone(source: Source) -> None:
 
 def test_random_problems_differ_between_slots_and_batches() -> None:
     source = _source(Source.random, problems=30)
-    texts = [p.text for batch in range(2) for p in _problems(source.slots(batch, _buffer()))]
+    texts = [p.statement for batch in range(2) for p in _problems(source.slots(batch, _buffer()))]
     assert len(set(texts)) > 50
 
 
 def test_the_evaluation_set_is_left_out_only_where_asked() -> None:
     domain = Numbers(12, frozenset(str(n) for n in range(9)))  # outside it: 9, 10, 11
     kept = _problems(_source(Source.random, domain, problems=6).slots(0, _buffer()))
-    assert [p.text for p in kept] == ["9", "10", "11"] * 2
+    assert [p.statement for p in kept] == ["9", "10", "11"] * 2
     everything = _problems(_source(Source.random, domain, problems=60, exclude_evaluation=False).slots(0, _buffer()))
-    assert {p.text for p in everything} == {str(n) for n in range(12)}
+    assert {p.statement for p in everything} == {str(n) for n in range(12)}
+
+
+@pytest.mark.parametrize("source", Source)
+def test_only_generated_problems_need_a_generator(source: Source) -> None:
+    class Asked(Numbers):
+        generate = None  # type: ignore[assignment]
+
+    if source in (Source.random, Source.fixed):
+        with pytest.raises(UserError, match=r"task\.domain=numbers: has no generate\(rng, cell\)"):
+            _source(source, Asked())
+    else:
+        assert _source(source, Asked()).slots(0, _buffer())
+
+
+def test_cells_of_several_tasks_take_turns_and_have_levels_of_their_own() -> None:
+    cells = tuple(Cell(task=task, tier=tier) for task, tier in (("a", "1"), ("b", "1"), ("a", "2"), ("c", "")))
+    assert levels(cells) == dict(zip(cells, (0, 0, 1, 0), strict=True))
+    assert list(map(str, cells)) == ["a/1", "b/1", "a/2", "c"]
+
+    class Several(Numbers):
+        name = "several"
+
+    domain = Several()
+    domain.cells = cells  # type: ignore[misc]
+    asked = [s.tries[0].cell for s in _source(Source.selfplay, domain, problems=6).slots(0, _buffer())]
+    assert asked == [*cells, *cells[:2]]
 
 
 def test_a_domain_inside_the_evaluation_set_is_refused() -> None:
     domain = Numbers(6, frozenset(str(n) for n in range(6)))
-    with pytest.raises(UserError, match="1000 generated easy problems were all in the evaluation set; set it to false"):
+    with pytest.raises(UserError, match="1000 generated problems of arithmetic/easy were all in the evaluation set"):
         _source(Source.random, domain).slots(0, _buffer())
     with pytest.raises(UserError, match=r"task\.exclude_evaluation=true"):
         _source(Source.fixed, domain)
@@ -123,25 +152,25 @@ def test_a_domain_inside_the_evaluation_set_is_refused() -> None:
 def test_the_fixed_set_is_walked_epoch_by_epoch_in_new_orders() -> None:
     source = _source(Source.fixed, fixed_size=6, problems=4)
     assert len({p.canonical for p in source.fixed}) == 6
-    assert Counter(p.tier for p in source.fixed) == {tier: 2 for tier in TIERS}
-    walked = [p.text for batch in range(6) for p in _problems(source.slots(batch, _buffer()))]
+    assert Counter(p.cell for p in source.fixed) == {cell: 2 for cell in CELLS}
+    walked = [p.statement for batch in range(6) for p in _problems(source.slots(batch, _buffer()))]
     epochs = [tuple(walked[i : i + 6]) for i in range(0, 24, 6)]
-    assert all(set(epoch) == {p.text for p in source.fixed} for epoch in epochs)
+    assert all(set(epoch) == {p.statement for p in source.fixed} for epoch in epochs)
     assert len(set(epochs)) > 1
 
 
-def test_the_fixed_set_repeats_where_a_tier_is_used_up() -> None:
+def test_the_fixed_set_repeats_where_a_cell_is_used_up() -> None:
     source = _source(Source.fixed, Numbers(6), fixed_size=9, problems=20)
-    assert Counter(p.tier for p in source.fixed) == {tier: 3 for tier in TIERS}
-    assert {p.text for p in source.fixed} == {str(n) for n in range(6)}
+    assert Counter(p.cell for p in source.fixed) == {cell: 3 for cell in CELLS}
+    assert {p.statement for p in source.fixed} == {str(n) for n in range(6)}
     assert len(_problems(source.slots(0, _buffer()))) == 20  # more than two epochs in one batch
 
 
 @pytest.mark.parametrize(("shared", "prompts"), [(1, 8), (3, 3), (8, 1)])
-def test_requests_of_a_tier_and_try_share_prompts(shared: int, prompts: int) -> None:
+def test_requests_of_a_cell_and_try_share_prompts(shared: int, prompts: int) -> None:
     slots = _source(Source.selfplay, problems=24, proposals_per_prompt=shared).slots(0, _buffer(900))
     for attempt in range(2):
         requests = [s.tries[attempt] for s in slots]
-        for tier in TIERS:
-            asked = [r.references for r in requests if r.tier is tier]
+        for cell in CELLS:
+            asked = [r.references for r in requests if r.cell == cell]
             assert len(asked) == 8 and len(set(asked)) == prompts

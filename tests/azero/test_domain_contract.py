@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from helpers import request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from azero.domains.base import Domain
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.types import TIERS, Problem, Verdict
+from azero.types import Problem, ProposalRequest, Verdict
 
 NAMES = [own] if (own := os.environ.get("AZERO_DOMAIN")) else sorted(DOMAINS)
 # Of dev with test: there are no more sums of 0 to 5, and of 7 and 9 alone only one form. Nothing for any other domain.
@@ -49,39 +50,39 @@ def chat(message: str) -> str:
 
 
 def problems(domain: Domain) -> list[Problem]:
-    """The seed problems and 30 generated ones a tier."""
+    """The seed problems and 30 generated ones a cell."""
     rng = random.Random(0)
-    return [*domain.seed_problems(), *(domain.generate(rng, tier) for tier in TIERS for _ in range(30))]
+    return [*domain.seeds(), *(domain.generate(rng, cell) for cell in domain.cells for _ in range(30))]
 
 
 def parsed(domain: Domain, text: str, references: tuple[str, ...] = (), exclude: bool = False) -> Problem | None:
-    return domain.parse_proposal(text, references, exclude, -1).problem
+    return domain.read(text, request(*references), exclude, -1).problem
 
 
-def test_seed_problems_outside_the_evaluation_sets_cover_the_tiers(domain: Domain) -> None:
-    seeds = domain.seed_problems()
-    assert {p.tier for p in seeds if not domain.in_evaluation(p.canonical)} == set(TIERS)
+def test_seeds_outside_the_evaluation_sets_cover_the_cells(domain: Domain) -> None:
+    seeds = domain.seeds()
+    assert {p.cell for p in seeds if not domain.is_evaluation(p.canonical)} == set(domain.cells)
     assert len({p.canonical for p in seeds}) == len(seeds)
 
 
-def test_the_generator_gives_the_tier_that_was_asked_for(domain: Domain) -> None:
+def test_the_generator_gives_the_cell_that_was_asked_for(domain: Domain) -> None:
     rng = random.Random(1)
-    for tier in TIERS:
-        assert {domain.generate(rng, tier).tier for _ in range(200)} == {tier}
+    for cell in domain.cells:
+        assert {domain.generate(rng, cell).cell for _ in range(200)} == {cell}
 
 
 def test_a_problem_is_a_function_of_its_text(domain: Domain) -> None:
     for problem in problems(domain):
-        assert problem.domain == domain.name and problem.author_version == -1
-        assert problem.canonical and problem.structure and "\n" not in problem.text + problem.answer
-        for spelling in (problem.text, f"{problem.text}\n", f"A thought.\nProblem: {problem.text}"):
+        assert problem.cell in domain.cells and problem.author_version == -1
+        assert problem.canonical and problem.structure and "\n" not in problem.statement + problem.answer
+        for spelling in (problem.statement, f"{problem.statement}\n", f"A thought.\nProblem: {problem.statement}"):
             assert parsed(domain, spelling) == problem
-        assert domain.parse_proposal(problem.text, (), False, 7).problem.author_version == 7  # type: ignore[union-attr]
+        assert domain.read(problem.statement, request(), False, 7).problem.author_version == 7  # type: ignore[union-attr]
 
 
 def test_a_repeated_reference_is_rejected(domain: Domain) -> None:
     for problem in problems(domain):
-        outcome = domain.parse_proposal(problem.text, ("another", problem.text), False, 0)
+        outcome = domain.read(problem.statement, request("another", problem.statement), False, 0)
         assert outcome.verdict is Verdict.REJECTED and outcome.reason and outcome.problem is None
 
 
@@ -89,68 +90,68 @@ def test_the_right_answer_is_right_and_another_is_not(domain: Domain) -> None:
     everything = problems(domain)
     for problem, other in pairwise(everything):
         for completion in (problem.answer, f"{problem.answer}\n"):
-            assert domain.verify(completion, problem.answer, False) is Verdict.RIGHT
-        assert domain.verify(f"Let me see.\nAnswer: {problem.answer}", problem.answer, True) is Verdict.RIGHT
+            assert domain.judge(completion, problem, False) is Verdict.RIGHT
+        assert domain.judge(f"Let me see.\nAnswer: {problem.answer}", problem, True) is Verdict.RIGHT
         if other.answer != problem.answer:
-            assert domain.verify(other.answer, problem.answer, False) is Verdict.WRONG
-            assert domain.verify(f"Answer: {other.answer}", problem.answer, True) is Verdict.WRONG
-        assert domain.verify("", problem.answer, False) is domain.verify("", problem.answer, True) is Verdict.MALFORMED
+            assert domain.judge(other.answer, problem, False) is Verdict.WRONG
+            assert domain.judge(f"Answer: {other.answer}", problem, True) is Verdict.WRONG
+        assert domain.judge("", problem, False) is domain.judge("", problem, True) is Verdict.MALFORMED
 
 
 def test_prompts_hold_what_they_are_about(domain: Domain) -> None:
-    for tier in TIERS:
-        references = [p.text for p in domain.seed_problems() if p.tier is tier]
+    for cell in domain.cells:
+        references = tuple(p for p in domain.seeds() if p.cell == cell)
+        asked = ProposalRequest(cell=cell, references=references)
         for template in (None, chat):
-            prompt = domain.proposer_prompt(tier, references, template)
-            assert all(r in prompt for r in references)
-            assert domain.proposer_prompt(tier, [], template)
+            prompt = domain.ask(asked, template)
+            assert all(r.statement in prompt for r in references)
+            assert domain.ask(ProposalRequest(cell=cell, references=()), template)
         # Raw: what the model writes next is the next line of the list.
-        assert domain.proposer_prompt(tier, references, None).endswith(f"{references[-1]}\n")
+        assert domain.ask(asked, None).endswith(f"{references[-1].statement}\n")
         assert prompt.startswith("<user>") and prompt.endswith("</user>"), "chat: one message through the template"
-        for text in references:
-            assert text in domain.solver_prompt(text, None) and text in domain.solver_prompt(text, chat)
+        for problem in references:
+            assert all(problem.statement in domain.pose(problem, template) for template in (None, chat))
 
 
 @pytest.mark.parametrize("name", ["test", "dev"])
 def test_evaluation_sets(domain: Domain, name: str) -> None:
-    items = domain.evaluation_set(name)
-    assert items and len({item.text for item in items}) == len(items)
+    items = domain.evaluation(name)
+    assert items and len({item.problem.statement for item in items}) == len(items)
     for item in items:
-        problem = parsed(domain, item.text)
-        assert problem is not None and item.answer == problem.answer and item.text == problem.text
-        assert item.prompt == domain.solver_prompt(item.text, None)
+        problem = parsed(domain, item.problem.statement)
+        assert problem is not None and item.problem == problem
         assert item.label and item.operation
-        assert domain.in_evaluation(problem.canonical)
-        assert domain.parse_proposal(item.text, (), True, 0).verdict is Verdict.EXCLUDED
+        assert domain.is_evaluation(problem.canonical)
+        assert domain.read(item.problem.statement, request(), True, 0).verdict is Verdict.EXCLUDED
 
 
 def test_dev_and_test_share_no_problem(domain: Domain) -> None:
-    test, dev = ({parsed(domain, i.text).canonical for i in domain.evaluation_set(s)} for s in ("test", "dev"))  # type: ignore[union-attr]
+    test, dev = ({i.problem.canonical for i in domain.evaluation(s)} for s in ("test", "dev"))
     assert len(test & dev) <= SHARED_FORMS.get(domain.name, 0)
 
 
 def test_an_unknown_evaluation_set_is_a_users_mistake(domain: Domain) -> None:
     with pytest.raises(UserError, match=r"nothing\.xyz"):
-        domain.evaluation_set("nothing.xyz")
+        domain.evaluation("nothing.xyz")
 
 
 @pytest.mark.parametrize("source", Source)
 def test_every_source_of_problems(domain: Domain, source: Source) -> None:
-    buffer = ProblemBuffer(1000, domain.seed_problems())
+    buffer = ProblemBuffer(1000, domain.seeds())
     slots = SlotSource(domain, TaskConfig(source=source, fixed_size=48), 12, 2, seed=0).slots(0, buffer)
     if source in (Source.selfplay, Source.frozen):
         assert all(request.references for slot in slots for request in slot.tries)
     else:
-        assert [slot for slot in slots if slot.problem is None or domain.in_evaluation(slot.problem.canonical)] == []
+        assert [slot for slot in slots if slot.problem is None or domain.is_evaluation(slot.problem.canonical)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_processes_agree(name: str) -> None:
     """Actors and driver each have a domain of their own, with another order of sets and dictionaries of strings."""
     code = (
-        "import random; from azero.domains import get_domain; from azero.types import Tier;"
+        "import random; from azero.domains import get_domain; "
         f"d = get_domain({name!r}); r = random.Random(3);"
-        "print(d.seed_problems(), d.evaluation_set('dev'), [d.generate(r, t) for t in Tier for _ in range(20)])"
+        "print(d.seeds(), d.evaluation('dev'), [d.generate(r, t) for t in d.cells for _ in range(20)])"
     )
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, os.getcwd(), os.environ.get("PYTHONPATH", "")])
@@ -170,20 +171,20 @@ def test_processes_agree(name: str) -> None:
 
 def total(domain: Domain, text: str) -> None:
     for exclude in (False, True):
-        outcome = domain.parse_proposal(text, (), exclude, 0)
+        outcome = domain.read(text, request(), exclude, 0)
         assert outcome.verdict in PROPOSALS
         assert (outcome.problem is not None) == (outcome.verdict is Verdict.VALID) == (not outcome.reason)
         if outcome.problem is not None:
-            assert parsed(domain, outcome.problem.text).canonical == outcome.problem.canonical  # type: ignore[union-attr]
+            assert parsed(domain, outcome.problem.statement).canonical == outcome.problem.canonical  # type: ignore[union-attr]
     for is_chat in (False, True):
-        assert domain.verify(text, domain.seed_problems()[0].answer, is_chat) in ANSWERS
+        assert domain.judge(text, domain.seeds()[0], is_chat) in ANSWERS
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("frame", ["{}", "Problem: {}", "Answer: {}"])
 def test_any_text_gets_a_verdict(name: str, frame: str) -> None:
     domain = get_domain(name)
-    seeds = [p.text for p in domain.seed_problems()]
+    seeds = [p.statement for p in domain.seeds()]
     near = st.lists(st.sampled_from([*seeds, *"".join(seeds), *" \n\t,.=:*", "Problem:", "Answer:"]), max_size=20)
 
     @settings(max_examples=150, deadline=1000)
@@ -197,12 +198,15 @@ def test_any_text_gets_a_verdict(name: str, frame: str) -> None:
 
 
 OWN = """
+from azero.types import Cell
 class Parent:
-    name = "own"
-    seed_problems = generate = proposer_prompt = parse_proposal = solver_prompt = lambda self: ()
-    verify = evaluation_set = in_evaluation = lambda self: ()
+    name, cells = "own", (Cell(task="own"),)
+    seeds = generate = ask = read = pose = lambda self: ()
+    judge = evaluation = is_evaluation = lambda self: ()
 class Own(Parent): pass
-class NoVerify(Parent): verify = None
+class NoJudge(Parent): judge = None
+class NoCells(Parent): cells = "easy"
+class Threads(Parent): judges = "many"
 class NoName(Parent): name = 3
 class Needs(Parent):
     def __init__(self, more): pass
@@ -236,7 +240,9 @@ def test_a_domain_of_the_working_directory(elsewhere: Callable[[str, str], None]
         ("own_domain_b.no_such_part:Own", ["no module own_domain_b.no_such_part"]),
         ("own_domain_b:Nothing", ["no class Nothing"]),
         ("own_domain_b:OWN", ["no class OWN"]),
-        ("own_domain_b:NoVerify", ["NoVerify lacks verify", "Domain protocol"]),
+        ("own_domain_b:NoJudge", ["NoJudge lacks judge", "Domain protocol"]),
+        ("own_domain_b:NoCells", ["NoCells lacks cells (a tuple of Cell)"]),
+        ("own_domain_b:Threads", ["Threads lacks judges (a number of threads)"]),
         ("own_domain_b:NoName", ["NoName lacks name"]),
         ("own_domain_b:Needs", ["Needs() fails", "more"]),
         ("own_broken:Own", ["importing own_broken fails", "SyntaxError"]),

@@ -3,6 +3,7 @@ import json
 import math
 
 import pytest
+from helpers import problem
 from rich.console import Console
 
 from azero.errors import UserError
@@ -76,13 +77,15 @@ class FakeEngine:
 
 
 class FakeDomain:
-    def solver_prompt(self, problem, chat):
-        return chat(f"What is {problem}?")
+    def pose(self, problem, chat):
+        if chat is None:
+            return f"Calculate: {problem.statement} = "
+        return chat(f"What is {problem.statement}?")
 
-    def verify(self, completion, answer, chat):
+    def judge(self, completion, problem, chat):
         if not completion.isdigit():
             return Verdict.MALFORMED
-        return Verdict.RIGHT if completion == answer else Verdict.WRONG
+        return Verdict.RIGHT if completion == problem.answer else Verdict.WRONG
 
 
 def _completion(text):
@@ -90,7 +93,7 @@ def _completion(text):
 
 
 def _item(text, answer, label, operation):
-    return EvalItem(prompt=f"Calculate: {text} = ", answer=answer, label=label, operation=operation, text=text)
+    return EvalItem(problem=problem(text, answer=answer), label=label, operation=operation)
 
 
 ITEMS = [

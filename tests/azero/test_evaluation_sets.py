@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from azero.domains import evaluation_sets
-from azero.domains.arithmetic import Arithmetic, make_problem
-from azero.domains.expression import Operation, canonical, parse
+from azero.domains.arithmetic import Arithmetic
+from azero.domains.expression import Operation, canonical, make_problem, parse
 from azero.errors import UserError
 
 DOMAIN = Arithmetic()
@@ -31,8 +31,8 @@ ROW_AS_TEXT = ROW | {"metadata": json.dumps(ROW["metadata"])}
 
 @pytest.mark.parametrize("name", ["test", "dev"])
 def test_generated_sets_follow_the_recipe(name: str) -> None:
-    items = DOMAIN.evaluation_set(name)
-    assert items == DOMAIN.evaluation_set(name)
+    items = DOMAIN.evaluation(name)
+    assert items == DOMAIN.evaluation(name)
     assert Counter(item.label for item in items) == {
         "very_easy": 30,
         "easy": 40,
@@ -42,39 +42,39 @@ def test_generated_sets_follow_the_recipe(name: str) -> None:
     }
     ranges = {"very_easy": (0, 5), "easy": (0, 10), "medium": (0, 20), "hard": (10, 50), "very_hard": (20, 100)}
     for item in items:
-        left, operator, right = item.text.split()
-        assert item.prompt == f"Calculate: {item.text} = " == DOMAIN.solver_prompt(item.text, None)
-        assert item.answer == make_problem(item.text, -1).answer
+        left, operator, right = item.problem.statement.split()
+        assert DOMAIN.pose(item.problem, None) == f"Calculate: {item.problem.statement} = "
+        assert item.problem == make_problem(item.problem.statement, -1)
         assert item.operation == operator
         low, high = ranges[item.label]
         assert low <= int(right) <= high and (low <= int(left) <= high or (operator == "/" and 0 <= int(left) <= high))
     assert {item.operation for item in items if item.label == "very_easy"} == {"+"}
     assert {item.operation for item in items if item.label == "very_hard"} == set("+-*/")
-    assert len({item.text for item in items}) == 200
+    assert len({item.problem.statement for item in items}) == 200
 
 
 def test_dev_shares_only_sums_of_0_to_5_with_test() -> None:
     """And, of a number and a neutral element alone, 7 + 0 with 1 * 7 and 1 * 9 with 9 + 0."""
-    test, dev = ({canonical(parse(i.text)) for i in DOMAIN.evaluation_set(name)} for name in ("test", "dev"))
+    test, dev = ({canonical(parse(i.problem.statement)) for i in DOMAIN.evaluation(name)} for name in ("test", "dev"))
     smallest = {canonical(Operation("+", a, b)) for a in range(6) for b in range(6)}
     assert test & dev == smallest | {"7", "9"}
 
 
 def test_generated_test_set_is_frozen() -> None:
-    items = DOMAIN.evaluation_set("test")
-    assert [item.text for item in items if item.label == "hard"][:3] == ["38 - 11", "11 * 48", "49 - 39"]
+    items = DOMAIN.evaluation("test")
+    assert [item.problem.statement for item in items if item.label == "hard"][:3] == ["38 - 11", "11 * 48", "49 - 39"]
 
 
 def test_evaluation_problems_are_known_by_their_hashes() -> None:
     assert all(
-        DOMAIN.in_evaluation(canonical(parse(item.text)))
+        DOMAIN.is_evaluation(canonical(parse(item.problem.statement)))
         for name in ("test", "dev")
-        for item in DOMAIN.evaluation_set(name)
+        for item in DOMAIN.evaluation(name)
     )
     published = ["20 + 10", "9 * 6", "6 * 9", "29 / 29", "0 / 43", "83 - 51", "49 * 24"]
-    assert all(DOMAIN.in_evaluation(canonical(parse(text))) for text in published)
-    assert not DOMAIN.in_evaluation(canonical(parse("321 + 123")))
-    assert not DOMAIN.in_evaluation("")
+    assert all(DOMAIN.is_evaluation(canonical(parse(text))) for text in published)
+    assert not DOMAIN.is_evaluation(canonical(parse("321 + 123")))
+    assert not DOMAIN.is_evaluation("")
 
 
 def test_hash_file_is_sorted_and_holds_hashes_only() -> None:
@@ -116,9 +116,13 @@ def test_files_of_every_format(tmp_path: Path, name: str, row: dict[str, Any]) -
         Path(write(tmp_path / "a.parquet", [row])).rename(tmp_path / name)
     else:
         write(tmp_path / name, [row])
-    (item,) = DOMAIN.evaluation_set(str(tmp_path / name))
-    assert (item.prompt, item.answer, item.label) == ("Calculate: 12 - 48 = ", "-36", "hard")
-    assert (item.operation, item.text) == ("-", "12 - 48")
+    (item,) = DOMAIN.evaluation(str(tmp_path / name))
+    assert (DOMAIN.pose(item.problem, None), item.problem.answer, item.label) == (
+        "Calculate: 12 - 48 = ",
+        "-36",
+        "hard",
+    )
+    assert (item.operation, item.problem.statement) == ("-", "12 - 48")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_files_of_every_format(tmp_path: Path, name: str, row: dict[str, Any]) -
 )
 def test_bad_rows_are_user_errors(tmp_path: Path, rows: list[Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        DOMAIN.evaluation_set(write(tmp_path / "rows.json", rows))
+        DOMAIN.evaluation(write(tmp_path / "rows.json", rows))
     assert message in str(error.value) and "rows.json" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -163,14 +167,14 @@ def test_bad_files_are_user_errors(tmp_path: Path, name: str, content: bytes | N
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        DOMAIN.evaluation_set(str(tmp_path / name))
+        DOMAIN.evaluation(str(tmp_path / name))
     assert message.replace("'", "") in str(error.value).replace("'", "") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("source", ["", "Test", "x" * 5000, "\0", "a/b/c", "\ud800"])
 def test_other_sources_are_user_errors(source: str) -> None:
     with pytest.raises(UserError, match="give test, dev"):
-        DOMAIN.evaluation_set(source)
+        DOMAIN.evaluation(source)
 
 
 def test_hub_failure_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +185,7 @@ def test_hub_failure_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(UserError, match=r"'someone/sums': .*ConnectionError.*give a \.parquet"):
-        DOMAIN.evaluation_set("someone/sums")
+        DOMAIN.evaluation("someone/sums")
 
 
 def test_hub_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,5 +196,5 @@ def test_hub_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_list([ROW])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    (item,) = DOMAIN.evaluation_set("morgan/arithmetic_eval")
-    assert item.text == "12 - 48"
+    (item,) = DOMAIN.evaluation("morgan/arithmetic_eval")
+    assert item.problem.statement == "12 - 48"

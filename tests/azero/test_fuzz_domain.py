@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+from helpers import problem, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from azero.domains.arithmetic import Arithmetic
-from azero.types import TIERS, Verdict
+from azero.types import Verdict
 
 DOMAIN = Arithmetic()
 REFERENCES = ("47 + 35", "3 * 4")
@@ -90,14 +91,14 @@ FRAGMENTS = (
 def mutated(rng: random.Random, number: int) -> Iterator[str]:
     """Problems and answers as models write them, a few edits away from well formed; some hostile strings inside."""
     for _ in range(number):
-        problem = DOMAIN.generate(rng, rng.choice(TIERS))
+        problem = DOMAIN.generate(rng, rng.choice(DOMAIN.cells))
         text = rng.choice(
             (
-                problem.text,
-                f"Problem: {problem.text}",
-                f"Calculate: {problem.text} = {problem.answer}",
+                problem.statement,
+                f"Problem: {problem.statement}",
+                f"Calculate: {problem.statement} = {problem.answer}",
                 f"**Answer:** {problem.answer}",
-                f"{problem.answer}\n{problem.text}\n",
+                f"{problem.answer}\n{problem.statement}\n",
             )
         )
         for _ in range(rng.randrange(5)):
@@ -133,15 +134,15 @@ def play(text: str) -> float:
 
 
 def propose(text: str, exclude: bool) -> None:
-    proposal = DOMAIN.parse_proposal(text, REFERENCES, exclude, 5)
+    proposal = DOMAIN.read(text, request(*REFERENCES), exclude, 5)
     assert (proposal.problem is None) == bool(proposal.reason) == (proposal.verdict is not Verdict.VALID)
     if proposal.problem is not None:
-        assert proposal.problem.text not in REFERENCES
-        assert len(proposal.problem.text) <= 64 and abs(int(proposal.problem.answer)) <= 1_000_000
+        assert proposal.problem.statement not in REFERENCES
+        assert len(proposal.problem.statement) <= 64 and abs(int(proposal.problem.answer)) <= 1_000_000
 
 
 def judge(text: str, chat: bool) -> None:
-    assert DOMAIN.verify(text, "8", chat) in (Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED)
+    assert DOMAIN.judge(text, problem(answer="8"), chat) in (Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED)
 
 
 def assert_fast(seconds: list[float]) -> None:

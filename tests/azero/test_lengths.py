@@ -8,40 +8,41 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers import problem
+from helpers import problem, request
 from scripted import ScriptedEngine, rules
 
 from azero.config import Source, TaskConfig
 from azero.domains.arithmetic import Arithmetic
 from azero.domains.base import Proposal
+from azero.domains.expression import EASY
 from azero.errors import UserError
 from azero.evaluation.solver import evaluate
 from azero.play import Player
 from azero.problems.curriculum import SlotSource
-from azero.types import Assignment, Episode, EvalItem, Problem, ProposalRequest, Slot, Tier, Verdict
+from azero.types import Assignment, Cell, Episode, EvalItem, Problem, ProposalRequest, Slot, Verdict
 
-SEED = problem("x" * 10, Tier.EASY)
+SEED = problem("x" * 10, EASY)
 
 
 class Unbounded(Arithmetic):
     """Any text is a problem, however long: prompts of 10 characters and the texts."""
 
-    def seed_problems(self) -> list[Problem]:
+    def seeds(self) -> list[Problem]:
         return [SEED]
 
-    def generate(self, rng: random.Random, tier: Tier) -> Problem:
-        return problem("x" * 5000, tier)
+    def generate(self, rng: random.Random, cell: Cell) -> Problem:
+        return problem("x" * 5000, cell)
 
-    def parse_proposal(self, completion: str, references: Sequence[str], exclude: bool, version: int) -> Proposal:
-        return Proposal(verdict=Verdict.VALID, problem=replace(SEED, text=completion, canonical=completion))
+    def read(self, completion: str, request: ProposalRequest, exclude: bool, version: int) -> Proposal:
+        return Proposal(verdict=Verdict.VALID, problem=replace(SEED, statement=completion, canonical=completion))
 
-    def solver_prompt(self, text: str, chat: Any) -> str:
-        return f"Calculate:{text}"
+    def pose(self, problem: Problem, chat: Any) -> str:
+        return f"Calculate:{problem.statement}"
 
-    def proposer_prompt(self, tier: Tier, references: Sequence[str], chat: Any) -> str:
-        return "Different:" + "".join(references)
+    def ask(self, request: ProposalRequest, chat: Any) -> str:
+        return "Different:" + "".join(r.statement for r in request.references)
 
-    def in_evaluation(self, canonical: str) -> bool:
+    def is_evaluation(self, canonical: str) -> bool:
         return False
 
 
@@ -49,7 +50,7 @@ def play(proposals: Sequence[str], references: tuple[str, ...] = (), given: Prob
     """On an engine of 100 tokens, of which the completion takes 8 and the frame of either prompt 10."""
     engine = ScriptedEngine(list(proposals), ["3", "3"] * 9)
     engine.max_tokens = 100
-    tries = (ProposalRequest(tier=Tier.EASY, references=references),) * len(proposals)
+    tries = (request(*references),) * len(proposals)
     player = Player(engine, Unbounded(), rules())  # type: ignore[arg-type]
     episodes = player.play(Assignment(id="0/0", batch=0, slots=(Slot(id="0.0", tries=tries, problem=given),)))
     assert all(len(prompt) + 8 <= 100 for prompt in engine.asked)
@@ -59,7 +60,7 @@ def play(proposals: Sequence[str], references: tuple[str, ...] = (), given: Prob
 def test_a_proposal_that_does_not_fit_is_rejected_by_name_and_tried_again() -> None:
     first, second = play(["y" * 83, "y" * 82])
     assert (first.proposal.verdict, first.proposal.reason, first.group) == (Verdict.REJECTED, "too_long", None)
-    assert second.proposal.verdict is Verdict.VALID and second.group.problem.text == "y" * 82
+    assert second.proposal.verdict is Verdict.VALID and second.group.problem.statement == "y" * 82
 
 
 def test_references_that_do_not_fit_together_are_left_out_the_longest_first() -> None:
@@ -74,15 +75,15 @@ def test_references_that_do_not_fit_together_are_left_out_the_longest_first() ->
 
 
 def test_a_fill_that_does_not_fit_leaves_the_place_empty() -> None:
-    assert [e.group for e in play(["y" * 200], given=replace(SEED, text="z" * 200))] == [None]
-    assert play([], given=replace(SEED, text="z" * 200)) == []
+    assert [e.group for e in play(["y" * 200], given=replace(SEED, statement="z" * 200))] == [None]
+    assert play([], given=replace(SEED, statement="z" * 200)) == []
 
 
 @pytest.mark.parametrize(("source", "length"), [(Source.random, 5000), (Source.fixed, 5000), (Source.selfplay, 10)])
 def test_what_is_known_before_the_run_is_told_before_it(source: Source, length: int) -> None:
     domain = Unbounded()
     examples = SlotSource(domain, TaskConfig(source=source, fixed_size=6), 3, 1, 0).examples()
-    assert {len(p.text) for p in examples} == {length} and examples
+    assert {len(p.statement) for p in examples} == {length} and examples
     engine = ScriptedEngine([], [])
     player = Player(engine, domain, rules())  # type: ignore[arg-type]
     engine.max_tokens = length + 18
@@ -95,8 +96,8 @@ def test_what_is_known_before_the_run_is_told_before_it(source: Source, length: 
 def test_an_evaluation_item_that_does_not_fit_is_told_before_any_is_asked() -> None:
     engine = ScriptedEngine([], [])
     engine.max_tokens = 30
-    items = [EvalItem(prompt="x" * n, answer="1", label="", operation="", text=f"{n} + 1") for n in (20, 23)]
+    items = [EvalItem(problem=problem("x" * n), label="", operation="") for n in (10, 13)]
     options: dict[str, Any] = {"chat": False, "samples": 0, "temperature": 1.0, "stop": (), "data": "own.json"}
-    with pytest.raises(UserError, match=r"eval\.data=own\.json, problem '23 \+ 1': .* 23 tokens .*=8 need 31, .* 30;"):
+    with pytest.raises(UserError, match=r"eval\.data=own\.json, problem 'x+': .* 23 tokens .*=8 need 31, .* 30;"):
         evaluate(engine, Unbounded(), items, max_new_tokens=8, **options)  # type: ignore[arg-type]
     assert not engine.asked

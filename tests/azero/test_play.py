@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
+from helpers import request
 from scripted import ScriptedEngine, rules
 
 from azero.domains.arithmetic import Arithmetic
 from azero.play import Player
 from azero.policies import Policies
-from azero.types import Assignment, Episode, ProposalRequest, Role, Slot, Tier, Verdict
+from azero.types import Assignment, Episode, Role, Slot, Verdict
 
 
 def slot(name: str, tries: int = 2) -> Slot:
-    request = ProposalRequest(tier=Tier.EASY, references=("1 + 1",))
-    return Slot(id=name, tries=(request,) * tries)
+    return Slot(id=name, tries=(request("1 + 1"),) * tries)
 
 
 def play(engine: ScriptedEngine, slots: Sequence[Slot], barrier: bool = False) -> list[Episode]:
@@ -44,7 +44,7 @@ def test_tries_are_bounded() -> None:
 
 
 def test_a_problem_fills_a_slot_whose_tries_all_failed() -> None:
-    earlier = Arithmetic().seed_problems()[0]
+    earlier = Arithmetic().seeds()[0]
     tries = slot("0.0").tries
     failed = play(ScriptedEngine(["x", "y"], [earlier.answer, "0"]), [Slot(id="0.0", tries=tries, problem=earlier)])
     assert [e.id for e in failed] == ["0.0.0", "0.0.1", "0.0.2"] and [e.group is None for e in failed] == [
@@ -54,7 +54,7 @@ def test_a_problem_fills_a_slot_whose_tries_all_failed() -> None:
     ]
     assert failed[2].proposal is None and failed[2].group.problem == earlier and failed[2].group.success_rate == 0.5
     (proposed,) = play(ScriptedEngine(["2 + 3"], ["5", "5"]), [Slot(id="0.0", tries=tries, problem=earlier)])
-    assert proposed.group.problem.text == "2 + 3"
+    assert proposed.group.problem.statement == "2 + 3"
 
 
 def test_a_problem_of_another_tier_is_taken_or_rejected_as_configured() -> None:
@@ -64,10 +64,10 @@ def test_a_problem_of_another_tier_is_taken_or_rejected_as_configured() -> None:
         return player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
 
     (taken,) = play_hard_and_easy(True)
-    assert taken.proposal.verdict is Verdict.VALID and taken.group.problem.text == "12 + 13"
+    assert taken.proposal.verdict is Verdict.VALID and taken.group.problem.statement == "12 + 13"
     rejected, again = play_hard_and_easy(False)
     assert (rejected.proposal.verdict, rejected.proposal.reason) == (Verdict.REJECTED, "other_tier")
-    assert again.group.problem.text == "2 + 3"
+    assert again.group.problem.statement == "2 + 3"
 
 
 def test_episodes_come_in_the_order_of_slots_whatever_ends_first() -> None:
@@ -95,9 +95,9 @@ def test_without_a_barrier_a_group_starts_when_its_problem_is_valid() -> None:
 
 
 def test_given_problems_have_no_proposal() -> None:
-    given = Arithmetic().seed_problems()[0]
+    given = Arithmetic().seeds()[0]
     (episode,) = play(ScriptedEngine([], [given.answer, "x"]), [Slot(id="0.0", problem=given)])
-    assert episode.proposal is None and episode.requested_tier is given.tier
+    assert episode.proposal is None and episode.requested_cell == given.cell
     assert [s.verdict for s in episode.group.samples] == [Verdict.RIGHT, Verdict.MALFORMED]
 
 
@@ -114,7 +114,7 @@ def test_a_list_mark_stands_before_each_reference_and_asks_for_the_next() -> Non
     player = Player(engine, Arithmetic(), rules(False, list_mark="- "))  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
     assert engine.asked[0] == episode.prompt == "Different easy problems:\n- 1 + 1\n-"
-    assert episode.group.problem.text == "2 + 3" and episode.group.prompt == "Calculate: 2 + 3 = "
+    assert episode.group.problem.statement == "2 + 3" and episode.group.prompt == "Calculate: 2 + 3 = "
     assert episode.references == ("1 + 1",)
 
 

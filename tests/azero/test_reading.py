@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from helpers import completion
+from helpers import completion, problem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from azero.domains.arithmetic import Arithmetic
-from azero.domains.base import judge
+from azero.domains.base import judged
 from azero.domains.reading import as_integer, raw_number
 from azero.types import Completion, Verdict
 
@@ -80,7 +80,7 @@ def verdicts(text: str, reads: str, chat: bool) -> None:
     for answer in ("8", "-8", "5", "3", "0", "8000", "1234", "1", reads):
         wanted = Verdict.MALFORMED if not reads else Verdict.RIGHT if answer == reads != "no" else Verdict.WRONG
         if answer not in ("", "no"):
-            assert DOMAIN.verify(text, answer, chat) is wanted, (text, answer)
+            assert DOMAIN.judge(text, problem(answer=answer), chat) is wanted, (text, answer)
 
 
 def test_the_tables_are_long_enough() -> None:
@@ -109,7 +109,7 @@ def test_an_integer_is_read_as_it_was_written(n: int, form: str) -> None:
     for text in (form.format(n), form.format(n).replace("-", "\u2212"), form.format(n).replace("-", "- ")):
         number = raw_number(text)
         assert number is not None and as_integer(number) == str(n)
-        assert DOMAIN.verify(f"Answer: {text}", str(n), chat=True) is Verdict.RIGHT
+        assert DOMAIN.judge(f"Answer: {text}", problem(answer=str(n)), chat=True) is Verdict.RIGHT
 
 
 def cut(text: str) -> Completion:
@@ -142,4 +142,4 @@ def cut(text: str) -> Completion:
     ],
 )
 def test_what_was_cut_by_its_length_has_no_answer(text: str, chat: bool, verdict: Verdict) -> None:
-    assert judge(DOMAIN, cut(text), "8", chat) is verdict
+    assert judged(DOMAIN, cut(text), problem(answer="8"), chat) is verdict

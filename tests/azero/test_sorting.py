@@ -7,33 +7,34 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers import request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azero.domains.sorting import LENGTHS, Rejected, Sorting, make_problem
+from azero.domains.sorting import CELLS, EASY, HARD, LENGTHS, MEDIUM, Rejected, Sorting, make_problem
 from azero.models.loading import EMBEDDED, load_tokenizer
-from azero.types import TIERS, Tier, Verdict
+from azero.types import Cell, ProposalRequest, Verdict
 
 DOMAIN = Sorting()
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("text", "shown", "answer", "tier", "structure"),
+    ("text", "shown", "answer", "cell", "structure"),
     [
-        ("d b a", "d b a", "a b d", Tier.EASY, ">>"),
-        (" d,b , a\n", "d b a", "a b d", Tier.EASY, ">>"),
-        ("m m f", "m m f", "f m m", Tier.EASY, "=>"),
-        ("g a d b", "g a d b", "a b d g", Tier.EASY, "><>"),
-        ("y n x e b", "y n x e b", "b e n x y", Tier.MEDIUM, "><>>"),
-        ("f e d c b a", "f e d c b a", "a b c d e f", Tier.MEDIUM, ">>>>>"),
-        ("n o n a m e s", "n o n a m e s", "a e m n n o s", Tier.HARD, "<>><><"),
-        ("h v d y g m a p", "h v d y g m a p", "a d g h m p v y", Tier.HARD, "<><><><"),
+        ("d b a", "d b a", "a b d", EASY, ">>"),
+        (" d,b , a\n", "d b a", "a b d", EASY, ">>"),
+        ("m m f", "m m f", "f m m", EASY, "=>"),
+        ("g a d b", "g a d b", "a b d g", EASY, "><>"),
+        ("y n x e b", "y n x e b", "b e n x y", MEDIUM, "><>>"),
+        ("f e d c b a", "f e d c b a", "a b c d e f", MEDIUM, ">>>>>"),
+        ("n o n a m e s", "n o n a m e s", "a e m n n o s", HARD, "<>><><"),
+        ("h v d y g m a p", "h v d y g m a p", "a d g h m p v y", HARD, "<><><><"),
     ],
 )
-def test_problems(text: str, shown: str, answer: str, tier: Tier, structure: str) -> None:
+def test_problems(text: str, shown: str, answer: str, cell: Cell, structure: str) -> None:
     problem = make_problem(text, 3)
-    assert (problem.text, problem.answer, problem.tier) == (shown, answer, tier)
+    assert (problem.statement, problem.answer, problem.cell) == (shown, answer, cell)
     assert (problem.canonical, problem.structure, problem.author_version) == (answer, structure, 3)
 
 
@@ -53,7 +54,7 @@ def test_problems(text: str, shown: str, answer: str, tier: Tier, structure: str
     ],
 )
 def test_rejected_proposals(completion: str, reason: str) -> None:
-    outcome = DOMAIN.parse_proposal(completion, ("k c q",), False, 0)
+    outcome = DOMAIN.read(completion, request("k c q"), False, 0)
     assert outcome.reason == reason and outcome.problem is None
     assert outcome.verdict is (Verdict.UNPARSEABLE if reason == "unparseable" else Verdict.REJECTED)
 
@@ -78,7 +79,7 @@ def test_rejected_proposals(completion: str, reason: str) -> None:
     ],
 )
 def test_verify(completion: str, chat: bool, verdict: Verdict) -> None:
-    assert DOMAIN.verify(completion, "a b d", chat) is verdict
+    assert DOMAIN.judge(completion, make_problem("d b a", 0), chat) is verdict
 
 
 @given(st.lists(st.sampled_from("abcdxyz"), min_size=1, max_size=10), st.randoms(use_true_random=False))
@@ -93,24 +94,24 @@ def test_the_order_of_the_letters_is_a_symmetry(letters: list[str], rng) -> None
     assert len(forms) <= 1
 
 
-def test_tiers_grow_with_the_number_of_letters() -> None:
-    lengths = [n for tier in TIERS for n in range(LENGTHS[tier][0], LENGTHS[tier][1] + 1)]
+def test_cells_grow_with_the_number_of_letters() -> None:
+    lengths = [n for cell in CELLS for n in range(LENGTHS[cell][0], LENGTHS[cell][1] + 1)]
     assert lengths == list(range(3, 9))
 
 
 def test_evaluation_sets_are_frozen() -> None:
-    test, dev = DOMAIN.evaluation_set("test"), DOMAIN.evaluation_set("dev")
+    test, dev = DOMAIN.evaluation("test"), DOMAIN.evaluation("dev")
     assert Counter(item.label for item in test) == {"easy": 40, "medium": 40, "hard": 40}
     assert {item.operation for item in test} == {f"{n} letters" for n in range(3, 9)}
-    assert [item.text for item in test[:2] + dev[:2]] == ["x m j v", "v t m", "t x n q", "o z i v"]
+    assert [item.problem.statement for item in test[:2] + dev[:2]] == ["x m j v", "v t m", "t x n q", "o z i v"]
 
 
 def test_the_embedded_tokenizer_gives_every_character_back() -> None:
     tokenizer = load_tokenizer(str(EMBEDDED))
-    for tier in TIERS:
-        seeds = [p for p in DOMAIN.seed_problems() if p.tier is tier]
-        texts = [DOMAIN.proposer_prompt(tier, [p.text for p in seeds], None)]
-        texts += [f"{DOMAIN.solver_prompt(p.text, None)}{p.answer}\n" for p in seeds]
+    for cell in CELLS:
+        seeds = tuple(p for p in DOMAIN.seeds() if p.cell == cell)
+        texts = [DOMAIN.ask(ProposalRequest(cell=cell, references=seeds), None)]
+        texts += [f"{DOMAIN.pose(p, None)}{p.answer}\n" for p in seeds]
         for text in texts:
             ids = tokenizer.encode(text)
             assert tokenizer.decode(ids) == text and len(ids) == len(text)

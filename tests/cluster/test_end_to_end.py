@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from chaos import timeless
+from helpers import problem as stated
 from ray import cloudpickle
 
 from actors.rollout import RolloutActor
@@ -78,7 +79,7 @@ def _every_key_is_documented(metrics: list[dict]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"`([a-z_/]+(?:<[a-z]+>)?[a-z_/]*(?:<[a-z]+>)?)`", page))
     for key in {k for m in metrics for k in m}:
-        general = re.sub(r"^baseline/\w+/\w+$", "baseline/<role>/<tier>", key)
+        general = re.sub(r"^baseline/\w+/\w+/\w+$", "baseline/<role>/<cell>", key)
         general = re.sub(r"^eval/accuracy/\w+$", "eval/accuracy/<label>", general)
         assert general in documented, key
 
@@ -232,5 +233,5 @@ def _plain_transformers_accuracy(folder: Path, problems: list[dict]) -> float:
             out = model.generate(**batch, max_new_tokens=8, do_sample=False)[:, batch["input_ids"].shape[1] :]
         for problem, text in zip(part, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
             line = text.split("\n")[0]
-            right += get_domain("arithmetic").verify(line, problem["answer"], False) == "right"
+            right += get_domain("arithmetic").judge(line, stated(answer=problem["answer"]), False) == "right"
     return right / len(problems)

@@ -21,23 +21,23 @@ from cluster.cli import main
 from cluster.supervise.failures import failure, in_one_line, is_loss
 
 BODY = {  # method -> what is wrong with it, and what is told
-    "verify": ("1 / 0", "ZeroDivisionError: division by zero"),
-    "solver_prompt": ("{}['problem']", "KeyError: 'problem'"),
-    "proposer_prompt": ("[][1]", "IndexError: list index out of range"),
-    "parse_proposal": ("None.group(0)", "AttributeError: 'NoneType' object has no attribute 'group'"),
+    "judge": ("1 / 0", "ZeroDivisionError: division by zero"),
+    "pose": ("{}['problem']", "KeyError: 'problem'"),
+    "ask": ("[][1]", "IndexError: list index out of range"),
+    "read": ("None.group(0)", "AttributeError: 'NoneType' object has no attribute 'group'"),
     "generate": ("assert False", "AssertionError"),
-    "seed_problems": ("int('x')", "ValueError: invalid literal for int() with base 10: 'x'"),
-    "evaluation_set": ("json.loads('[')", "JSONDecodeError: Expecting value: line 1 column 2 (char 1)"),
-    "in_evaluation": ("exit(3)", "SystemExit: 3"),
+    "seeds": ("int('x')", "ValueError: invalid literal for int() with base 10: 'x'"),
+    "evaluation": ("json.loads('[')", "JSONDecodeError: Expecting value: line 1 column 2 (char 1)"),
+    "is_evaluation": ("exit(3)", "SystemExit: 3"),
 }
 WRONG = {  # method -> what it returns, and what is told
-    "verify": ("'right'", "verify returns 'right' (str); it must return a Verdict"),
-    "solver_prompt": ("5", "solver_prompt returns 5 (int); it must return a str"),
-    "proposer_prompt": ("None", "proposer_prompt returns None (NoneType); it must return a str"),
-    "parse_proposal": ("(1, 2)", "parse_proposal returns (1, 2) (tuple); it must return a Proposal"),
+    "judge": ("'right'", "judge returns 'right' (str); it must return a Verdict"),
+    "pose": ("5", "pose returns 5 (int); it must return a str"),
+    "ask": ("None", "ask returns None (NoneType); it must return a str"),
+    "read": ("(1, 2)", "read returns (1, 2) (tuple); it must return a Proposal"),
     "generate": ("'1 + 1'", "generate returns '1 + 1' (str); it must return a Problem"),
-    "seed_problems": ("[]", "seed_problems returns [] (list); it must return a list of Problem, with one at least"),
-    "evaluation_set": ("[1]", "evaluation_set returns a list with 1 (int); each must be a EvalItem"),
+    "seeds": ("[]", "seeds returns [] (list); it must return a list of Problem, with one at least"),
+    "evaluation": ("[1]", "evaluation returns a list with 1 (int); each must be a EvalItem"),
 }
 
 
@@ -82,21 +82,29 @@ def test_a_result_of_another_type_is_named(method: str, write) -> None:
     assert str(raised.value) == f"task.domain=slips:Slip: Slip.{said}"
 
 
+def test_a_problem_of_no_cell_of_its_domain_is_named(write) -> None:
+    write("generate", "from azero.domains.sorting import make_problem; return make_problem('d b a', -1)")
+    with pytest.raises(RunFailed) as raised:
+        get_domain("slips:Slip").generate()  # type: ignore[attr-defined]
+    cells = "arithmetic/easy, arithmetic/medium, arithmetic/hard"
+    assert str(raised.value).endswith(f"Slip.generate returns a problem of sorting/easy; its cells are {cells}")
+
+
 def test_bad_input_that_a_domain_refuses_stays_bad_input(write) -> None:
-    write("evaluation_set", "from azero.errors import UserError; raise UserError('give another file')")
+    write("evaluation", "from azero.errors import UserError; raise UserError('give another file')")
     with pytest.raises(UserError, match=r"^give another file$"):
-        get_domain("slips:Slip").evaluation_set("x")
+        get_domain("slips:Slip").evaluation("x")
 
 
 def test_a_module_that_fails_to_load_names_its_line(write) -> None:
-    write("verify", "pass")
+    write("judge", "pass")
     with open("slips.py", "a") as file:
         file.write("1 / 0\n")
     with pytest.raises(
         UserError, match=r"importing slips fails with ZeroDivisionError: .* \(slips\.py:6 in <module>\)"
     ):
         get_domain("slips:Slip")
-    write("verify", "return (")
+    write("judge", "return (")
     with pytest.raises(
         UserError, match=r"importing slips fails with SyntaxError: '\(' was never closed \(slips\.py, line 5\)"
     ):
@@ -201,9 +209,9 @@ SMALL = ["task.domain=slips:Slip", "rollout.engine=hf", "eval.samples=0", "rollo
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_an_error_in_verify_ends_a_run_at_once_and_its_traceback_is_in_the_log(write, tmp_path: Path) -> None:
-    line = write("verify", "1 / 0")
+    line = write("judge", "1 / 0")
     done = azero(tmp_path, "train", "local", *SMALL, "run.dir=run", "run.eval_every=0", "cluster.progress=plain")
-    told = f"Slip.verify fails with ZeroDivisionError: division by zero (slips.py:{line} in verify)"
+    told = f"Slip.judge fails with ZeroDivisionError: division by zero (slips.py:{line} in judge)"
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(
         f"azero: task.domain=slips:Slip: {told}"
     )
@@ -215,7 +223,7 @@ def test_an_error_in_verify_ends_a_run_at_once_and_its_traceback_is_in_the_log(w
 
 @pytest.mark.slow
 def test_an_error_in_verify_ends_an_evaluation_in_one_line(write, tmp_path: Path) -> None:
-    line = write("verify", "1 / 0")
+    line = write("judge", "1 / 0")
     done = azero(tmp_path, "eval", "embedded", *SMALL)
-    assert done.returncode == 1 and f"(slips.py:{line} in verify)" in done.stderr
+    assert done.returncode == 1 and f"(slips.py:{line} in judge)" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

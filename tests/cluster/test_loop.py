@@ -40,7 +40,7 @@ class Run:
         decode_rate, learn_rate = rates.get("decode_rate", 400.0), rates.get("learn_rate", 1e6)
         self.timing = Timing(solutions=4, tokens=40, spread=0.0, decode_rate=decode_rate, load_rate=10.0)
         domain = get_domain("arithmetic")
-        self.buffer = ProblemBuffer(1000, domain.seed_problems())
+        self.buffer = ProblemBuffer(1000, domain.seeds())
         self.source = SlotSource(domain, config.task, 4, 1, 0)
         self.learner = LearnerHost(
             lambda *_: [SimulatedLearner.remote(learn_rate, 2**20)],  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import problem
 from rich.console import Console
 from run_dirs import write_checkpoint
 
@@ -20,7 +21,7 @@ from cluster.records.jsonl import read_jsonl, truncate_after
 from cluster.records.resume import FIXED, fingerprints
 from cluster.records.rundir import EVALS, METRICS, SAMPLES, RunDirectory, is_run, run_of
 
-ITEM = EvalItem(prompt="Calculate: 1 + 1 = ", answer="2", label="a", operation="+", text="1 + 1")
+ITEM = EvalItem(problem=problem("1 + 1", answer="2"), label="a", operation="+")
 
 
 def made(folder: Path, *overrides: str, steps: int = 4, saved: bool = True, prints: dict | None = None) -> Path:

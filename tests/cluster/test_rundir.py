@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from run_dirs import write_checkpoint
 
+from azero.domains.expression import EASY, HARD, MEDIUM
 from azero.errors import UserError
-from azero.types import Completion, Episode, Group, Problem, Role, Sample, Tier, Verdict
+from azero.types import Completion, Episode, Group, Problem, Role, Sample, Verdict
 from cluster.records.rundir import (
     EVALS,
     METRICS,
@@ -183,16 +184,15 @@ def _sample(role, verdict, text, version, **rest):
     done = Completion(
         prompt_ids=(1, 2), token_ids=(3, 4), logprobs=(-1.0, -2.0), text=text, version=version, finish_reason="stop"
     )
-    return Sample(role=role, tier=Tier.EASY, completion=done, verdict=verdict, **rest)
+    return Sample(role=role, cell=EASY, completion=done, verdict=verdict, **rest)
 
 
 def test_episode_record():
     problem = Problem(
         id="p",
-        domain="d",
-        text="1 + 2",
+        statement="1 + 2",
         answer="3",
-        tier=Tier.MEDIUM,
+        cell=MEDIUM,
         canonical="1+2",
         structure="+11",
         author_version=4,
@@ -203,15 +203,15 @@ def test_episode_record():
     )
     proposal = _sample(Role.PROPOSER, Verdict.VALID, "1 + 2", 4, reward=0.75, reward_parts={"learnability": 0.75})
     episode = Episode(
-        id="e", batch=7, requested_tier=Tier.EASY, references=("2 + 2",), proposal=proposal,
+        id="e", batch=7, requested_cell=EASY, references=("2 + 2",), proposal=proposal,
         group=Group(id="g", problem=problem, samples=samples),
     )  # fmt: skip
     full = episode_record(episode, 8, with_text=True)
     assert json.loads(json.dumps(full)) == full
-    assert (full["id"], full["step"], full["batch"], full["requested_tier"]) == ("e", 8, 7, "easy")
+    assert (full["id"], full["step"], full["batch"], full["requested_cell"]) == ("e", 8, 7, "arithmetic/easy")
     assert full["references"] == ["2 + 2"] and full["proposal"]["completion"] == "1 + 2"
     assert full["proposal"]["reward_parts"] == {"learnability": 0.75} and full["proposal"]["version"] == 4
-    assert full["problem"]["tier"] == "medium" and full["problem"]["answer"] == "3"
+    assert full["problem"]["cell"] == "arithmetic/medium" and full["problem"]["answer"] == "3"
     solver = full["solver"]
     assert (solver["success_rate"], solver["rewards"], solver["versions"]) == (0.5, [1.0, -1.0], [5, 6])
     assert solver["verdicts"] == ["right", "malformed"] and solver["completions"] == ["3", "?"]
@@ -223,7 +223,7 @@ def test_episode_record():
 
 def test_episode_record_of_a_rejected_proposal():
     proposal = _sample(Role.PROPOSER, Verdict.REJECTED, "1 / 2", 4, reward=-0.5, reason="inexact")
-    episode = Episode(id="e", batch=0, requested_tier=Tier.HARD, references=(), proposal=proposal, group=None)
+    episode = Episode(id="e", batch=0, requested_cell=HARD, references=(), proposal=proposal, group=None)
     record = episode_record(episode, 1, with_text=False)
     assert record["problem"] is None and record["solver"] is None
     assert (record["proposal"]["verdict"], record["proposal"]["reason"]) == ("rejected", "inexact")

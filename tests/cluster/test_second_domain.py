@@ -48,7 +48,7 @@ def test_train_on_sorting(domain: str, source: str, tmp_path: Path, monkeypatch:
     samples = read_jsonl("run/samples.jsonl")
     assert {s["step"] for s in samples} == {1, 2}
     if source == "selfplay":
-        assert all(s["proposal"]["prompt"].startswith(f"Different {s['requested_tier']} lists") for s in samples)
+        assert all(s["proposal"]["prompt"].startswith(f"Different {s['requested_cell']} lists") for s in samples)
         return  # the embedded model has seen nothing but arithmetic: its proposals need not be lists of letters
     assert len(samples) == 12
     for sample in samples:
@@ -66,12 +66,12 @@ from azero.types import Verdict
 class Growing(Sorting):
     """Every proposal is a problem, four times as long as the longest that it was shown."""
 
-    def parse_proposal(self, completion, references, exclude, version):
+    def read(self, completion, request, exclude, version):
         if not references:
-            return super().parse_proposal(completion, references, exclude, version)
+            return super().read(completion, request, exclude, version)
         text = " ".join([max(references, key=len)] * 4)
         seed = make_problem("d b a", version)
-        return Proposal(verdict=Verdict.VALID, problem=replace(seed, text=text, canonical=text))
+        return Proposal(verdict=Verdict.VALID, problem=replace(seed, statement=text, canonical=text))
 '''
 
 

@@ -100,7 +100,7 @@ def test_an_actor_follows_a_learner_that_sends_and_then_the_next_one(workers: An
     credit = credit_of(config)
     domain = get_domain("arithmetic")
     source = SlotSource(domain, config.task, 4, config.rollout.max_tries, seed=0)
-    buffer = ProblemBuffer(100, domain.seed_problems())
+    buffer = ProblemBuffer(100, domain.seeds())
 
     def play(batch: int, publication: Publication) -> Played:
         assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
