@@ -112,7 +112,7 @@ experiments: setup  ## the journal's experiments on the embedded model (hours; r
 real: setup  ## self-play on SmolLM2-135M-Instruct (about 50 minutes on 2 cores; ARGS=--resume goes on)
 	@model=$$($(call real_model)); $(BIN)/azero train configs/smollm2_135m.yaml model.path=$$model $(ARGS)
 
-real-controls: setup  ## the same beside a frozen proposer and GRPO on a fixed set (hours; resumes)
+real-controls: setup  ## the same beside an untrained proposer and GRPO on a fixed set (hours; resumes)
 	@model=$$($(call real_model)); $(BIN)/azero sweep configs/experiments/real.yaml model.path=$$model $(ARGS)
 
 bench: setup  ## speed beside TRL, bare vLLM and a bare training loop, as ratios (hours; ARGS="trl learner" for some rows)

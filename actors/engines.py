@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from azero.config import EngineName, ModelConfig, RolloutConfig, Transfer
+from azero.config import ModelConfig, RolloutConfig
 from azero.engine import Engine
 from azero.errors import UserError
 from azero.models.loading import resolve_model_path
@@ -21,13 +21,13 @@ def build_engine(model: ModelConfig, rollout: RolloutConfig, seed: int, path: st
 
 
 def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> Engine:
-    if rollout.engine is EngineName.hf:
+    if rollout.engine == "hf":
         from actors.hf_engine import HfEngine
 
         device = "cuda" if rollout.gpus_per_actor else "cpu"
         return HfEngine(
             path,
-            model.dtype.value,
+            model.dtype,
             max_num_seqs=rollout.max_num_seqs,
             max_model_len=rollout.max_model_len,
             seed=seed,
@@ -42,14 +42,14 @@ def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> 
 
     engine = VllmEngine(
         path,
-        model.dtype.value,
+        model.dtype,
         max_model_len=rollout.max_model_len,
         max_num_seqs=rollout.max_num_seqs,
         kv_cache_gib=rollout.kv_cache_gib,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
         sleep=rollout.sleep,
-        transfer="" if rollout.transfer is Transfer.store else rollout.transfer.value,
+        transfer="" if rollout.transfer == "store" else rollout.transfer,
         seed=seed,
     )
     engine.warm_up()

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
-from azero.config import Config, Protocol, Source, stops, sync_tolerance
+from azero.config import Config, EvalConfig, Ladder, RolloutConfig, TaskConfig, stops, sync_tolerance
 from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.engine import Engine
@@ -39,36 +39,41 @@ from azero.types import Assignment, EvalItem, Evaluated, Played, Problem, Public
 TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it again, and new pages take time
 
 
-def play_rules(config: Config) -> PlayRules:
+def play_rules(rollout: RolloutConfig, task: TaskConfig, ladder: Ladder) -> PlayRules:
     """What a player needs of the configuration."""
-    rollout, stop = config.rollout, stops(config.rollout.stop, config.task.protocol)
+    stop = stops(rollout.stop, task.protocol)
     return PlayRules(
         solutions=rollout.solutions_per_problem,
         proposer=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_proposal_tokens, stop=stop),
         solver=Sampling(temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, stop=stop),
-        list_mark=config.task.list_mark,
-        chat=config.task.protocol is Protocol.chat,
-        exclude_evaluation=config.task.exclude_evaluation,
-        other_tiers=config.task.other_tiers,
-        ladder=config.reward.ladder,
+        list_mark=task.list_mark,
+        chat=task.protocol == "chat",
+        exclude_evaluation=task.exclude_evaluation,
+        other_tiers=task.other_tiers,
+        ladder=ladder,
         barrier=rollout.max_staleness == 0,
     )
 
 
 def evaluate_solver(
-    engine: Engine, config: Config, items: Sequence[EvalItem], domain: Domain, judges: Executor
+    engine: Engine,
+    domain: Domain,
+    config: EvalConfig,
+    temperature: float,
+    items: Sequence[EvalItem],
+    judges: Executor,
 ) -> dict[str, Any]:
-    """`evaluate` as the configuration has it."""
+    """`evaluate` as the configuration has it. `temperature`: of the samples beside the greedy answers."""
     return evaluate(
         engine,
         domain,
         items,
-        chat=config.eval.protocol is Protocol.chat,
-        samples=config.eval.samples,
-        temperature=config.rollout.temperature,
-        max_new_tokens=config.eval.max_new_tokens,
-        stop=stops(config.eval.stop, config.eval.protocol),
-        data=config.eval.data,
+        chat=config.protocol == "chat",
+        samples=config.samples,
+        temperature=temperature,
+        max_new_tokens=config.max_new_tokens,
+        stop=stops(config.stop, config.protocol),
+        data=config.data,
         judges=judges,
     )
 
@@ -117,7 +122,8 @@ class RolloutActor:
     @property
     def player(self) -> Player:
         if self._player is None:
-            evaluation, rules = evaluation_problems(self.domain, self.items), play_rules(self.config)
+            rules = play_rules(self.config.rollout, self.config.task, self.config.reward.ladder)
+            evaluation = evaluation_problems(self.domain, self.items)
             self._player = Player(self.engine, self.domain, rules, evaluation, judges=self.judges)
         return self._player
 
@@ -138,8 +144,8 @@ class RolloutActor:
     def _require_room(self) -> None:
         """Raises UserError where a prompt cannot be made, or is too long, of those that are known before the run."""
         c = self.config
-        self.player.require_room(self.problems, c.task.source in (Source.selfplay, Source.frozen))
-        chat = c.eval.protocol is Protocol.chat
+        self.player.require_room(self.problems, c.task.source in ("selfplay", "solver_only"))
+        chat = c.eval.protocol == "chat"
         encoded(self.engine, self.domain, self.items, chat=chat, max_new_tokens=c.eval.max_new_tokens, data=c.eval.data)
 
     def play(self, assignment: Assignment, publication: Publication) -> Played:
@@ -160,7 +166,7 @@ class RolloutActor:
         with self._awake():
             sync = self._sync(publication)
             self.engine.reseed(sampling_seed(c.run.seed, publication.version.step, "evaluation"))
-            result = evaluate_solver(self.engine, c, items, self.domain, self.judges)
+            result = evaluate_solver(self.engine, self.domain, c.eval, c.rollout.temperature, items, self.judges)
         return Evaluated(result=result, sync=sync)
 
     @contextmanager

@@ -178,7 +178,7 @@ def plain(model: Any, chosen: Sequence[TrainRow], dtype: Dtype) -> Tensor:
     found = []
     for row in chosen:
         ids = torch.tensor([row.prompt_ids + row.token_ids])
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is Dtype.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = model(input_ids=ids, use_cache=False).logits[0, -len(row.token_ids) - 1 : -1]
         scores = (logits.float() / TEMPERATURE).log_softmax(-1)
         found.append(scores.gather(-1, torch.tensor(row.token_ids)[:, None])[:, 0])
@@ -207,7 +207,7 @@ def compare(name: str, folder: Path, recompute: bool = False) -> Found:
     path = write(name, folder)
     net = PolicyNet(
         path,
-        dtype=Dtype.float32,
+        dtype="float32",
         device=torch.device("cpu"),
         recompute=recompute,
         workers=Workers(),
@@ -220,7 +220,7 @@ def compare(name: str, folder: Path, recompute: bool = False) -> Found:
     reference.set_attn_implementation("eager")
     chosen = rows()
     batch = pack(chosen, range(len(chosen)))
-    ours, theirs = net(batch)[0], plain(reference, chosen, Dtype.float32)
+    ours, theirs = net(batch)[0], plain(reference, chosen, "float32")
     weights = torch.linspace(-1, 1, len(ours))
     (ours * weights).sum().backward()
     (theirs * weights).sum().backward()
@@ -229,9 +229,9 @@ def compare(name: str, folder: Path, recompute: bool = False) -> Found:
         torch.cat([g.reshape(-1) for g in side])
         for side in zip(*((_gradient(a), _gradient(b)) for a, b in pairs), strict=True)
     )
-    net.dtype = Dtype.bfloat16
+    net.dtype = "bfloat16"
     with torch.no_grad():
-        rounded, plainly = net(batch)[0], plain(reference, chosen, Dtype.bfloat16)
+        rounded, plainly = net(batch)[0], plain(reference, chosen, "bfloat16")
     return Found(
         fp32=float((ours - theirs).detach().abs().max()),
         gradient=float(got.norm() / expected.norm()),

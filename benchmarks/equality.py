@@ -21,8 +21,8 @@ from typing import Any
 ARMS = {
     "local-0": ["run.seed=0"],
     "local-1": ["run.seed=1"],
-    "solver_only": ["task.source=frozen"],
-    "grpo_fixed": ["task.source=fixed", "algorithm.name=grpo"],
+    "solver_only": ["task.source=solver_only"],
+    "grpo_fixed": ["task.source=fixed", "baseline.by=problem"],
     "sorting": ["task.domain=sorting", "eval.data=dev"],
 }
 SYNCHRONOUS = ["rollout.max_staleness=0", "rollout.threads=1", "learner.threads=1", "run.eval_every=6"]
@@ -30,7 +30,10 @@ OF_A_CELL = ("problems/share", "baseline/proposer", "baseline/solver")
 RENAMED: dict[str, str] = {  # metric of the old checkout -> of the new one, where {task} is the arm's domain
     f"{name}/{tier}": f"{name}/{{task}}/{tier}" for name in OF_A_CELL for tier in ("easy", "medium", "hard")
 }
-OVERRIDES_OF_OLD: dict[str, str] = {}  # override of the new checkout -> what the old one calls it
+OVERRIDES_OF_OLD: dict[str, list[str]] = {  # override of the new checkout -> what the old one calls it
+    "task.source=solver_only": ["task.source=frozen"],
+    "baseline.by=problem": ["algorithm.name=grpo"],  # of an arm whose source is not selfplay
+}
 OF_CLOCK_OR_MACHINE = ("time", "throughput/", "memory/", "sync/seconds", "sync/load_seconds", "sync/proof_seconds")
 
 
@@ -70,7 +73,7 @@ def main() -> int:
     status = 0
     for arm in given.arms or ARMS:
         overrides = [*SYNCHRONOUS, f"run.steps={given.steps}", *ARMS[arm]]
-        of_old = [OVERRIDES_OF_OLD.get(o, o) for o in overrides]
+        of_old = [old for o in overrides for old in OVERRIDES_OF_OLD.get(o, [o])]
         with tempfile.TemporaryDirectory() as folder:
             kept = given.keep / f"{arm}-{given.steps}.json" if given.keep else Path(folder) / "kept"
             if not kept.exists():

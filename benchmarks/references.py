@@ -27,7 +27,7 @@ def rollout_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
 
     c = configured(config, overrides)
     llm = LLM(
-        model=resolve_model_path(c.model.path), dtype=c.model.dtype.value, enforce_eager=True,
+        model=resolve_model_path(c.model.path), dtype=c.model.dtype, enforce_eager=True,
         max_model_len=c.rollout.max_model_len, max_num_seqs=c.rollout.max_num_seqs,
         kv_cache_memory_bytes=int(c.rollout.kv_cache_gib * 2**30), enable_prefix_caching=True, disable_log_stats=True,
     )  # fmt: skip
@@ -54,7 +54,6 @@ def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
     import torch
 
     from azero.batch import completion_tokens
-    from azero.config import Dtype
     from azero.models.loading import load_model, resolve_model_path
     from azero.types import Role
 
@@ -71,7 +70,7 @@ def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
 
     def step() -> None:
         for prompt, ids in batches:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=c.model.dtype is Dtype.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=c.model.dtype == "bfloat16"):
                 logits = net(ids).logits[:, prompt - 1 : -1]
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, prompt:].flatten())
             loss.backward()

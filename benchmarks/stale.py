@@ -18,7 +18,7 @@ import torch
 
 from actors.engines import build_engine
 from actors.proof import SyncProof
-from azero.config import Dtype, EngineName, ModelConfig, RolloutConfig
+from azero.config import ModelConfig, RolloutConfig
 from azero.errors import SyncError
 from azero.models.loading import load_model, resolve_model_path
 from azero.models.weights import digests, flatten, owned_state, unflatten
@@ -31,9 +31,9 @@ class Syncs:
     """Publishes versions of a model to one engine, and proves each."""
 
     def __init__(self, path: str, engine: str, dtype: str, step: float) -> None:
-        rollout = RolloutConfig(engine=EngineName(engine), max_model_len=64, max_num_seqs=8, kv_cache_gib=0.05)
+        rollout = RolloutConfig(engine=engine, max_model_len=64, max_num_seqs=8, kv_cache_gib=0.05)
         path = resolve_model_path(path)
-        self.engine = build_engine(ModelConfig(path=path, dtype=Dtype(dtype)), rollout, seed=0, path=path)
+        self.engine = build_engine(ModelConfig(path=path, dtype=dtype), rollout, seed=0, path=path)
         self.state, self.dtype, self.step = owned_state(load_model(path)), dtype, step
         self.generator = torch.Generator().manual_seed(0)
         self.seconds: list[tuple[float, float, float]] = []  # of a sync, of the proof's readings, of the digests

@@ -20,7 +20,7 @@ GENERATED = 16  # tokens of a completion, at most
 BATCH = 16, 16  # problems, solutions
 COMMON = ["run.eval_every=0", "run.checkpoint_every=0", "eval.samples=0", "cluster.progress=plain", "run.sinks=[]"]
 COMMON += ["learner.keep_every=0", "task.exclude_evaluation=false", "rollout.max_num_seqs=512", f"optim.lr={LR}"]
-GRPO = ["algorithm.name=grpo", "task.source=fixed", "task.fixed_size=256"]
+GRPO = ["baseline.by=problem", "task.source=fixed", "task.fixed_size=256"]
 
 
 def small_model() -> str:

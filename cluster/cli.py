@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+import azero
 from azero.errors import RunFailed, UserError
 from azero.types import Role
 
@@ -29,7 +31,6 @@ def _writable(file: Path | None) -> Path | None:
 
 
 app = typer.Typer(
-    help="Train a language model by self-play with no data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,6 +41,19 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 JsonFile = Annotated[Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"azero {azero.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="say which")] = False,
+) -> None:
+    """Train a language model by self-play with no data."""
+
+
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="a YAML file, the name of a shipped config, or a run directory")],
@@ -48,30 +62,23 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved config and what it needs")] = False,
 ) -> int:
     """Run self-play training to its end."""
-    from rich.console import Console
+    from cluster import api
 
-    from azero.config import load_config
-    from cluster.records.rundir import CONFIG, run_of
-
-    given, folder = overrides or [], run_of(config)
-    resolved = load_config(folder / CONFIG if folder else config, given)
-    if folder and not any(o.startswith("run.dir=") for o in given):
-        resolved.run.dir = str(folder)  # wherever it was when its config was written
-    console = Console(soft_wrap=True, markup=False, emoji=False)  # names are printed as they are
+    resolved, console = api.load_config(config, overrides or []), api.plain_console()
     if dry_run:
         from cluster.commands.dryrun import dry_run as show
 
-        return show(resolved, config, given, resume, console)
-    from cluster.commands.train import train as run
+        return show(resolved, config, overrides or [], resume, console)
+    from cluster.commands.train import show_outcome
 
-    return run(resolved, resume, console)
+    return show_outcome(api.train(resolved, resume), console)
 
 
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="embedded, a model folder, a Hub id, a run directory or a checkpoint")],
     overrides: Overrides = None,
-    data: Annotated[str, typer.Option(help="test, dev, a Hub id, or a parquet, json, jsonl or arrow file")] = "",
+    data: Annotated[str, typer.Option(help="test, dev, a Hub id, or a parquet, csv, json, jsonl or arrow file")] = "",
     role: Annotated[Role, typer.Option(help="solver: accuracy; proposer: what it writes")] = Role.SOLVER,
     config: Annotated[str, typer.Option(help="a config whose engine and protocol to use")] = "",
     json_file: Annotated[
@@ -79,13 +86,25 @@ def evaluate(
     ] = None,
 ) -> int:
     """Greedy and sampled accuracy of a model, with intervals; or what it proposes."""
+    from rich.console import Console
+
+    from azero.evaluation.proposer import proposer_table
+    from azero.evaluation.solver import table
     from cluster.commands.evaluate import evaluate_model, evaluate_proposer
 
+    result: Any
     if role is Role.PROPOSER:
         if data:
             raise UserError(f"--data {data} with --role proposer: proposals have no evaluation set; leave it out")
-        return evaluate_proposer(model, config, overrides or [], json_file)
-    return evaluate_model(model, data, config, overrides or [], json_file)
+        result = evaluate_proposer(model, config, overrides or [])
+        shown = proposer_table(result)
+    else:
+        result = evaluate_model(model, data, config, overrides or [])
+        shown = table(None, result)
+    Console().print(shown)
+    if json_file:
+        json_file.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
 
 
 @app.command()

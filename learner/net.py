@@ -147,7 +147,7 @@ class PolicyNet(nn.Module):
         return token_logprobs(logits, sequence[0, 1:], temperature)[0]
 
     def _autocast(self) -> AbstractContextManager[None]:
-        if self.dtype is Dtype.float32:
+        if self.dtype == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
@@ -156,7 +156,7 @@ class PolicyNet(nn.Module):
 def fp32_products(net: PolicyNet) -> Iterator[None]:
     """Within it the net runs in fp32, without the GPU's or CPU's shortcuts through shorter formats."""
     dtype, precision, convolutions = net.dtype, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    net.dtype = Dtype.float32
+    net.dtype = "float32"
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from azero.batch import MicroBatch, completion_tokens, pack, shares
-from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
 from azero.losses import kl_estimate, policy_loss
 from azero.models.weights import owned_state
 from azero.types import ProbeSet, TrainRow
@@ -189,7 +189,7 @@ class PolicyOptimizer:
         `exact`: KL and `out` are of fp32 log-probs, with the gradient of those in `model.dtype`; two passes in bf16
         differ more by their rounding than by an update. The ratio needs none: the engine rounds its side as well.
         """
-        in_fp32 = self.net.exact(batch) if exact and self.net.dtype is not Dtype.float32 else None
+        in_fp32 = self.net.exact(batch) if exact and self.net.dtype != "float32" else None
         logprobs, entropy = self.net(batch)
         values = logprobs if in_fp32 is None else logprobs + (in_fp32 - logprobs).detach()
         behaviour, advantages = batch.behaviour.to(self.device), batch.advantages.to(self.device)

@@ -46,7 +46,7 @@ class Trainer:
 
         `start` is the frozen reference of the KL term either way.
         """
-        self.dtype = model.dtype.value
+        self.dtype = model.dtype
         self.workers = workers or Workers()
         self.step_number = 0
         self.driver_state: dict[str, Any] = {}  # what the driver put into `state`

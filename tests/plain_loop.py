@@ -27,7 +27,7 @@ from azero.types import Episode, Group, Problem, Role, Sample
 
 
 def plain_loop(config: Config) -> list[dict[str, Any]]:
-    domain, rules = get_domain(config.task.domain), play_rules(config)
+    domain, rules = get_domain(config.task.domain), play_rules(config.rollout, config.task, config.reward.ladder)
     path = resolve_model_path(config.model.path)
     credit, trainer = credit_of(config), trainer_of(config, path)
     engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from azero.config import Ladder
 from azero.play import PlayRules
 from azero.types import SHARED, Completion, Sampling, WeightVersion
 
@@ -64,6 +63,6 @@ def rules(
         chat=chat,
         exclude_evaluation=exclude,
         other_tiers=other_tiers,
-        ladder=Ladder.paper,
+        ladder="paper",
         barrier=barrier,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
@@ -22,6 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from azero.errors import UserError
 
 NULLS = ("null", "~", "")  # of a key that may be null
+GONE = {  # key of an earlier version -> what says the same now
+    "algorithm.name": "baseline.by=problem is GRPO's baseline, and task.source says whether proposals are trained",
+}
 MEANINGS = {  # pydantic's kind of error -> what it says here
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number, and not so large",
@@ -107,11 +109,11 @@ def validated(schema: type[C], content: Any, origins: Mapping[str, str]) -> C:
 
 
 def value_of(config: Section, key: str) -> Any:
-    """A leaf's value by its dotted key, as YAML has it: an enumeration's member as its text."""
+    """A leaf's value by its dotted key."""
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)
-    return value.value if isinstance(value, Enum) else value
+    return value
 
 
 def yaml_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
@@ -223,6 +225,8 @@ def _some_key(section: str, keys: Mapping[str, Any]) -> str:
 
 
 def _unknown(key: str, origin: str, keys: Mapping[str, Any]) -> str:
+    if key in GONE:
+        return f"{key}: is gone (in {origin}); {GONE[key]}"
     tail = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
     near = tail or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `azero train base --dry-run` for all keys"
@@ -236,9 +240,7 @@ def _refusal(e: ValidationError, origins: Mapping[str, str]) -> str:
     said = MEANINGS.get(error["type"], "").format(**error.get("ctx", {})) or error["msg"].replace(
         "Input should", "must"
     )
-    value = error["input"]
-    shown = value.value if isinstance(value, Enum) else value
-    return f"{key}={str(shown)[:80]}: {said.removeprefix('Value error, ')}{_given_in(key, origins)}"
+    return f"{key}={str(error['input'])[:80]}: {said.removeprefix('Value error, ')}{_given_in(key, origins)}"
 
 
 def _no_reference(e: OmegaConfBaseException, where: str, origins: Mapping[str, str]) -> str:

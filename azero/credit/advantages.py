@@ -1,22 +1,26 @@
 """Advantages: the task-relative baselines of TRR++ (arXiv 2505.03335 eq. 8) and the group-relative ones of GRPO.
 
-    TRR++   A = clip((r - mu[cell]) / (sigma[cell] + eps), -clip, clip)     every sample of a cell against that cell
-    GRPO    A = (r - mean(group)) / (std(group) + eps)                      every sample against its own group
+    TRR++   A = (r - mu[cell]) / (sigma[cell] + eps)      every sample of a cell against that cell
+    GRPO    A = (r - mean(group)) / (std(group) + eps)    every sample against its own group
 
 `baseline.by: problem` takes the second for solutions, whose problem is the finest task there is, and the first for
-proposals.
+proposals. Credit bounds what comes out by `algorithm.advantage_clip`.
 
 Means and standard deviations are over samples, each once, and of the population (ddof 0).
+
+A grouping (`baseline.by`) is a function of a Scored sample that names its cell. An estimator (`baseline.estimator`) is
+a class that is called with the section `baseline` and the grouping; see `Estimator`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from azero.config import BaselineConfig
 from azero.types import Cell, Role
 
 # A reward spread under this is none. One solution of 1e8 that differs gives 1.5e-4 on the paper's ladder, while the
@@ -58,20 +62,48 @@ class Moments:
         )
 
 
-def baseline_of(by: str, role: Role, cell: Cell) -> str:
-    """Name of the baseline that a sample is compared with.
+Grouping = Callable[[Scored], str]
 
-    "solver/arithmetic/easy" (`by` cell), "solver/arithmetic" (task), "solver" (role) or "batch".
-    """
-    match by:
-        case "cell" | "difficulty" | "problem":
-            return f"{role}/{cell}"
-        case "task":
-            return f"{role}/{cell.task}"
-        case "role":
-            return str(role)
-        case _:
-            return "batch"
+
+def by_cell(sample: Scored) -> str:
+    """Like "solver/arithmetic/easy"."""
+    return f"{sample.role}/{sample.cell}"
+
+
+def by_task(sample: Scored) -> str:
+    """Like "solver/arithmetic"."""
+    return f"{sample.role}/{sample.cell.task}"
+
+
+def by_role(sample: Scored) -> str:
+    return str(sample.role)
+
+
+def by_batch(sample: Scored) -> str:
+    return "batch"
+
+
+# Solutions by problem need no cell: TaskRelativeBaseline compares them with their group.
+GROUPINGS: dict[str, Grouping] = {
+    "cell": by_cell,
+    "task": by_task,
+    "role": by_role,
+    "batch": by_batch,
+    "problem": by_cell,
+}
+
+
+class Estimator(Protocol):
+    """What gives a batch its advantages. A method baselines() -> {cell: mean reward}, where there is one, is logged."""
+
+    def advantages(self, rows: Sequence[Scored]) -> np.ndarray:
+        """Advantages [rows] of a batch, in order."""
+
+    def state(self) -> dict[str, Any]:
+        """All that later steps depend on, as JSON has it; it goes into checkpoints."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
 
 
 class TaskRelativeBaseline:
@@ -88,9 +120,8 @@ class TaskRelativeBaseline:
     before, all are better than expected. As the average follows, A falls to 0.
     """
 
-    def __init__(self, by: str, min_groups: int, ema_decay: float, epsilon: float, clip: float) -> None:
-        self.by, self.min_groups, self.ema_decay, self.epsilon, self.clip = by, min_groups, ema_decay, epsilon, clip
-        self.last_means: dict[str, float] = {}  # cell -> mean reward in the batch of the last call
+    def __init__(self, config: BaselineConfig, grouping: Grouping) -> None:
+        self.config, self.grouping = config, grouping
         self._cells: dict[str, Moments] = {}
         self._roles: dict[str, Moments] = {}
 
@@ -103,27 +134,36 @@ class TaskRelativeBaseline:
         rewards = np.fromiter((r.reward for r in rows), dtype=np.float64, count=len(rows))
         if not np.isfinite(rewards).all():
             raise ValueError(f"advantages: reward {rewards[~np.isfinite(rewards)][0]} is not finite")
-        by_cell: dict[str, list[int]] = {}  # cell -> its rows
-        by_role: dict[str, list[int]] = {}
+        of_cell: dict[str, list[int]] = {}  # cell -> its rows
+        of_role: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
-            by_cell.setdefault(baseline_of(self.by, row.role, row.cell), []).append(i)
-            by_role.setdefault(str(row.role), []).append(i)
-        cells = {cell: _moments(rewards[at]) for cell, at in by_cell.items()}
+            of_cell.setdefault(self.grouping(row), []).append(i)
+            of_role.setdefault(str(row.role), []).append(i)
+        cells = {cell: _moments(rewards[at]) for cell, at in of_cell.items()}
 
         out = np.zeros(len(rows))
-        for cell, at in by_cell.items():
+        for cell, at in of_cell.items():
             moments: Moments | None = cells[cell]
-            if len({rows[i].group for i in at}) < self.min_groups or cells[cell].std < MIN_STD:
+            if len({rows[i].group for i in at}) < self.config.min_groups or cells[cell].std < MIN_STD:
                 # A cell of both roles (batch) is unseen only where both are.
                 moments = self._cells.get(cell) or self._roles.get(str(rows[at[0]].role))
             if moments is not None and moments.std >= MIN_STD:
-                standard = (rewards[at] - moments.mean) / (moments.std + self.epsilon)
-                out[at] = np.clip(standard, -self.clip, self.clip)
+                out[at] = (rewards[at] - moments.mean) / (moments.std + self.config.epsilon)
+        if self.config.by == "problem":
+            self._compare_in_groups(rows, rewards, out)
 
-        self.last_means = {cell: moments.mean for cell, moments in cells.items()}
         self._remember(self._cells, cells)
-        self._remember(self._roles, {role: _moments(rewards[at]) for role, at in by_role.items()})
+        self._remember(self._roles, {role: _moments(rewards[at]) for role, at in of_role.items()})
         return out
+
+    def _compare_in_groups(self, rows: Sequence[Scored], rewards: np.ndarray, out: np.ndarray) -> None:
+        """Give solutions the advantages of GRPO."""
+        of_group: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            if row.role is Role.SOLVER:
+                of_group.setdefault(row.group, []).append(i)
+        for at in of_group.values():
+            out[at] = group_advantages(rewards[at], self.config.epsilon)
 
     def baselines(self) -> dict[str, float]:
         """Moving average of the mean reward by cell, for metrics baseline/<cell>."""
@@ -141,17 +181,16 @@ class TaskRelativeBaseline:
 
     def _remember(self, averages: dict[str, Moments], batch: Mapping[str, Moments]) -> None:
         for name, moments in batch.items():
-            averages[name] = averages[name].decayed(moments, self.ema_decay) if name in averages else moments
+            averages[name] = averages[name].decayed(moments, self.config.ema_decay) if name in averages else moments
+
+
+ESTIMATORS = {"trr": TaskRelativeBaseline}
 
 
 def group_advantages(rewards: np.ndarray, epsilon: float) -> np.ndarray:
-    """GRPO advantages [groups, samples] of rewards of that shape; exactly 0 in a group without variance."""
-    rewards = np.asarray(rewards, dtype=np.float64)
-    if not rewards.size:
-        return np.zeros(rewards.shape)
-    centred = rewards - rewards.mean(axis=1, keepdims=True)
-    std = rewards.std(axis=1, keepdims=True)
-    return np.where(std < MIN_STD, 0.0, centred / np.maximum(std + epsilon, MIN_STD))
+    """GRPO advantages [samples] of a group's rewards [samples]; exactly 0 in a group without variance."""
+    std = rewards.std()
+    return (rewards - rewards.mean()) / (std + epsilon) if std >= MIN_STD else np.zeros(rewards.shape)
 
 
 def _moments(rewards: np.ndarray) -> Moments:

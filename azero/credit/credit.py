@@ -20,25 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from azero.config import (
-    Algorithm,
-    AlgorithmConfig,
-    Baseline,
-    BaselineConfig,
-    Learnability,
-    RewardConfig,
-    Source,
-    TaskConfig,
-)
-from azero.credit.advantages import Scored, TaskRelativeBaseline, group_advantages
+from azero.config import AlgorithmConfig, BaselineConfig, RewardConfig, TaskConfig
+from azero.credit.advantages import Scored
 from azero.credit.metrics import batch_metrics, trainable_proposals
 from azero.credit.novelty import NoveltyWindow
+from azero.credit.parts import CheckedEstimator, learnability_shape
 from azero.credit.rewards import (
     correlation,
     improvement,
-    learnability,
     proposer_floor,
     scale_improvements,
+    variance,
 )
 from azero.policies import ONE_POLICY, Policies
 from azero.serial import sample_from_json, sample_to_json
@@ -78,14 +70,15 @@ class Credit:
         temperature: float,
         policies: Policies = ONE_POLICY,
     ) -> None:
-        """`cells`: the domain's. `temperature`: that of all samples."""
+        """`cells`: the domain's. `temperature`: that of all samples.
+
+        Raises UserError where a part of the user's own cannot be had.
+        """
         self.reward, self.algorithm, self.task = reward, algorithm, task
         self.cells, self.temperature, self.policies = cells, temperature, policies
-        self.epsilon, self.by = baseline.epsilon, baseline.by
+        self.shape = learnability_shape(reward.learnability)
         self.window = NoveltyWindow(reward.novelty_window)
-        self.baseline = TaskRelativeBaseline(
-            baseline.by.value, baseline.min_groups, baseline.ema_decay, baseline.epsilon, algorithm.advantage_clip
-        )
+        self.baseline = CheckedEstimator(baseline, algorithm.advantage_clip)
         self.pending: list[Sample] = []  # proposals whose reward came after their own step's update
 
     def assign(self, episodes: Sequence[Episode], step: int) -> Assigned:
@@ -126,20 +119,15 @@ class Credit:
     @property
     def is_deferred(self) -> bool:
         """Whether rewards of proposals need the weights after the update."""
-        return self.reward.learnability is Learnability.improvement and self.has_proposals
+        return self.shape is None and self.has_proposals
 
     @property
     def has_proposals(self) -> bool:
-        return self.task.source in (Source.selfplay, Source.frozen)
+        return self.task.source in ("selfplay", "solver_only")
 
     @property
     def trains_proposer(self) -> bool:
-        return self.task.source is Source.selfplay and self.algorithm.name is Algorithm.trr
-
-    @property
-    def has_group_baseline(self) -> bool:
-        """Whether a solution is compared with the other solutions of its problem alone."""
-        return self.algorithm.name is Algorithm.grpo or self.by is Baseline.problem
+        return self.task.source == "selfplay"
 
     def novelties(self, episodes: Sequence[Episode]) -> list[float]:
         """Novelty of each episode's problem in [0, 1], 0 where there is none. Each is scored, then remembered."""
@@ -179,8 +167,8 @@ class Credit:
         groups = [e.group for e in valid if e.group is not None]
         if not groups:
             return {}, {}
-        if not self.is_deferred:
-            shaped = [learnability(self.reward.learnability, g.success_rate) for g in groups]
+        if self.shape is not None:
+            shaped = [self.shape(g.success_rate) for g in groups]
             return dict(zip([e.id for e in valid], shaped, strict=True)), {"learnability/mean": float(np.mean(shaped))}
         assert logprobs is not None
         raw = []
@@ -189,12 +177,12 @@ class Credit:
             correct = np.array([s.correct for s in g.samples])
             raw.append(improvement(lp.after - lp.before, correct, lp.before - lp.behaviour))
         scaled = scale_improvements(np.array(raw))
-        variance = np.array([learnability(Learnability.variance, g.success_rate) for g in groups])
+        variances = np.array([variance(g.success_rate) for g in groups])
         diagnostics = {
             "learnability/mean": float(np.mean(scaled)),
             "learnability/improvement_raw": float(np.mean(raw)),
         }
-        if (correlated := correlation(np.array(raw), variance)) is not None:
+        if (correlated := correlation(np.array(raw), variances)) is not None:
             diagnostics["learnability/variance_correlation"] = correlated
         return dict(zip([e.id for e in valid], map(float, scaled), strict=True)), diagnostics
 
@@ -210,10 +198,6 @@ class Credit:
         named = [(g.id, s) for g in groups for s in g.samples] + [(f"p{i}", s) for i, s in enumerate(proposer)]
         scored = [Scored(role=s.role, cell=s.cell, group=group, reward=s.reward) for group, s in named]
         values = self.baseline.advantages(scored)
-        if self.has_group_baseline:
-            rewards = np.array([[s.reward for s in g.samples] for g in groups])
-            clip = self.algorithm.advantage_clip
-            values[: len(solver)] = group_advantages(rewards, self.epsilon).reshape(-1).clip(-clip, clip)
         found: dict[str, list[TrainRow]] = {name: [] for name in self.policies.names}
         for sample, advantage in zip(solver + proposer, values.tolist(), strict=True):
             found[self.policies.of(sample.role)].append(self._row(sample, advantage))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from azero.config import Ladder, Learnability
+from azero.config import Ladder
 from azero.types import Verdict
 
 SOLVER_REWARDS: dict[Ladder, dict[Verdict, float]] = {
-    Ladder.paper: {Verdict.RIGHT: 1.0, Verdict.WRONG: -0.5, Verdict.MALFORMED: -1.0},
-    Ladder.binary: {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.MALFORMED: 0.0},
+    "paper": {Verdict.RIGHT: 1.0, Verdict.WRONG: -0.5, Verdict.MALFORMED: -1.0},
+    "binary": {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.MALFORMED: 0.0},
 }
 PROPOSER_FLOORS: dict[Ladder, dict[Verdict, float | None]] = {
-    Ladder.paper: {Verdict.VALID: None, Verdict.REJECTED: -0.5, Verdict.UNPARSEABLE: -1.0},
-    Ladder.binary: {Verdict.VALID: None, Verdict.REJECTED: 0.0, Verdict.UNPARSEABLE: 0.0},
+    "paper": {Verdict.VALID: None, Verdict.REJECTED: -0.5, Verdict.UNPARSEABLE: -1.0},
+    "binary": {Verdict.VALID: None, Verdict.REJECTED: 0.0, Verdict.UNPARSEABLE: 0.0},
 }
 
 # Improvements come from fp32 log-probs, which resolve a sequence to about 1e-6: a smaller spread is rounding.
@@ -39,24 +41,33 @@ def proposer_floor(verdict: Verdict, ladder: Ladder) -> float | None:
     return floors[verdict]
 
 
-def learnability(shape: Learnability, p: float) -> float:
-    """Learnability in [0, 1] of a problem with success rate `p`, a share of right answers (never of rewards).
+def one_minus_rate(p: float) -> float:
+    """1 - p, and 0 for a problem that all or none solve (eq. 4)."""
+    return 0.0 if p in (0, 1) else 1 - p
 
-    Raises ValueError for `p` outside [0, 1], and for `improvement`, which needs log-probs: see `improvement`.
-    """
-    if not 0 <= p <= 1:
-        raise ValueError(f"success rate {p}: must be in [0, 1]")
-    match shape:
-        case Learnability.one_minus_rate:  # eq. 4
-            return 0.0 if p in (0, 1) else 1 - p
-        case Learnability.uncertainty:  # R-Zero, arXiv 2508.05004
-            return 1 - abs(2 * p - 1)
-        case Learnability.variance:
-            return 4 * p * (1 - p)
-        case Learnability.none:
-            return 0.0
-        case _:
-            raise ValueError(f"learnability {shape.value}: not a function of the success rate; use improvement()")
+
+def uncertainty(p: float) -> float:
+    """1 at p = 1/2, 0 at both ends, straight between (R-Zero, arXiv 2508.05004)."""
+    return 1 - abs(2 * p - 1)
+
+
+def variance(p: float) -> float:
+    """That of one solution's being right, 1 at its largest."""
+    return 4 * p * (1 - p)
+
+
+def none(p: float) -> float:
+    return 0.0
+
+
+# Learnability in [0, 1] of a problem by its success rate p, a share of right answers (never of rewards). `improvement`
+# is none of these: it needs log-probs.
+SHAPES: dict[str, Callable[[float], float]] = {
+    "one_minus_rate": one_minus_rate,
+    "uncertainty": uncertainty,
+    "variance": variance,
+    "none": none,
+}
 
 
 def improvement(log_ratios: np.ndarray, correct: np.ndarray, behaviour_log_ratios: np.ndarray) -> float:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from azero.domains.base import Proposal
-from azero.errors import RunFailed, UserError
-from azero.failures import told
+from azero.plugs import checked, shown
 from azero.types import EvalItem, Problem, Verdict
 
 RETURNS: dict[str, type] = {
@@ -19,7 +16,6 @@ RETURNS: dict[str, type] = {
     "judge": Verdict,
 }
 RETURNS_SOME: dict[str, type] = {"seeds": Problem, "evaluation": EvalItem}  # a list or a tuple, not empty
-SHOWN = 60  # characters of a wrong value
 
 
 class Checked:
@@ -34,26 +30,9 @@ class Checked:
         value = getattr(self._domain, key)
         if not callable(value):
             return value
-        checked = self._checked(key, value)
-        self.__dict__[key] = checked
-        return checked
-
-    def _checked(self, key: str, method: Callable[..., Any]) -> Callable[..., Any]:
         where = f"task.domain={self._name}: {type(self._domain).__name__}.{key}"
-
-        @wraps(method)
-        def call(*arguments: Any, **named: Any) -> Any:
-            try:
-                result = method(*arguments, **named)
-            except (UserError, RunFailed):
-                raise
-            except (Exception, SystemExit) as e:
-                raise RunFailed(f"{where} fails with {told(e)}; repair it") from e
-            if wrong := _wrong(key, result) or self._of_no_cell(result):
-                raise RunFailed(f"{where} {wrong}")
-            return result
-
-        return call
+        method = self.__dict__[key] = checked(where, value, lambda r: _wrong(key, r) or self._of_no_cell(r))
+        return method
 
     def _of_no_cell(self, result: Any) -> str:
         """What is wrong with the cell of a problem; empty where nothing is."""
@@ -68,16 +47,12 @@ def _wrong(key: str, result: Any) -> str:
     """What is wrong with the type of a result; empty where nothing is."""
     kind = RETURNS.get(key)
     if kind and not isinstance(result, kind):
-        return f"returns {_shown(result)}; it must return a {kind.__name__}"
+        return f"returns {shown(result)}; it must return a {kind.__name__}"
     if isinstance(result, Proposal) and result.verdict is Verdict.VALID and not isinstance(result.problem, Problem):
-        return f"returns a valid proposal whose problem is {_shown(result.problem)}; it must be a Problem"
+        return f"returns a valid proposal whose problem is {shown(result.problem)}; it must be a Problem"
     kind = RETURNS_SOME.get(key)
     if kind and not (isinstance(result, list | tuple) and result):
-        return f"returns {_shown(result)}; it must return a list of {kind.__name__}, with one at least"
+        return f"returns {shown(result)}; it must return a list of {kind.__name__}, with one at least"
     if kind and (strangers := [item for item in result if not isinstance(item, kind)]):
-        return f"returns a list with {_shown(strangers[0])}; each must be a {kind.__name__}"
+        return f"returns a list with {shown(strangers[0])}; each must be a {kind.__name__}"
     return ""
-
-
-def _shown(value: Any) -> str:
-    return f"{' '.join(repr(value).split())[:SHOWN]} ({type(value).__name__})"

@@ -8,12 +8,14 @@ problems ship beside this module, so that training can leave them out. To rebuil
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import random
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from azero.domains.expression import HARD, Operation, Rejected, canonical, make_problem, parse, render
-from azero.errors import UserError
+from azero.errors import UserError, first_line
 from azero.types import EvalItem, Problem
 
 PUBLISHED = "morgan/arithmetic_eval"
 SEEDS = {"test": 20_250_503, "dev": 20_250_504}
-SUFFIXES = (".parquet", ".json", ".jsonl", ".arrow")
+SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}  # and reader
 COLUMNS = ("prompt", "answer", "difficulty", "metadata")
 HASH_FILE = Path(__file__).with_name("arithmetic_evaluation_hashes.json")
 HASH_DIGITS = 12  # hex; 48 bits: a false hit among all problems of the domain is unlikely
@@ -121,32 +123,26 @@ def load(source: str) -> list[EvalItem]:
     return [_item(source, number, row) for number, row in enumerate(rows, start=1)]
 
 
-def _read(source: str, suffix: str) -> Any:
+def _read(source: str, suffix: str) -> list[Any]:
     if not os.path.isfile(source):
         raise UserError(f"evaluation data {source!r}: no such file; {_ALLOWED}")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import datasets
 
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is in the error
+    file = glob.escape(os.path.abspath(source))
     try:
-        if suffix == ".parquet":
-            return pq.read_table(source).to_pylist()
-        if suffix == ".arrow":
-            with pa.memory_map(source) as buffer:
-                try:
-                    return pa.ipc.open_file(buffer).read_all().to_pylist()
-                except pa.ArrowInvalid:  # `datasets` writes the stream format
-                    buffer.seek(0)
-                    return pa.ipc.open_stream(buffer).read_all().to_pylist()
-        text = Path(source).read_text(encoding="utf-8")
-        rows = json.loads(text) if suffix == ".json" else [json.loads(x) for x in text.split("\n") if x.strip()]
-    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        with tempfile.TemporaryDirectory() as cache:
+            return list(
+                datasets.load_dataset(SUFFIXES[suffix], data_files=file, split="train", streaming=True, cache_dir=cache)
+            )
+    except Exception as error:  # datasets and pyarrow raise unrelated types
+        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise UserError(
             f"evaluation data {source!r}: not a readable {suffix} file ({cause}); write it again or {_ALLOWED}"
         ) from error
-    if not isinstance(rows, list):
-        raise UserError(f"evaluation data {source!r}: holds a {type(rows).__name__}; give a list of rows")
-    return rows
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 def _from_hub(source: str) -> Any:

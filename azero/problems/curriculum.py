@@ -1,8 +1,8 @@
 """Where the problems of a batch come from (`task.source`).
 
-    selfplay, frozen   requests to the proposer: a cell and K references of that cell from the buffer
-    random             a fresh problem of the domain's generator
-    fixed              the next problems of a set drawn once, in a new shuffled order each epoch
+    selfplay, solver_only   requests to the proposer: a cell and K references of that cell from the buffer
+    random                  a fresh problem of the domain's generator
+    fixed                   the next problems of a set drawn once, in a new shuffled order each epoch
 
 The domain's cells take turns; in `fixed` they do so in the making of the set, and the orders are free.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 
-from azero.config import Source, TaskConfig
+from azero.config import TaskConfig
 from azero.domains.base import Domain, generator
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
@@ -46,17 +46,17 @@ class SlotSource:
         """`problems`: slots a batch. Raises UserError where the source needs a generator that is missing or fails."""
         self.domain, self.task, self.problems, self.max_tries, self.seed = domain, task, problems, max_tries, seed
         self.evaluation = evaluation or EvaluationProblems(domain)
-        if task.source in (Source.random, Source.fixed):
+        if task.source in ("random", "fixed"):
             self._generator = generator(domain)
-        self.fixed: tuple[Problem, ...] = self._fixed_set() if task.source is Source.fixed else ()
+        self.fixed: tuple[Problem, ...] = self._fixed_set() if task.source == "fixed" else ()
 
     def slots(self, batch: int, buffer: ProblemBuffer) -> tuple[Slot, ...]:
         """The `problems` slots of `batch`, with ids "<batch>.<slot>". Raises UserError where none can be drawn."""
         ids = [f"{batch}.{i}" for i in range(self.problems)]
         places = range(batch * self.problems, (batch + 1) * self.problems)
-        if self.task.source is Source.fixed:
+        if self.task.source == "fixed":
             return tuple(Slot(id=i, problem=p) for i, p in zip(ids, self._walk(places), strict=True))
-        if self.task.source is Source.random:
+        if self.task.source == "random":
             rngs = [random.Random(f"{self.seed}/{batch}/{i}") for i in range(self.problems)]
             return tuple(
                 Slot(id=i, problem=self._generate(rng, self._cell(place))) for i, place, rng in zip(ids, places, rngs)
@@ -72,7 +72,7 @@ class SlotSource:
 
     def examples(self) -> tuple[Problem, ...]:
         """Of the problems that come from no proposer: the seeds, the fixed set, or a few generated ones a cell."""
-        if self.task.source is Source.random:
+        if self.task.source == "random":
             rng = random.Random(f"{self.seed}/examples")
             return tuple(self._generate(rng, cell) for cell in self.domain.cells for _ in range(EXAMPLES))
         return self.fixed or tuple(self.domain.seeds())

@@ -30,7 +30,7 @@ import ray
 from pydantic import Field
 from rich.console import Console
 
-from azero.config import Config, Count, Learnability, NotNegative, Positive, Whole
+from azero.config import Config, Count, NotNegative, Positive, Whole
 from azero.config.overrides import Section, merged
 from azero.credit.credit import Credit
 from azero.credit.guards import Guards
@@ -228,7 +228,7 @@ def _config(point: Point, options: ScaleConfig) -> Config:
     config = Config()
     config.run.steps, config.run.eval_every, config.run.checkpoint_every = WARM_UP_STEPS + options.steps, 0, 0
     config.learner.keep_every = 0
-    config.reward.learnability = Learnability.variance  # a clock has no log-probs to give
+    config.reward.learnability = "variance"  # a clock has no log-probs to give
     config.rollout.actors, config.rollout.max_staleness = point.actors, point.max_staleness
     config.rollout.problems_per_step = point.batch // options.solutions
     return config

@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from safetensors.torch import load_file
 
 from actors.engines import build_engine
 from actors.rollout import evaluate_solver, play_rules
-from azero.config import Config, Protocol, Source, load_config, unlikely
+from azero.config import Config, load_config, unlikely
 from azero.domains import get_domain
 from azero.engine import Engine
-from azero.evaluation.proposer import proposer_summary, proposer_table
-from azero.evaluation.solver import table
+from azero.evaluation.proposer import proposer_summary
 from azero.judging import executor_of
 from azero.models.lfs import require_fetched
 from azero.models.loading import require_weights, resolve_model_path
@@ -35,8 +33,8 @@ PROPOSALS = 240  # of all cells together
 PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
 
 
-def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Print the solver's table, write JSON where asked. Raises UserError.
+def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What `azero.evaluation.solver.evaluate` returns. Raises UserError.
 
     Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
     with the base config.
@@ -47,32 +45,28 @@ def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[
         warn(line)
     path = resolve_model_path(resolve_model(model))
     require_weights(path)
-    if config.eval.protocol is Protocol.chat:
+    if config.eval.protocol == "chat":
         require_chat_template(path)
     require_fetched(Path(config.eval.data), "eval.data")
     domain = get_domain(config.task.domain)
     items = domain.evaluation(config.eval.data)
     with _engine(config, path) as engine, executor_of(domain) as judges:
-        result = evaluate_solver(engine, config, items, domain, judges)
-    Console().print(table(None, result))
-    if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+        return evaluate_solver(engine, domain, config.eval, config.rollout.temperature, items, judges)
 
 
-def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Print the proposer's table, write JSON where asked. Raises UserError.
+def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{model: {step, and what `proposer_summary` returns}}. Raises UserError.
 
     Of a run directory, or a checkpoint in one, the run's start model is evaluated beside it, and both results go to
     its proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
     """
     config = _config(model, config_path, overrides)
-    config.task.source, config.task.fill_from_buffer = Source.selfplay, False
+    config.task.source, config.task.fill_from_buffer = "selfplay", False
     path, own = Path(resolve_model_path(resolve_model(model))), _own_config(Path(model))
     start = resolve_model_path(config.model.path) if own else str(path)
     for each in (start, str(path)):
         require_weights(each)
-    if config.task.protocol is Protocol.chat:
+    if config.task.protocol == "chat":
         require_chat_template(start)
     with _engine(config, start) as engine:
         results = {"start": {"step": 0, **_propose(engine, config)}}
@@ -80,13 +74,9 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str], ou
             step = checkpoint_of(path).step
             engine.load(WeightVersion(lineage=0, step=step), load_file(path / "model.safetensors"))
             results[f"step {step}"] = {"step": step, **_propose(engine, config)}
-    Console().print(proposer_table(results))
-    lines = [json.dumps(r) for r in results.values()]
     if own:
-        (own.parent / PROPOSER_EVALS).write_text("".join(f"{line}\n" for line in lines))
-    if out is not None:
-        out.write_text(json.dumps(results, indent=1) + "\n")
-    return 0
+        (own.parent / PROPOSER_EVALS).write_text("".join(f"{json.dumps(r)}\n" for r in results.values()))
+    return results
 
 
 def _propose(engine: Engine, config: Config) -> dict[str, Any]:
@@ -97,8 +87,9 @@ def _propose(engine: Engine, config: Config) -> dict[str, Any]:
     seeds = ProblemBuffer(task.buffer_size, domain.seeds(), excluded)
     slots = SlotSource(domain, task, PROPOSALS, 1, PROPOSAL_SEED, evaluation).slots(0, seeds)
     engine.reseed(PROPOSAL_SEED)
+    rules = play_rules(config.rollout, config.task, config.reward.ladder)
     with executor_of(domain) as judges:
-        player = Player(engine, domain, play_rules(config), evaluation, judges=judges)
+        player = Player(engine, domain, rules, evaluation, judges=judges)
         player.require_room(domain.seeds(), as_references=True)
         episodes = player.play(Assignment(id="proposals", batch=0, slots=slots))
     return proposer_summary(episodes, domain.cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from threading import current_thread, main_thread
 from typing import Any
 
 INTERRUPTED = 130  # exit status of what was stopped and can go on
@@ -17,7 +18,8 @@ class StopSignals:
         self.asked, self.only_ask = False, only_ask
 
     def __enter__(self) -> StopSignals:
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()  # no other thread can
+        self._before = {s: signal.signal(s, self._ask) for s in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ seeds: [0, 1, 2]
 control: selfplay            # the arm that the others are compared with, seed by seed
 arms:
   selfplay: []
-  frozen: [task.source=frozen]
+  solver_only: [task.source=solver_only]
 columns: [throughput/samples_per_s]   # optional: metrics to show, each as the median over a run's steps
 
 All runs share one Ray: the cluster of RAY_ADDRESS or the job's, or else one that the sweep starts. Each run is a driver

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 
 from azero.config import Config, to_yaml
-from azero.credit.credit import Credit
 from azero.credit.guards import Guards
 from azero.errors import RunFailed, UserError
 from azero.evaluation.solver import table
@@ -29,8 +31,19 @@ from cluster.supervise.runtime import cluster_address, ray_session
 from learner.mirror import Mirror, require_unused
 
 
-def train(config: Config, resume: bool, console: Console) -> int:
-    """Run to the end; 0 when done, INTERRUPTED when stopped with a checkpoint. Raises UserError and RunFailed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """How a run ended. `before` and `after`: its first and last evaluation, as evals.jsonl has them."""
+
+    status: Literal["done", "stopped"]  # stopped: `resume` goes on
+    path: Path  # of the run directory
+    steps: int  # learner updates done
+    before: Mapping[str, Any] | None = field(repr=False)  # None if there is one evaluation, or none
+    after: Mapping[str, Any] | None = field(repr=False)
+
+
+def train(config: Config, resume: bool, console: Console) -> TrainingResult:
+    """Run to the end, or until it is stopped. Raises UserError and RunFailed."""
     ready = prepare(config)
     run = RunDirectory(Path(config.run.dir))
     if config.run.mirror and resume:
@@ -54,9 +67,15 @@ def train(config: Config, resume: bool, console: Console) -> int:
             except KeyboardInterrupt:
                 if stop.only_ask:  # it was the second Ctrl-C
                     raise
-                console.print(f"stopped before its first step; go on with: azero train {run.path}/config.yaml --resume")
-                return INTERRUPTED
-        return _conclude(run, done, config.run.steps, console)
+                done = False
+        evals = read_jsonl(run.path / EVALS)
+        return TrainingResult(
+            status="done" if done else "stopped",
+            path=run.path,
+            steps=max(0, run.records.last_step(METRICS)),
+            before=evals[0] if len(evals) > 1 else None,
+            after=evals[-1] if evals else None,
+        )
 
 
 def _missing_room(config: Config) -> str:
@@ -84,15 +103,7 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
     # A run that was stopped before its first step has no checkpoint, and may have its evaluation of the start model.
     goes_on = run.checkpoint or run.records.last_step(METRICS) == 0
     run.records.truncate_after(started.publication.version.step if goes_on else -1)
-    recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config))
-    credit = Credit(
-        config.reward,
-        config.baseline,
-        config.algorithm,
-        config.task,
-        cells=ready.domain.cells,
-        temperature=config.rollout.temperature,
-    )
+    recorder = Recorder(run, progress, config.run.samples_text_share, open_sinks(run, config), ready.extra)
     recorder.start()
     try:
         return TrainingLoop(
@@ -100,8 +111,8 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
             fleet=fleet,
             learner=learner,
             started=started,
-            credit=credit,
-            guards=Guards(config.guard, credit.has_proposals),
+            credit=ready.credit,
+            guards=Guards(config.guard, ready.credit.has_proposals),
             buffer=ready.buffer,
             source=ready.source,
             items=ready.items,
@@ -113,13 +124,13 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
         recorder.close()
 
 
-def _conclude(run: RunDirectory, done: bool, steps: int, console: Console) -> int:
+def show_outcome(result: TrainingResult, console: Console) -> int:
     """Print the last evaluation beside the first, and how to go on; the exit status."""
-    evals = read_jsonl(run.path / EVALS)
-    if evals:
-        console.print(table(evals[0] if len(evals) > 1 else None, evals[-1]))
-    if done:
-        console.print(f"done: {steps} steps in {run.path}; next: azero export {run.path} OUT_DIR")
+    if result.after is not None:
+        console.print(table(result.before, result.after))
+    if result.status == "done":
+        console.print(f"done: {result.steps} steps in {result.path}; next: azero export {result.path} OUT_DIR")
         return 0
-    console.print(f"stopped with a checkpoint; go on with: azero train {run.path}/config.yaml --resume")
+    when = "with a checkpoint" if RunDirectory(result.path).has_checkpoint() else "before its first step"
+    console.print(f"stopped {when}; go on with: azero train {result.path}/config.yaml --resume")
     return INTERRUPTED

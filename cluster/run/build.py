@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from actors.rollout import RolloutActor
-from azero.config import Config, Transfer
+from azero.config import Config
 from azero.domains.base import Domain
 from cluster.records.rundir import RunDirectory
 from cluster.records.trace import Trace
@@ -27,7 +27,7 @@ Report = Callable[[str], None]
 def build_learner(ready: Prepared, run: RunDirectory, placement: Placement, report: Report) -> LearnerHost:
     """`report` is told of damaged checkpoints."""
     config, texts, options, make_sender = ready.config, probe_texts(ready.domain), dict[str, Any](), None
-    if config.rollout.transfer is Transfer.nccl:
+    if config.rollout.transfer == "nccl":
         from actors.transfer import SENDING
 
         options = {"concurrency_groups": {SENDING: 2 * config.rollout.actors}}

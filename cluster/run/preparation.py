@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from azero.config import Config, Protocol, unlikely
+from azero.config import Config, unlikely
+from azero.credit.credit import Credit
 from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.errors import UserError
@@ -19,6 +20,7 @@ from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
 from azero.types import EvalItem
 from cluster.records.rundir import warn
+from cluster.run.extra_metrics import ExtraMetrics
 from cluster.run.sinks import require_packages
 from cluster.supervise.room import count_parameters, demand, room_here, share_threads
 from cluster.supervise.runtime import cluster_address
@@ -37,6 +39,8 @@ class Prepared:
     items: list[EvalItem]
     buffer: ProblemBuffer
     source: SlotSource
+    credit: Credit
+    extra: ExtraMetrics
 
 
 def prepare(config: Config, *, dry: bool = False) -> Prepared:
@@ -70,6 +74,15 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
         source=SlotSource(
             domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed, evaluation
         ),
+        credit=Credit(
+            config.reward,
+            config.baseline,
+            config.algorithm,
+            config.task,
+            cells=domain.cells,
+            temperature=rollout.temperature,
+        ),
+        extra=ExtraMetrics(config.run.metrics),
     )
 
 
@@ -89,7 +102,7 @@ def _checked_model(config: Config, dry: bool) -> str:
     """The folder or Hub id of the model."""
     path = config.model.path if dry and is_gguf(config.model.path) else resolve_model_path(config.model.path)
     require_weights(path)
-    if Protocol.chat in (config.task.protocol, config.eval.protocol):
+    if "chat" in (config.task.protocol, config.eval.protocol):
         require_chat_template(path)
     return path
 

@@ -13,6 +13,7 @@ from azero.types import Episode
 from cluster.records.episodes import episode_record
 from cluster.records.jsonl import EVALS, METRICS, SAMPLES, read_jsonl
 from cluster.records.rundir import RunDirectory
+from cluster.run.extra_metrics import ExtraMetrics
 from cluster.run.progress import Progress
 from cluster.run.sinks import Sink
 
@@ -20,9 +21,16 @@ from cluster.run.sinks import Sink
 class Recorder:
     """A metrics line waits for the evaluation of its step, so that each step is one line and lines are in order."""
 
-    def __init__(self, run: RunDirectory, progress: Progress, text_share: float, sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        progress: Progress,
+        text_share: float,
+        sinks: Sequence[Sink],
+        extra: ExtraMetrics | None = None,
+    ) -> None:
         self.run, self.progress, self.text_share = run, progress, text_share
-        self._sinks = list(sinks)
+        self._sinks, self._extra = list(sinks), extra or ExtraMetrics()
         self._began = time.monotonic()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
@@ -49,6 +57,7 @@ class Recorder:
     def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
         step = int(metrics["step"])
         share = self.text_share
+        metrics = self._extra.of(episodes, metrics, lambda text: self.warn(step, text))
         self._append(SAMPLES, *(episode_record(e, step, _fraction(e.id) < share) for e in episodes))
         self._waiting.append(metrics | {"time_s": time.monotonic() - self._began})
         if awaits_evaluation:

@@ -22,7 +22,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from azero.config import ClusterConfig, Config, Dtype, Layout
+from azero.config import ClusterConfig, Config
 from azero.errors import RunFailed, UserError
 from cluster.records import machine
 from cluster.supervise.runtime import cluster_address, ray_session
@@ -54,7 +54,7 @@ class Demand:
 
 def demand(config: Config) -> Demand:
     worker, actor = worker_bundle(config), actor_bundle(config)
-    if config.cluster.layout is Layout.colocated:
+    if config.cluster.layout == "colocated":
         pair = {name: worker.get(name, 0) + actor.get(name, 0) for name in worker | actor}
         return Demand(first=[pair] * config.learner.workers, later=[])
     return Demand(first=[worker] * config.learner.workers + [actor], later=[actor] * (config.rollout.actors - 1))
@@ -100,7 +100,7 @@ def needs(config: Config, model_path: str) -> list[tuple[str, str]]:
 def memory_bytes(config: Config, parameters: int) -> tuple[int, int, int]:
     """Bytes of (each worker of the learner, each actor, Ray's object store)."""
     rollout, learner = config.rollout, config.learner
-    width = 4 if config.model.dtype is Dtype.float32 else 2
+    width = 4 if config.model.dtype == "float32" else 2
     copies = 5 + (config.algorithm.kl_beta > 0)  # weights, 2 gradients (a role each), 2 moments, reference
     return (
         parameters * 4 * copies // learner.workers + parameters * width,  # and what it publishes
@@ -259,7 +259,7 @@ class Placement:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._is_shared = config.cluster.layout is Layout.colocated
+        self._is_shared = config.cluster.layout == "colocated"
         self._group: PlacementGroup | None = None
 
     def reserve(self) -> None:

@@ -15,7 +15,7 @@ from helpers import at, publication
 from actors import vllm_worker
 from actors.engines import build_engine, generate
 from actors.proof import SyncProof
-from azero.config import EngineName, ModelConfig, RolloutConfig
+from azero.config import ModelConfig, RolloutConfig
 from azero.errors import SyncError, UserError
 from azero.models.loading import load_tokenizer
 from azero.models.weights import digest, flatten, owned_state, unflatten
@@ -352,7 +352,7 @@ def test_a_chat_template_is_asked_for_or_missed(hf_engine: Any) -> None:
 
 
 def test_build_engine_gives_the_configured_one(tiny_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = build_engine(ModelConfig(path=tiny_path), RolloutConfig(engine=EngineName.hf), seed=3)
+    engine = build_engine(ModelConfig(path=tiny_path), RolloutConfig(engine="hf"), seed=3)
     assert type(engine).__name__ == "HfEngine" and engine.version is None
     first = generate(engine, [(5, 6)], 2, FREE)
     engine.reseed(3)
@@ -361,4 +361,4 @@ def test_build_engine_gives_the_configured_one(tiny_path: str, monkeypatch: pyte
     with pytest.raises(
         UserError, match=r"vllm is not installed; install azero\[cpu\] or azero\[gpu\], or use rollout.engine=hf"
     ):
-        build_engine(ModelConfig(path=tiny_path), RolloutConfig(engine=EngineName.vllm), seed=3)
+        build_engine(ModelConfig(path=tiny_path), RolloutConfig(engine="vllm"), seed=3)

@@ -5,27 +5,32 @@ from __future__ import annotations
 import pytest
 
 from actors.rollout import play_rules
-from azero.config import Protocol, load_config, stops, unlikely
+from azero.config import Config, load_config, stops, unlikely
+from azero.play import PlayRules
 
 CHAT = ["task.protocol=chat", "eval.protocol=chat"]
+
+
+def rules(config: Config) -> PlayRules:
+    return play_rules(config.rollout, config.task, config.reward.ladder)
 
 
 @pytest.mark.parametrize("config", ["base", "local", "journal", "paper"])
 def test_a_raw_completion_is_a_line_and_a_chat_completion_is_not(config: str) -> None:
     raw = load_config(config)
-    assert play_rules(raw).solver.stop == play_rules(raw).proposer.stop == ("\n",)
+    assert rules(raw).solver.stop == rules(raw).proposer.stop == ("\n",)
     assert stops(raw.eval.stop, raw.eval.protocol) == ("\n",)
     chat = load_config(config, CHAT)
-    assert play_rules(chat).solver.stop == play_rules(chat).proposer.stop == ()
+    assert rules(chat).solver.stop == rules(chat).proposer.stop == ()
     assert stops(chat.eval.stop, chat.eval.protocol) == () and unlikely(chat) == []
     mixed = load_config(config, ["task.protocol=chat"])  # each by its own
-    assert play_rules(mixed).solver.stop == () and stops(mixed.eval.stop, mixed.eval.protocol) == ("\n",)
+    assert rules(mixed).solver.stop == () and stops(mixed.eval.stop, mixed.eval.protocol) == ("\n",)
 
 
 def test_an_explicit_stop_is_kept_and_in_chat_a_line_break_is_told() -> None:
     raw = load_config("base", ["rollout.stop=[]", "eval.stop=['#']"])
-    assert play_rules(raw).solver.stop == () and stops(raw.eval.stop, Protocol.raw) == ("#",) and unlikely(raw) == []
+    assert rules(raw).solver.stop == () and stops(raw.eval.stop, "raw") == ("#",) and unlikely(raw) == []
     chat = load_config("base", [*CHAT, 'rollout.stop=["\\n"]', "eval.stop=['###']"])
-    assert play_rules(chat).solver.stop == ("\n",) and stops(chat.eval.stop, Protocol.chat) == ("###",)
+    assert rules(chat).solver.stop == ("\n",) and stops(chat.eval.stop, "chat") == ("###",)
     (told,) = unlikely(chat)
     assert told.startswith("rollout.stop holds a line break with task.protocol=chat") and "\n" not in told

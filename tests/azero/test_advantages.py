@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from azero.config import BaselineConfig
 from azero.credit.advantages import (
+    GROUPINGS,
     MIN_STD,
     Moments,
     Scored,
     TaskRelativeBaseline,
-    baseline_of,
     group_advantages,
 )
+from azero.credit.parts import CheckedEstimator
 from azero.domains.expression import EASY, HARD
 from azero.types import Cell, Role
 
 
 def _baseline(by: str = "cell", **changed: Any) -> TaskRelativeBaseline:
-    return TaskRelativeBaseline(**{"by": by, "min_groups": 2, "ema_decay": 0.5, "epsilon": 0.0, "clip": 5.0} | changed)
+    config = BaselineConfig(by=by).model_copy(update={"ema_decay": 0.5, "epsilon": 0.0} | changed)
+    return TaskRelativeBaseline(config, GROUPINGS[by])
 
 
 def _rows(
@@ -41,9 +44,10 @@ def _rows(
         ("batch", "batch", "batch"),
     ],
 )
-def test_the_name_of_a_baseline(by: str, solver_easy: str, proposer_hard: str) -> None:
-    assert baseline_of(by, Role.SOLVER, EASY) == solver_easy
-    assert baseline_of(by, Role.PROPOSER, HARD) == proposer_hard
+def test_groupings(by: str, solver_easy: str, proposer_hard: str) -> None:
+    (easy,), (hard,) = _rows([0]), _rows([0], role=Role.PROPOSER, cell=HARD)
+    assert GROUPINGS[by](easy) == solver_easy
+    assert GROUPINGS[by](hard) == proposer_hard
 
 
 def test_each_cell_is_standardised_on_its_own_and_rows_keep_their_order() -> None:
@@ -54,15 +58,10 @@ def test_each_cell_is_standardised_on_its_own_and_rows_keep_their_order() -> Non
     right, wrong = 0.5 / 0.75**0.5, -1.5 / 0.75**0.5
     baseline = _baseline()
     assert baseline.advantages(rows) == pytest.approx([-1, right, 1, right, right, 1, wrong, -1])
-    assert baseline.last_means == {
-        "solver/arithmetic/hard": 0,
-        "solver/arithmetic/easy": 0.5,
-        "proposer/arithmetic/easy": 2,
-    }
-    assert list(baseline.baselines()) == [
-        "proposer/arithmetic/easy",
-        "solver/arithmetic/easy",
-        "solver/arithmetic/hard",
+    assert list(baseline.baselines().items()) == [
+        ("proposer/arithmetic/easy", 2),
+        ("solver/arithmetic/easy", 0.5),
+        ("solver/arithmetic/hard", 0),
     ]
 
 
@@ -83,10 +82,10 @@ def test_coarser_cells_share_their_moments(by: str, expected: list[float]) -> No
 def test_epsilon_and_clip() -> None:
     assert _baseline(epsilon=1.0).advantages(_rows([-1, 1])) == pytest.approx([-0.5, 0.5])
     # one of 50 differs: mean 0.02, std 0.14, so (1 - 0.02) / 0.14 = 7 is clipped
-    values = _baseline(clip=5.0).advantages(_rows([1] + [0] * 49))
+    values = CheckedEstimator(BaselineConfig(), clip=5.0).advantages(_rows([1] + [0] * 49))
     assert values[0] == 5
-    assert values[1] == pytest.approx(-1 / 7)
-    assert _baseline(clip=5.0).advantages(_rows([0] + [1] * 49))[0] == -5
+    assert values[1] == pytest.approx(-1 / 7, abs=1e-4)
+    assert CheckedEstimator(BaselineConfig(), clip=5.0).advantages(_rows([0] + [1] * 49))[0] == -5
 
 
 def test_too_few_groups_and_no_history_give_zero() -> None:
@@ -121,7 +120,6 @@ def test_an_unseen_cell_uses_the_average_of_its_role() -> None:
     hard = _rows([2], cell=HARD) + _rows([13], role=Role.PROPOSER, cell=HARD)
     # solver: mean 0, std 1; proposer: mean 10, std 2
     assert baseline.advantages(hard) == pytest.approx([2, 1.5])
-    assert baseline.last_means == {"solver/arithmetic/hard": 2, "proposer/arithmetic/hard": 13}
 
 
 def test_a_cell_that_was_always_constant_has_zero_whatever_its_role_does() -> None:
@@ -161,10 +159,14 @@ def test_a_reward_that_is_not_finite_is_refused() -> None:
 
 
 def test_group_advantages() -> None:
-    rewards = np.array([[1, 1, 1, -1], [2, 0, 2, 0], [0.1, 0.1, 0.1, 0.1]])
     right, wrong = 0.5 / 0.75**0.5, -1.5 / 0.75**0.5
-    values = group_advantages(rewards, 0.0)
-    assert values == pytest.approx(np.array([[right, right, right, wrong], [1, -1, 1, -1], [0, 0, 0, 0]]))
-    assert values[2].tolist() == [0, 0, 0, 0]
-    assert group_advantages(np.array([[-1, 1]]), 1.0).tolist() == [[-0.5, 0.5]]
-    assert group_advantages(np.array([]), 1e-6).size == 0
+    assert group_advantages(np.array([1, 1, 1, -1]), 0.0) == pytest.approx([right, right, right, wrong])
+    assert group_advantages(np.array([2, 0, 2, 0]), 0.0) == pytest.approx([1, -1, 1, -1])
+    assert group_advantages(np.array([0.1, 0.1, 0.1, 0.1]), 0.0).tolist() == [0, 0, 0, 0]
+    assert group_advantages(np.array([-1, 1]), 1.0).tolist() == [-0.5, 0.5]
+
+
+def test_by_problem_groups_may_differ_in_size_and_proposals_have_their_cell() -> None:
+    solutions = _rows([1, -1, 1, 1, 1, -1], groups=[0, 1, 0, 1, 1, 1])  # [1, 1] and [-1, 1, 1, -1]
+    rows = solutions + _rows([0, 4], role=Role.PROPOSER)
+    assert _baseline("problem").advantages(rows) == pytest.approx([0, -1, 0, 1, 1, -1, -1, 1])

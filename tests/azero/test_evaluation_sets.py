@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -99,6 +101,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
             path.write_text(json.dumps(rows))
         case ".jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
+        case ".csv":
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                texts = [m if isinstance(m := row["metadata"], str) else json.dumps(m) for row in rows]
+                writer.writerows(row | {"metadata": text} for row, text in zip(rows, texts, strict=True))
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), path)
         case _:
@@ -109,7 +117,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet", "A.PARQUET", "file.arrow", "stream.arrow"])
+@pytest.mark.parametrize(
+    "name", ["a.json", "a.jsonl", "a[1]*.json", "a.csv", "a.parquet", "A.PARQUET", "file.arrow", "stream.arrow"]
+)
 @pytest.mark.parametrize("row", [ROW, ROW_AS_TEXT], ids=["struct", "text"])
 def test_files_of_every_format(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
     if name == "A.PARQUET":
@@ -136,7 +146,7 @@ def test_files_of_every_format(tmp_path: Path, name: str, row: dict[str, Any]) -
         ([ROW | {"metadata": 3}], "metadata.operation"),
         ([ROW | {"prompt": "What is 3 + 5?"}], "must have the form 'Calculate: a op b = '"),
         ([ROW | {"answer": "eight"}], "must be an integer"),
-        (["3 + 5"], "is a str"),
+        (["3 + 5"], "row 1: no prompt"),
     ],
 )
 def test_bad_rows_are_user_errors(tmp_path: Path, rows: list[Any], message: str) -> None:
@@ -150,14 +160,16 @@ def test_bad_rows_are_user_errors(tmp_path: Path, rows: list[Any], message: str)
     [
         ("missing.parquet", None, "no such file"),
         ("nothing", None, "no such set, file or Hub id"),
-        ("rows.csv", b"prompt,answer\n", "'.csv' is not a known format"),
+        ("rows.tsv", b"prompt\tanswer\n", "'.tsv' is not a known format"),
+        ("rows.csv", b"prompt,answer\n", "no rows"),
+        ("rows.csv", b"prompt,answer\n1,2\n3,4,5\n", "not a readable .csv file"),
         ("rows", b"", "no suffix is not a known format"),
         ("rows.parquet", b"not parquet", "not a readable .parquet file"),
         ("rows.arrow", b"not arrow, for all its length", "not a readable .arrow file"),
         ("empty.arrow", b"", "not a readable .arrow file"),
         ("rows.json", b"{", "not a readable .json file"),
         ("rows.json", b"[" * 100_000, "not a readable .json file"),
-        ("rows.json", b"{}", "holds a dict"),
+        ("rows.json", b"{}", "no rows"),
         ("rows.jsonl", b"{}\n{", "not a readable .jsonl file"),
         ("rows.jsonl", b"\xff\xfe", "not a readable .jsonl file"),
         ("rows.jsonl", b"\n\n", "no rows"),
@@ -198,3 +210,24 @@ def test_hub_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load)
     (item,) = DOMAIN.evaluation("morgan/arithmetic_eval")
     assert item.problem.statement == "12 - 48"
+
+
+def test_reading_a_file_leaves_nothing_behind_and_needs_no_network(tmp_path: Path) -> None:
+    """And what needs no file does not import the library that reads them."""
+    write(tmp_path / "rows.jsonl", [ROW])
+    code = (
+        "import sys; from azero.domains.evaluation_sets import load; load('test'); print('datasets' in sys.modules);"
+        "print(len(load(sys.argv[1])))"
+    )
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path / "home"),
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-c", code, str(tmp_path / "rows.jsonl")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], env=environment
+    )
+    assert (done.stdout.split(), done.stderr) == (["False", "1"], "")
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]

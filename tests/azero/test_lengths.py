@@ -79,7 +79,7 @@ def test_a_fill_that_does_not_fit_leaves_the_place_empty() -> None:
     assert play([], given=replace(SEED, statement="z" * 200)) == []
 
 
-@pytest.mark.parametrize(("source", "length"), [(Source.random, 5000), (Source.fixed, 5000), (Source.selfplay, 10)])
+@pytest.mark.parametrize(("source", "length"), [("random", 5000), ("fixed", 5000), ("selfplay", 10)])
 def test_what_is_known_before_the_run_is_told_before_it(source: Source, length: int) -> None:
     domain = Unbounded()
     examples = SlotSource(domain, TaskConfig(source=source, fixed_size=6), 3, 1, 0).examples()

@@ -117,15 +117,15 @@ def test_two_actors_synchronous_runs_repeat_and_resume_to_the_last_bit(tmp_path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("source", ["frozen", "random", "fixed"])
+@pytest.mark.parametrize("source", ["solver_only", "random", "fixed"])
 def test_other_sources_of_problems(source: str, tmp_path: Path) -> None:
     lines = run(tmp_path / "run", f"task.source={source}", "run.steps=2", "rollout.engine=hf")[1:]
     assert all(m["grad_norm/proposer"] == 0 and m["grad_norm/solver"] > 0 for m in lines)
-    assert all(("proposer/reward" in m) == (source == "frozen") for m in lines)
+    assert all(("proposer/reward" in m) == (source == "solver_only") for m in lines)
 
 
 def test_grpo_on_a_fixed_set(tmp_path: Path) -> None:
-    lines = run(tmp_path / "run", "task.source=fixed", "task.fixed_size=8", "algorithm.name=grpo", "run.steps=3",
+    lines = run(tmp_path / "run", "task.source=fixed", "task.fixed_size=8", "baseline.by=problem", "run.steps=3",
                 "rollout.engine=hf")[1:]  # fmt: skip
     texts = {r["problem"]["text"] for r in read_jsonl(tmp_path / "run" / "samples.jsonl")}
     assert len(lines) == 3 and len(texts) == 8

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import credit_of
 
-from azero.config import Config, Learnability
+from azero.config import Config
 from azero.credit.guards import Guards
 from azero.domains import get_domain
 from azero.errors import RunFailed
@@ -33,7 +33,7 @@ class Run:
 
     def __init__(self, folder: Path, should_stop: Callable[[], bool] = lambda: False, **rates: float) -> None:
         config = Config()
-        config.reward.learnability = Learnability.variance
+        config.reward.learnability = "variance"
         config.run.steps, config.run.eval_every, config.run.checkpoint_every = 6, 2, 0
         config.rollout.actors, config.rollout.problems_per_step, config.learner.keep_every = 2, 4, 0
         self.config, self.folder, self.saved, self.should_stop = config, folder, list[int](), should_stop

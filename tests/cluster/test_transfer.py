@@ -18,7 +18,7 @@ from helpers import at, credit_of
 
 from actors.rollout import RolloutActor
 from actors.transfer import SENDING, Sender
-from azero.config import Config, Transfer, load_config
+from azero.config import Config, load_config
 from azero.domains import get_domain
 from azero.errors import UserError, VersionGone
 from azero.models.loading import resolve_model_path
@@ -65,7 +65,7 @@ def test_it_takes_vllm_and_gpus_of_their_own(given: list[str]) -> None:
 def workers(tmp_path: Path) -> Iterator[Any]:
     """(config, a learner's maker, an actor)."""
     config: Config = load_config("local", ["rollout.problems_per_step=4", "rollout.solutions_per_problem=2"])
-    config.rollout.transfer = Transfer.nccl  # after the check, which asks for GPUs
+    config.rollout.transfer = "nccl"  # after the check, which asks for GPUs
     path = resolve_model_path(config.model.path)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     everywhere = {"worker_process_setup_hook": in_place_of_nccl, "env_vars": {"PYTHONPATH": paths}}

@@ -19,7 +19,7 @@ REFUSED = {"RWKV", "RecurrentGemma"}  # neither leaves out the padding before a 
 EACH_TIME = {"Qwen3-Next", "MiniMax", "Mamba", "Mamba-2", "Jamba"}  # their states cannot serve several completions
 
 
-def net(path: str, dtype: Dtype = Dtype.float32) -> PolicyNet:
+def net(path: str, dtype: Dtype = "float32") -> PolicyNet:
     return PolicyNet(path, dtype=dtype, temperature=1.0, device=torch.device("cpu"), recompute=False, workers=Workers())
 
 

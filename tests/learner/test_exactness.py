@@ -47,7 +47,7 @@ def plainly(p: PolicyOptimizer, rows: list[TrainRow]) -> np.ndarray:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_an_update_changed_is_the_same_in_bf16_and_in_fp32(tiny_model: str, seed: int, beta: float) -> None:
     """Of the same weights before and after: a bf16 weight does not tell them apart."""
-    p, rows = policy(tiny_model, Dtype.bfloat16, beta), random_rows(32, seed)
+    p, rows = policy(tiny_model, "bfloat16", beta), random_rows(32, seed)
     before = plainly(p, rows)
     result = p.update(rows, WEIGHTS, run_all=True)
     expected = plainly(p, rows) - before
@@ -57,7 +57,7 @@ def test_what_an_update_changed_is_the_same_in_bf16_and_in_fp32(tiny_model: str,
 
 
 def test_the_kl_of_a_small_step_is_the_same_in_bf16_and_in_fp32(tiny_model: str) -> None:
-    exact, rounded = policy(tiny_model, Dtype.float32), policy(tiny_model, Dtype.bfloat16)
+    exact, rounded = policy(tiny_model, "float32"), policy(tiny_model, "bfloat16")
     rows = random_rows(32)
     assert (
         exact.update(rows, WEIGHTS).metrics["kl/reference"]
@@ -74,7 +74,7 @@ def test_improvement_pays_the_same_proposals_in_bf16_as_in_fp32(
 ) -> None:
     """The whole way, each run with its own gradient: 12 groups, three seeds."""
     mixed = [Verdict.RIGHT, Verdict.WRONG, Verdict.RIGHT, Verdict.WRONG]
-    raw: dict[Dtype, list[float]] = {Dtype.float32: [], Dtype.bfloat16: []}
+    raw: dict[Dtype, list[float]] = {"float32": [], "bfloat16": []}
     inside = Credit.reward_proposals
 
     def spied(self: Credit, episodes, novelties, logprobs=None):  # type: ignore[no-untyped-def]
@@ -84,14 +84,14 @@ def test_improvement_pays_the_same_proposals_in_bf16_as_in_fp32(
     monkeypatch.setattr(Credit, "reward_proposals", spied)
     for dtype in raw:
         for seed in range(3):
-            config = load_config("local", [f"model.dtype={dtype.value}", f"optim.lr={LR}", "optim.warmup_steps=0"])
+            config = load_config("local", [f"model.dtype={dtype}", f"optim.lr={LR}", "optim.warmup_steps=0"])
             trainer, credit = trainer_of(config, tiny_model), credit_of(config)
             tokens = random_rows(64, seed)
             episodes = [episode(f"0.{i}", mixed, text=f"{i} + {seed}") for i in range(12)]
             assigned = credit.assign([_with_tokens(e, tokens[4 * i :]) for i, e in enumerate(episodes)], step=0)
             credit.settle(assigned, trainer.step(assigned.batch))
-    assert len(raw[Dtype.float32]) == 36
-    assert np.corrcoef(raw[Dtype.float32], raw[Dtype.bfloat16])[0, 1] > 0.99
+    assert len(raw["float32"]) == 36
+    assert np.corrcoef(raw["float32"], raw["bfloat16"])[0, 1] > 0.99
 
 
 def _with_tokens(e, rows):  # type: ignore[no-untyped-def]
@@ -112,7 +112,7 @@ def _with_tokens(e, rows):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("name", ["GPT-2", "OPT", "Mixtral"])  # dropout, dropped layers, a router's jitter
 @pytest.mark.parametrize("recompute", [False, True])
 def test_noise_is_off_in_training_too(name: str, recompute: bool, tmp_path: Path) -> None:
-    p, rows = policy(write(name, tmp_path), Dtype.float32, recompute=recompute), random_rows(16)
+    p, rows = policy(write(name, tmp_path), "float32", recompute=recompute), random_rows(16)
     batch = pack(rows, range(len(rows)))
     torch.manual_seed(0)
     first = p.net(batch)[0]
@@ -127,7 +127,7 @@ def test_recomputing_layers_saves_what_they_kept(tiny_model: str) -> None:
     rows = random_rows(16)
     held = {}
     for recompute in (False, True):
-        p = policy(tiny_model, Dtype.float32, beta=0.0, recompute=recompute)
+        p = policy(tiny_model, "float32", beta=0.0, recompute=recompute)
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
             p.net(pack(rows, range(len(rows))))

@@ -10,7 +10,7 @@ import torch
 from rows import WEIGHTS, random_rows
 
 from azero.batch import pack
-from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
 from azero.types import SHARED, TrainRow
 from learner.checkpoint import Checkpoint
 from learner.net import recompute_layers
@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_the_formula(tiny_model: str) -> None:
 def test_bf16_products_leave_the_master_weights_in_fp32(tiny_model: str) -> None:
     p, rows = policy(tiny_model, lr=5e-6), random_rows()
     exact = flat(p.gradients(rows, WEIGHTS))
-    p.net.dtype = p.reference.dtype = Dtype.bfloat16
+    p.net.dtype = p.reference.dtype = "bfloat16"
     rounded = flat(p.gradients(rows, WEIGHTS))
     assert not torch.equal(exact, rounded) and (rounded - exact).norm() <= 0.05 * exact.norm()
     before = [q.detach().clone() for q in p.model.parameters()]

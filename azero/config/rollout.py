@@ -1,0 +1,76 @@
+"""How problems are played: engines, actors, sampling, and the weights that they load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from azero.config.kinds import Count, Dtype, EngineName, Positive, ProtocolName, Resource, Share, Transfer, Whole
+from azero.config.overrides import Section
+from azero.errors import UserError
+
+
+class RolloutConfig(Section):
+    engine: EngineName = "vllm"
+    actors: Count = 1
+    gpus_per_actor: Resource = 0.0
+    cpus_per_actor: Resource = 1.0
+    threads: Whole = 0  # torch threads an actor; 0: the machine's cores shared out
+    tensor_parallel: Count = 1
+    problems_per_step: Count = 16
+    solutions_per_problem: Annotated[Count, Field(ge=2)] = 16
+    max_tries: Count = 4  # proposals for one place in the batch
+    temperature: Positive = 0.7
+    max_new_tokens: Count = 16  # of a solution; in chat, where the answer comes last, some hundreds
+    max_proposal_tokens: Count = 24
+    stop: list[str] | None = None  # ends of a completion; null: a line break in the raw protocol, none in chat
+    max_staleness: Whole = 1  # versions; 0 is exactly synchronous
+    transfer: Transfer = "store"  # of weights: by Ray's object store, or from GPU to GPU by vLLM's NCCL transfer
+    sync_tolerance: Positive | None = None  # nats; null: 1e-4 for float32, 0.15 (of the mean) for bfloat16
+    kv_cache_gib: Positive = 0.25  # vLLM on CPU
+    gpu_memory_utilization: Annotated[Share, Field(gt=0)] = 0.85  # vLLM on GPU
+    sleep: bool = False  # vLLM on GPU: give its memory back between assignments, for a learner on the same GPU
+    max_model_len: Count = 256  # tokens, prompt and completion; a longer problem is rejected
+    max_num_seqs: Count = 256
+    timeout_s: Positive = 600.0  # one assignment or evaluation
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RolloutConfig:
+        if self.actors > self.problems_per_step:
+            raise UserError(
+                f"rollout.actors={self.actors}: more than rollout.problems_per_step={self.problems_per_step}, so some "
+                "would never work; lower the first or raise the second"
+            )
+        if self.tensor_parallel > 1 and self.engine == "hf":
+            raise UserError(f"rollout.tensor_parallel={self.tensor_parallel} with rollout.engine=hf: only vllm has it")
+        if self.tensor_parallel > 1 and self.gpus_per_actor != self.tensor_parallel:
+            raise UserError(
+                f"rollout.tensor_parallel={self.tensor_parallel} with rollout.gpus_per_actor={self.gpus_per_actor:g}: "
+                "the two must be equal"
+            )
+        if self.sleep and (self.engine == "hf" or self.max_staleness or not self.gpus_per_actor):
+            raise UserError(
+                "rollout.sleep=true: needs rollout.engine=vllm, rollout.gpus_per_actor above 0, and "
+                "rollout.max_staleness=0, where both sides take turns"
+            )
+        if self.max_model_len <= (longest := max(self.max_new_tokens, self.max_proposal_tokens)):
+            raise UserError(
+                f"rollout.max_model_len={self.max_model_len}: must exceed the longest completion ({longest} tokens)"
+            )
+        return self
+
+
+def stops(stop: Sequence[str] | None, protocol: ProtocolName) -> tuple[str, ...]:
+    """What ends a completion. A raw one is a line; in chat the answer stands on the last of several."""
+    if stop is not None:
+        return tuple(stop)
+    return ("\n",) if protocol == "raw" else ()
+
+
+def sync_tolerance(rollout: RolloutConfig, dtype: Dtype) -> float:
+    """Largest allowed |engine - learner| log-prob, in nats: of any probe token in fp32, of their mean in bf16."""
+    if rollout.sync_tolerance is not None:
+        return rollout.sync_tolerance
+    return 1e-4 if dtype == "float32" else 0.15
