@@ -7,6 +7,7 @@ make, its files and its config keys are looked up all the same.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,10 +23,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 MARKER = re.compile(r"<!-- not run here: (\S.*?) -->")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(azero|make|python|pip|ray|apt-get|sbatch|kubectl|pytest) ")
-# The run that the blocks find: two steps that need no engine but transformers'.
+# The run that the blocks find: one step and a few problems to evaluate, which need no engine but transformers'.
 SMALL = (
     "rollout.engine=hf rollout.problems_per_step=3 rollout.solutions_per_problem=2 rollout.max_tries=2 "
-    "eval.samples=0 eval.data=dev run.steps=2 run.eval_every=0 run.checkpoint_every=2"
+    "eval.samples=0 eval.data=few.json run.steps=1 run.eval_every=0 run.checkpoint_every=1"
 )
 LIMIT_S = 240
 
@@ -129,6 +130,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pyproject.toml",
     ):
         (folder / name).symlink_to(ROOT / name)
+    row = {"difficulty": "easy", "metadata": {"operation": "+"}}
+    rows = [row | {"prompt": f"Calculate: {n} + {n} = ", "answer": str(n + n)} for n in range(8)]
+    (folder / "few.json").write_text(json.dumps(rows))
     shell(f"azero train local {SMALL}", folder)
     return folder
 
