@@ -11,9 +11,6 @@ import numpy as np
 from azero.verbatim import VerbatimTable
 from cluster.records.rundir import read_jsonl
 
-# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom. Beyond them the first terms of Cornish and Fisher's
-# expansion are right to 0.001.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 MOST_SEEDS = 1000
 
 
@@ -57,7 +54,9 @@ def statistics(values: Sequence[float]) -> dict[str, Any]:
 
 def half_width(sd: float, n: int) -> float:
     """Of Student's 95 % interval for the mean of n >= 2 values with this standard deviation."""
-    return (T_975[n - 2] if n - 2 < len(T_975) else 1.960 + 2.372 / (n - 1) + 2.823 / (n - 1) ** 2) * sd / n**0.5
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, n - 1)) * sd / n**0.5
 
 
 def seeds_to_tell(mean: float | None, sd: float | None) -> int | None:

@@ -18,7 +18,7 @@ def run(path, before, after, step=10):
 def test_students_interval_of_three_values():
     found = statistics([0.1, 0.2, 0.3])
     assert found["mean"] == pytest.approx(0.2) and found["sd"] == pytest.approx(0.1)
-    assert found["interval"] == pytest.approx([0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5])
+    assert found["interval"] == pytest.approx([0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5])
 
 
 def test_one_value_has_no_spread_and_none_has_no_mean():
@@ -27,7 +27,7 @@ def test_one_value_has_no_spread_and_none_has_no_mean():
 
 
 def test_the_quantile_becomes_the_normal_one():
-    assert half_width(1.0, 2) == pytest.approx(12.706 / 2**0.5)
+    assert half_width(1.0, 2) == pytest.approx(12.7062047 / 2**0.5)
     for n, quantile in ((17, 2.120), (20, 2.093), (31, 2.042), (400, 1.966)):
         assert half_width(1.0, n) * n**0.5 == pytest.approx(quantile, abs=0.001)
 
