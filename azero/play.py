@@ -9,7 +9,7 @@ With `barrier` the engine gets whole waves, each in the order of the slots: the 
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
 The domain reads proposals and judges solutions through an executor (azero/judging.py). If that has threads, the
 engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
-Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the learner's side, in
+Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the driver, in
 azero/credit/credit.py; here a solution gets its final reward, a proposal its verdict.
 """
 
