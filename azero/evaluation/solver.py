@@ -91,22 +91,11 @@ def evaluate(
             verdicts[kind, i] = [judges.submit(judged, domain, c, items[i].problem, chat) for c in completions]
     if len(done) != len(kinds) * len(items):
         raise RunFailed(f"evaluation on {data}: the engine returned {len(done)} of {len(kinds) * len(items)} requests")
-    problems = []
-    for i, item in enumerate(items):
-        (greedy,), (verdict,) = done["greedy", i], [v.result() for v in verdicts["greedy", i]]
-        sampled = [v.result() for v in verdicts.get(("sampled", i), ())]
-        problems.append(
-            {
-                "text": item.problem.statement,
-                "label": item.label,
-                "operation": item.operation,
-                "answer": item.problem.answer,
-                "completion": greedy.text,
-                "verdict": verdict.value,
-                "correct": verdict is Verdict.RIGHT,
-                "sampled_correct": sum(v is Verdict.RIGHT for v in sampled),
-            }
-        )
+    told = {key: [verdict.result() for verdict in pending] for key, pending in verdicts.items()}
+    problems = [
+        _record(item, done["greedy", i][0], told["greedy", i][0], told.get(("sampled", i), ()))
+        for i, item in enumerate(items)
+    ]
     overall = _summary(problems, samples)
     del overall["correct"]
     return {
@@ -116,6 +105,20 @@ def evaluate(
         "by_label": _by(problems, "label", samples),
         "by_operation": _by(problems, "operation", samples),
         "problems": problems,
+    }
+
+
+def _record(item: EvalItem, greedy: Completion, verdict: Verdict, sampled: Sequence[Verdict]) -> dict[str, Any]:
+    """One of `problems` of `evaluate`; the verdicts are of its greedy answer and of its samples."""
+    return {
+        "text": item.problem.statement,
+        "label": item.label,
+        "operation": item.operation,
+        "answer": item.problem.answer,
+        "completion": greedy.text,
+        "verdict": verdict.value,
+        "correct": verdict is Verdict.RIGHT,
+        "sampled_correct": sum(v is Verdict.RIGHT for v in sampled),
     }
 
 
