@@ -48,7 +48,9 @@ def test_train_on_sorting(domain: str, source: str, tmp_path: Path, monkeypatch:
     samples = read_jsonl("run/samples.jsonl")
     assert {s["step"] for s in samples} == {1, 2}
     if source == "selfplay":
-        assert all(s["proposal"]["prompt"].startswith(f"Different {s['requested_cell']} lists") for s in samples)
+        for sample in samples:
+            task, tier = sample["requested_cell"].split("/")
+            assert task == "sorting" and sample["proposal"]["prompt"].startswith(f"Different {tier} lists")
         return  # the embedded model has seen nothing but arithmetic: its proposals need not be lists of letters
     assert len(samples) == 12
     for sample in samples:
@@ -67,6 +69,7 @@ class Growing(Sorting):
     """Every proposal is a problem, four times as long as the longest that it was shown."""
 
     def read(self, completion, request, exclude, version):
+        references = [problem.statement for problem in request.references]
         if not references:
             return super().read(completion, request, exclude, version)
         text = " ".join([max(references, key=len)] * 4)
