@@ -136,7 +136,7 @@ def test_each_filter_narrows_the_list(browser, report):
 
     choose(browser, "stepFrom", "7"), choose(browser, "stepTo", "8")
     assert count(browser).startswith("64 of") and all(t.startswith(("step 7", "step 8")) for t in shown(browser))
-    choose(browser, "asked", "hard")
+    choose(browser, "asked", "arithmetic/hard")
     assert 0 < int(count(browser).split(" of")[0]) < 64 and all("hard →" in t for t in shown(browser))
     choose(browser, "verdict", "rejected")
     assert shown(browser) and all("rejected: division inexact" in t for t in shown(browser))
@@ -145,8 +145,8 @@ def test_each_filter_narrows_the_list(browser, report):
     reset(browser)
     assert count(browser) == total
 
-    choose(browser, "cell", "medium")
-    assert all("→ medium" in t for t in shown(browser))
+    choose(browser, "cell", "arithmetic/medium")
+    assert all("→ arithmetic/medium" in t for t in shown(browser))
     reset(browser)
     choose(browser, "role", "solver"), choose(browser, "rewardFrom", "0.6")
     assert shown(browser) and all(reward_in(t) >= 0.595 for t in shown(browser))

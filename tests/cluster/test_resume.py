@@ -16,6 +16,7 @@ from azero.errors import UserError
 from azero.models.loading import EMBEDDED
 from azero.types import EvalItem
 from cluster.cli import main
+from cluster.commands.train import TrainingResult
 from cluster.records import resume
 from cluster.records.jsonl import read_jsonl, truncate_after
 from cluster.records.resume import FIXED, fingerprints
@@ -52,9 +53,9 @@ def seen_by_train(monkeypatch: pytest.MonkeyPatch, *argv: str) -> str:
     """run.dir of the run that the command line begins or goes on with."""
     found: list[str] = []
 
-    def train(config: Config, resume: bool, console: Console) -> int:
+    def train(config: Config, resume: bool, console: Console) -> TrainingResult:
         found.append(config.run.dir)
-        return 0
+        return TrainingResult(status="done", path=Path(config.run.dir), steps=0, before=None, after=None)
 
     monkeypatch.setattr("cluster.commands.train.train", train)
     assert main(["train", *argv]) == 0

@@ -18,14 +18,18 @@ from learner.workers import Workers
 REFUSED = {"RWKV", "RecurrentGemma"}  # neither leaves out the padding before a prompt
 EACH_TIME = {"Qwen3-Next", "MiniMax", "Mamba", "Mamba-2", "Jamba"}  # their states cannot serve several completions
 
+# Nats. On an idle machine all are under 1e-5; on a busy one fewer threads share a sum, and it rounds otherwise: 1.1e-5
+# was seen (Qwen3-Next, whose linear attention adds up over the whole sequence).
+FP32 = 2e-5
+
 
 def net(path: str, dtype: Dtype = "float32") -> PolicyNet:
-    return PolicyNet(path, dtype=dtype, temperature=1.0, device=torch.device("cpu"), recompute=False, workers=Workers())
+    return PolicyNet(path, dtype=dtype, device=torch.device("cpu"), recompute=False, workers=Workers())
 
 
 def agrees(found: Found, shared: bool = True) -> None:
     assert found.refused == ""
-    assert found.fp32 <= 1e-5 and found.gradient == pytest.approx(1, abs=1e-4) and found.apart <= 1e-4
+    assert found.fp32 <= FP32 and found.gradient == pytest.approx(1, abs=1e-4) and found.apart <= 1e-4
     assert found.bf16 <= 0.02 + 2 * found.rounding
     assert found.shared is shared
 
