@@ -95,6 +95,7 @@ def _samples_are_whole(folder: Path, steps: int) -> None:
             assert record["problem"]["text"] not in record["references"]
 
 
+@pytest.mark.long
 def test_two_learner_workers_do_what_one_does_and_one_goes_on(tmp_path: Path) -> None:
     turns = ["rollout.max_staleness=0", "rollout.engine=hf", "optim.lr=1e-3"]
     two = ["learner.workers=2", "learner.cpus_per_worker=0.5"]
