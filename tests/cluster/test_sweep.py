@@ -148,7 +148,6 @@ def test_ctrl_c_stops_a_sweep_with_checkpoints_and_nothing_counts_as_failed(tmp_
     assert all(arm["failed"] == {} and arm["seeds"] == [] for arm in result["arms"].values())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_sweep_started_again_runs_only_what_is_missing(tmp_path):
     path = write(tmp_path / "s.yaml", arms={"a": ["run.steps=2"], "b": ["run.steps=20"]})  # b goes on when a has ended
