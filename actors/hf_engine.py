@@ -139,7 +139,7 @@ class HfEngine(ModelEngine):
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
-        """As the protocol says; one sequence at a time, as the learner does it, so that rounding is the same."""
+        """Score as the protocol says, one sequence at a time, as the learner does it, so that rounding is the same."""
         self.idle_for("score")
         score_length(sequences)
         found = []

@@ -23,7 +23,7 @@ MOVED = {"float32": 1e-6, "bfloat16": 1e-2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Proven:
-    """What was found of one policy's weights."""
+    """Holds what was found of one policy's weights."""
 
     probes: ProbeSet
     held: HeldWeights

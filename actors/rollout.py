@@ -40,7 +40,7 @@ TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it 
 
 
 def play_rules(rollout: RolloutConfig, task: TaskConfig, ladder: Ladder) -> PlayRules:
-    """What a player needs of the configuration."""
+    """Return what a player needs of the configuration."""
     stop = stops(rollout.stop, task.protocol)
     return PlayRules(
         solutions=rollout.solutions_per_problem,
@@ -79,7 +79,7 @@ def evaluate_solver(
 
 
 def sampling_seed(seed: int, version: int, work: str) -> int:
-    """Of one piece of work under one weight version: the same again in a resumed run, and unlike that of any other."""
+    """Return the seed of one piece of work under one weight version: equal in a resumed run, unlike any other's."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{version}/{work}".encode()).digest()[:6])
 
 
@@ -128,7 +128,7 @@ class RolloutActor:
         return self._player
 
     def __repr__(self) -> str:
-        """What Ray's dashboard calls it."""
+        """Return the name that Ray's dashboard shows."""
         return f"RolloutActor {self.index}"
 
     def hello(self) -> str:
@@ -171,7 +171,7 @@ class RolloutActor:
 
     @contextmanager
     def _awake(self) -> Iterator[None]:
-        """Around all work: its deadline, and with rollout.sleep the engine's memory for as long alone."""
+        """Give work its deadline and, with rollout.sleep, the engine its memory until the work is done."""
         with deadline_stacks(self.config.rollout.timeout_s):
             self.engine.wake()
             try:
@@ -239,14 +239,15 @@ class RolloutActor:
         return load
 
     def _get(self, ref: Any) -> Any:
-        """What the learner published or does. Raises VersionGone and VersionLate."""
+        """Get what the learner published or does. Raises VersionGone and VersionLate."""
         patience = self.config.rollout.timeout_s / 2  # before this actor is late itself
         return fetched(ref, min(self.config.learner.timeout_s, patience))
 
 
 def fetched(ref: Any, timeout_s: float) -> Any:
-    """What the learner published or does. Raises VersionGone and VersionLate, so that nobody takes its failure for the
-    actor's.
+    """Get what the learner published or does.
+
+    Raises VersionGone and VersionLate, so that nobody takes the learner's failure for the actor's.
     """
     try:
         return ray.get(ref, timeout=timeout_s)

@@ -45,7 +45,7 @@ class _Channel:
 
 
 class Sender:
-    """In the learner's process, beside its updates. Each call is in a thread of its own."""
+    """Sends weights from the learner's process, beside its updates. Each call runs in a thread of its own."""
 
     def __init__(self, device: torch.device, keep: int) -> None:
         """Holds the newest `keep` versions in the host's memory, and sends them from `device`."""
@@ -60,7 +60,7 @@ class Sender:
         self._versions[version] = unflatten(weights.copy(), manifest, dtype)
 
     def prepare(self, actor: int, process: str, version: int) -> int | None:
-        """What `send` sends next; a port for `open`, where this process is not known. Raises VersionGone."""
+        """Choose what `send` sends next; return a port for `open` if this process is unknown. Raises VersionGone."""
         weights = self._versions.get(version)
         if weights is None:
             raise VersionGone(f"the learner holds versions {sorted(self._versions)}, not {version}")
@@ -88,7 +88,7 @@ class Sender:
         channel.trainer = trainer
 
     def send(self, actor: int) -> None:
-        """What was prepared. Returns when the actor's engine has all bytes."""
+        """Send what was prepared. Return when the actor's engine has all bytes."""
         channel = self._channels[actor]
         try:
             with channel.stream:
@@ -98,12 +98,12 @@ class Sender:
 
 
 def joining(host: str, port: int, workers: int) -> dict[str, Any]:
-    """What vLLM's worker is given to meet `Sender.open`."""
+    """Return what vLLM's worker needs to meet `Sender.open`."""
     return {"master_address": host, "master_port": port, "rank_offset": 1, "world_size": 1 + workers, **WIRE}
 
 
 def announced(manifest: Sequence[TensorSpec], dtype: str) -> dict[str, Any]:
-    """What vLLM's worker is told to expect of `Sender.send`."""
+    """Return what vLLM's worker has to expect of `Sender.send`."""
     return {
         "names": [s.name for s in manifest],
         "dtype_names": [dtype] * len(manifest),
@@ -113,7 +113,7 @@ def announced(manifest: Sequence[TensorSpec], dtype: str) -> dict[str, Any]:
 
 @contextmanager
 def together_with(call: Any, timeout_s: float) -> Iterator[None]:
-    """Around the actor's half of what `call` is the learner's half of, a reference.
+    """Run the actor's half of a transfer while `call`, a reference, runs the learner's half.
 
     Where that half fails or is late, this process ends: NCCL would wait on, and an engine that has half of the weights
     is of no use.

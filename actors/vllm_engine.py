@@ -125,7 +125,7 @@ class VllmEngine(ModelEngine):
         return bool(self._in_flight)
 
     def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
-        """As the protocol says. Reads no prefix cache: a stale one would not show here."""
+        """Score as the protocol says. No prefix cache is read: a stale one would not show here."""
         from vllm import SamplingParams
 
         self.idle_for("score")

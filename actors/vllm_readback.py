@@ -228,7 +228,7 @@ def _members(placements: Sequence[Mapping[str, Placement]], key: str) -> Counter
 
 
 def record_packing() -> None:
-    """From now on a packed weight carries a record of what was packed: of a plain weight that stays, its digest."""
+    """Have each packed weight carry a record of what was packed: the digest of a plain weight that stays."""
     from vllm.model_executor.layers import utils
 
     pack = utils.dispatch_cpu_unquantized_gemm

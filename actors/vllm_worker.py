@@ -34,7 +34,7 @@ class WeightLoader:
         self.refresh_head()
 
     def refresh_head(self) -> None:
-        """After any change of the weights."""
+        """Pack the output head again; call it after any change of the weights."""
         refresh_head(self.model_runner.get_model())
 
     def sample_on_cpu(self) -> None:
@@ -50,7 +50,7 @@ class WeightLoader:
 
 
 def refresh_head(model: torch.nn.Module) -> None:
-    """On CPU, pack the output head again.
+    """Pack the output head again, on CPU.
 
     vLLM packs linear layers for oneDNN. A reload packs again each layer that was given weights; a head that is tied to
     the embedding is given none, and would go on multiplying by the old ones (0.8 to 3 nats off) with no error.

@@ -9,13 +9,7 @@ The command line is a thin layer over these. docs/python.md shows them.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from azero.errors import RunFailed, UserError
-    from cluster.api import Evaluation, evaluate, load_config, read_run, train
-    from cluster.commands.train import TrainingResult
-    from cluster.records.reading import RunRecords
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,7 +25,7 @@ __all__ = [
     "train",
 ]
 
-# Where each name is. It is imported when it is asked for: this package is below the others, and light.
+# Where each name is; it is imported when it is asked for, as this package is below the others. Types: __init__.pyi.
 _PLACES = {
     **dict.fromkeys(("UserError", "RunFailed"), "azero.errors"),
     **dict.fromkeys(("load_config", "train", "evaluate", "read_run", "Evaluation"), "cluster.api"),

@@ -65,7 +65,7 @@ def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> MicroBatch:
 
 
 def _computed(row: TrainRow) -> tuple[tuple[int, ...], tuple[int, ...], float]:
-    """What the model has to be run for: rows that agree in it share one pass."""
+    """Return what the model has to be run for: rows that agree in it share one pass."""
     return row.prompt_ids, row.token_ids, row.temperature
 
 
@@ -107,7 +107,7 @@ def microbatches(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int) 
 
 
 def shares(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int, workers: int) -> list[list[list[int]]]:
-    """For each worker its micro-batches of `indices`: about as many tokens, and equally many, the last ones empty.
+    """Return the micro-batches of `indices` by worker: about as many tokens, and equally many, the last ones empty.
 
     The longest prompt group goes to the worker that has least so far, so that shares differ by a group at most.
     """

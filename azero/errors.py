@@ -26,7 +26,7 @@ class SyncError(RunFailed):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line; its kind where it says nothing."""
+    """Return what an error says in one line; its kind where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -18,7 +18,7 @@ IN_TEXT = re.compile(r'^ *File "(.+?)", line (\d+), in (.+)$', re.MULTILINE)
 
 
 def told(error: BaseException, text: str = "") -> str:
-    """Like "KeyError: 'x' (mine.py:3 in verify)". `text`: its traceback, where another process raised it."""
+    """Return a line like "KeyError: 'x' (mine.py:3 in verify)". `text`: its traceback if another process raised it."""
     message = first_line(error)
     if isinstance(error, SyntaxError):  # which says its file and line itself
         return f"{type(error).__name__}: {message}"
@@ -29,7 +29,7 @@ def told(error: BaseException, text: str = "") -> str:
 
 
 def frames_of(error: BaseException) -> list[Frame]:
-    """Of where it was raised; the innermost last."""
+    """Return the frames of where it was raised; the innermost last."""
     return [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
 
 

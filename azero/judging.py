@@ -27,6 +27,6 @@ class Inline(Executor):
 
 
 def executor_of(domain: Domain) -> Executor:
-    """As many threads as the domain's `judges`; the caller's own where it has none, or 0."""
+    """Return as many threads as the domain's `judges`; the caller's own where it has none, or 0."""
     threads = getattr(domain, "judges", 0)
     return ThreadPoolExecutor(threads, thread_name_prefix="judge") if threads else Inline()

@@ -49,7 +49,7 @@ OTHER_TIER, TOO_LONG = "other_tier", "too_long"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayRules:
-    """What a player needs to know of the configuration."""
+    """Holds what a player needs to know of the configuration."""
 
     solutions: int  # G
     proposer: Sampling
@@ -137,7 +137,7 @@ class Player:
         self._settle()
 
     def _outcomes(self) -> list[Future[Any]]:
-        """What the domain has not said yet."""
+        """Return what the domain has not said yet."""
         return [outcome for job in self._judging for outcome in job.outcomes if not outcome.done()]
 
     def _judge(self, tag: _Proposing | _Solving, completions: tuple[Completion, ...]) -> None:
@@ -258,7 +258,7 @@ class Player:
         self._attempt(tag.slot, tag.attempt + 1)
 
     def _validated(self, outcome: Proposal, request: ProposalRequest) -> Proposal:
-        """What the domain says, and what it cannot know: the run's evaluation set and what was asked for."""
+        """Add to what the domain says what it cannot know: the run's evaluation set and what was asked for."""
         if outcome.problem is None:
             return outcome
         if self.rules.exclude_evaluation and outcome.problem in self.evaluation:

@@ -23,7 +23,7 @@ SHOWN = 60  # characters of a wrong value
 
 
 def find(key: str, name: str, known: Mapping[str, Any]) -> Callable[..., Any]:
-    """What a key's value names: one of `known`, whose import paths are followed, or what stands at an import path.
+    """Find what a key's value names: one of `known`, whose import paths are followed, or what stands at an import path.
 
     Modules are looked up in the working directory too. Raises UserError where the name is neither, where there is no
     such module or nothing of that name in it, where importing fails, and where what is found cannot be called.
@@ -97,13 +97,13 @@ def checked(where: str, call: Callable[..., Any], wrong: Callable[[Any], str]) -
 
 
 def no_number(value: Any) -> str:
-    """What is wrong with a result that must be a finite number; empty where nothing is."""
+    """Return what is wrong with a result that must be a finite number; empty where nothing is."""
     is_number = isinstance(value, int | float | np.number) and math.isfinite(value)
     return "" if is_number else f"returns {shown(value)}; it must return a finite number"
 
 
 def no_numbers(value: Any) -> str:
-    """What is wrong with a result that must be {name: finite number}; empty where nothing is."""
+    """Return what is wrong with a result that must be {name: finite number}; empty where nothing is."""
     if not isinstance(value, Mapping):
         return f"returns {shown(value)}; it must return {{name: number}}"
     for name, number in value.items():

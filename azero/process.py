@@ -38,7 +38,7 @@ def redirect_output(path: str) -> None:
 
 
 def keep_log_short(path: str) -> None:
-    """Where the log that `redirect_output` writes has grown too long, go on in a new one beside one `<path>.old`."""
+    """If the log that `redirect_output` writes has grown too long, go on in a new one beside one `<path>.old`."""
     try:
         if os.fstat(2).st_size > MAX_LOG_BYTES and os.path.samestat(os.fstat(2), os.stat(path)):
             os.replace(path, f"{path}.old")

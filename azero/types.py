@@ -22,7 +22,7 @@ ROLES: tuple[Role, ...] = tuple(Role)
 
 
 class Verdict(StrEnum):
-    """What became of one completion, or of one proposal."""
+    """Says what became of one completion, or of one proposal."""
 
     RIGHT = "right"
     WRONG = "wrong"  # well formed, but not the answer
@@ -73,7 +73,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What an engine returns for one sample of one prompt."""
+    """Holds what an engine returns for one sample of one prompt."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]  # [tokens], the stop token or string included
@@ -148,7 +148,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalRequest:
-    """What a proposer is asked for: one new problem of `cell`."""
+    """Holds what a proposer is asked for: one new problem of `cell`."""
 
     cell: Cell
     references: tuple[Problem, ...]  # examples, which it must not repeat
@@ -178,7 +178,7 @@ class TrainRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """What one step trains on."""
+    """Holds what one step trains on."""
 
     step: int  # it is for the weights of this step, and makes those of the next
     rows: Mapping[str, Sequence[TrainRow]]  # by policy
@@ -208,7 +208,7 @@ class WeightVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSet:
-    """What an engine must hold and reproduce of one policy in one weight version."""
+    """Lists what an engine must hold and reproduce of one policy in one weight version."""
 
     sequences: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]  # the learner's, of tokens 1.. of each sequence, temperature 1
@@ -217,7 +217,7 @@ class ProbeSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldWeights:
-    """What an engine holds of one policy now, whatever form it has given it."""
+    """Lists the weights that an engine holds of one policy now, whatever form it has given them."""
 
     digests: Mapping[str, int]  # of each tensor, by its published name; -1 where it is not what was given
     in_order: int  # tensors of which every byte was read in its place; of the others, the elements as a set
@@ -226,7 +226,7 @@ class HeldWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """Where one tensor lies in a published buffer."""
+    """Says where one tensor lies in a published buffer."""
 
     name: str  # as transformers names it; tied tensors appear once
     shape: tuple[int, ...]

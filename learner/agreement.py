@@ -24,7 +24,7 @@ LENGTHS = {9: (1, 6, 3), 4: (5, 2)}  # tokens of a prompt: those of its completi
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What the model's own forward pass gives, one sequence after the other."""
+    """Holds what the model's own forward pass gives, one sequence after the other."""
 
     exact: Tensor  # [tokens] log-probs in fp32
     rounded: Tensor  # [tokens] in `model.dtype`
@@ -82,7 +82,7 @@ def _plain(net: PolicyNet, rows: Sequence[TrainRow]) -> Plain:
 
 
 def _difference(net: PolicyNet, batch: MicroBatch, plain: Plain) -> str:
-    """What is wrong with the learner's log-probs or gradient of the batch; empty where nothing is."""
+    """Return what is wrong with the learner's log-probs or gradient of the batch; empty where nothing is."""
     with fp32_products(net):
         exact, _ = net(batch)
         exact.sum().backward()

@@ -3,7 +3,7 @@
 checkpoints/step_000120/policies/shared/model/                   transformers layout, fp32, with the tokenizer
 checkpoints/step_000120/policies/shared/optimizer.safetensors    exp_avg/<name>, exp_avg_sq/<name>, step/<name>
 checkpoints/step_000120/trainer.json                             step; of each policy its optimizer's steps
-checkpoints/step_000120/driver.json                              the driver's: rewards and baselines, guards, problems
+checkpoints/step_000120/driver.json                              what the driver gave, unread
 checkpoints/step_000120/manifest.json                            bytes and SHA-256 of every other file
 checkpoints/latest                                               "step_000120"
 """
@@ -25,7 +25,7 @@ PREFIX = "step_"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Checkpoint:
-    """Where the parts of one checkpoint lie, whether it is there or not."""
+    """Names the places of a checkpoint's parts, whether they exist or not."""
 
     path: Path
 
@@ -74,7 +74,7 @@ class Checkpoint:
         self.manifest.write_text(json.dumps({"files": files}, indent=1))
 
     def damage(self) -> str:
-        """What is wrong with it, in a few words; empty where every file is as it was written."""
+        """Return what is wrong with it, in a few words; empty where every file is as it was written."""
         try:
             files = json.loads(self.manifest.read_text())["files"]
             for name, expected in files.items():

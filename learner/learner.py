@@ -62,7 +62,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         self._sender: Any = None
 
     def __repr__(self) -> str:
-        """What Ray's dashboard calls it."""
+        """Return the name that Ray's dashboard shows."""
         return f"Learner, worker {self.workers.rank}"
 
     # Not built in __init__: what goes wrong in `start` reaches the driver as it is, not as the death of an actor.
@@ -72,7 +72,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         return self._trainer
 
     def listen(self) -> str:
-        """Where the other workers find this first one."""
+        """Return where the other workers find this first one."""
         return self.workers.listen(ray.util.get_node_ip_address(), self.config.learner.timeout_s)
 
     @ray.method(num_returns=2)
@@ -128,12 +128,12 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         return (result, publication) if self.workers.is_first else None, weights
 
     def probe(self) -> dict[str, ProbeSet]:
-        """Of the present version, by policy. A call of its own: engines load meanwhile."""
+        """Return the probes of the present version, by policy. It is a call of its own: engines load meanwhile."""
         with deadline_stacks(self.config.learner.timeout_s):
             return self.trainer.probe()
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
-        """What kept the checkpoint from being written, as a full disk, and what kept it from being copied."""
+        """Return what kept the checkpoint from being written, as a full disk, and what kept it from being copied."""
         run = self.config.run
         with deadline_stacks(self.config.learner.timeout_s):
             try:
@@ -155,7 +155,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
             return self.trainer.step_number, self.trainer.copy_state(driver)
 
     def _bring_checkpoint(self) -> None:
-        """From the mirror, where this node does not see the driver's disk. Raises UserError for a damaged copy."""
+        """Fetch the checkpoint from the mirror if it is not on this node's disk. Raises UserError for a bad copy."""
         checkpoint, mirror = self._checkpoint, self.config.run.mirror
         if not checkpoint or checkpoint.path.exists() or not mirror:
             return

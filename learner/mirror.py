@@ -45,7 +45,7 @@ class Mirror:
             self._fs.rm(f"{self._root}/{old}", recursive=True)
 
     def names(self) -> list[str]:
-        """Of the whole copies, the newest last."""
+        """Return the names of the whole copies, the newest last."""
         self._fs.invalidate_cache()
         if not self._fs.exists(self._root):
             return []
@@ -108,7 +108,7 @@ def newest_anywhere(
 
 
 def require_unused(mirror: Mirror, report: Callable[[str], None]) -> None:
-    """Before a run that begins anew: its copies must not mix with another run's. Raises UserError."""
+    """Refuse a mirror of another run, whose copies a new run's must not mix with. Raises UserError."""
     try:
         names = mirror.names()
     except Exception as e:  # each store has errors of its own

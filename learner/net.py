@@ -167,12 +167,12 @@ def fp32_products(net: PolicyNet) -> Iterator[None]:
 
 
 def full_norm(tensors: Iterable[Tensor]) -> float:
-    """Of all elements of all tensors, sharded ones too."""
+    """Return the norm of all elements of all tensors, sharded ones too."""
     return whole_number(nn.utils.get_total_norm(tensors))
 
 
 def whole_number(norm: Tensor) -> float:
-    """Of sharded gradients, the norm is a sharded tensor too."""
+    """Return a norm as a number; that of sharded gradients is a sharded tensor too."""
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 

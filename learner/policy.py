@@ -91,7 +91,7 @@ class PolicyOptimizer:
 
     @property
     def lr(self) -> float:
-        """Of the next step: linear warm-up, then constant or falling linearly to 0 at `optim.decay_steps`."""
+        """Return the next step's rate: linear warm-up, then constant or falling to 0 at `optim.decay_steps`."""
         risen = min(1.0, (self.steps_done + 1) / max(1, self.optim.warmup_steps))
         left = max(0.0, 1 - self.steps_done / self.optim.decay_steps) if self.optim.decay_steps else 1.0
         return self.optim.lr * risen * left
@@ -250,7 +250,7 @@ class PolicyOptimizer:
             tensor.copy_(sharded_like(weights[name], tensor))
 
     def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `optimizer_state` gave, of whatever number of workers."""
+        """Load what `optimizer_state` gave, whatever the number of workers was."""
         for name, p in self.model.named_parameters():
             if f"step/{name}" in tensors:
                 moments = {k: sharded_like(tensors[f"{k}/{name}"], p) for k in ("exp_avg", "exp_avg_sq")}

@@ -28,7 +28,7 @@ from learner.checkpoint import LATEST, Checkpoint, checkpoints_in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateCopy:
-    """What a checkpoint holds, in memory: whole tensors by policy and name, whatever number of workers had them."""
+    """Holds a checkpoint in memory: whole tensors by policy and name, whatever number of workers had them."""
 
     weights: dict[str, dict[str, np.ndarray]]
     moments: dict[str, dict[str, np.ndarray]]
@@ -38,7 +38,7 @@ class StateCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """What a model folder holds beside its weights."""
+    """Holds what a model folder holds beside its weights."""
 
     model: Any  # gives the architecture alone
     tokenizer: Any

@@ -112,7 +112,7 @@ class Trainer:
         return StepResult(step=self.step_number, metrics=metrics, is_finite=is_finite, before=before, after=after)
 
     def publish(self) -> dict[str, tuple[np.ndarray, PublishedWeights]]:
-        """By policy the bytes of the present weights in the engines' dtype, and what they are.
+        """Return by policy the bytes of the present weights in the engines' dtype, and their description.
 
         There are no bytes but at the first worker. The next call overwrites them.
         """
@@ -123,7 +123,7 @@ class Trainer:
         return self._published
 
     def probe(self) -> dict[str, ProbeSet]:
-        """By policy, of what `publish` gave last; its digests at the first worker alone."""
+        """Probe by policy what `publish` gave last; digests are made at the first worker alone."""
         assert self._published, "publish comes first"
         found = {}
         for name, policy in self.policies.items():

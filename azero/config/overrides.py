@@ -150,7 +150,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def as_yaml(config: Section) -> str:
-    """What `yaml_layers` reads as the same configuration."""
+    """Return what `yaml_layers` reads as the same configuration."""
     return yaml.safe_dump(_escaped(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=10**6)
 
 
@@ -244,7 +244,7 @@ def _refusal(e: ValidationError, origins: Mapping[str, str]) -> str:
 
 
 def _no_reference(e: OmegaConfBaseException, where: str, origins: Mapping[str, str]) -> str:
-    """What is wrong with a ${reference}, `where` at least."""
+    """Return what is wrong with a ${reference}, `where` at least."""
     key = str(getattr(e, "full_key", None) or where)
     return f"{key}: {_first_line(e)}{_given_in(key, origins)}; write \\${{ for a plain ${{"
 

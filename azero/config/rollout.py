@@ -63,7 +63,7 @@ class RolloutConfig(Section):
 
 
 def stops(stop: Sequence[str] | None, protocol: ProtocolName) -> tuple[str, ...]:
-    """What ends a completion. A raw one is a line; in chat the answer stands on the last of several."""
+    """Return the texts that end a completion. A raw one is a line; in chat the answer stands on the last of several."""
     if stop is not None:
         return tuple(stop)
     return ("\n",) if protocol == "raw" else ()

@@ -66,12 +66,12 @@ Grouping = Callable[[Scored], str]
 
 
 def by_cell(sample: Scored) -> str:
-    """Like "solver/arithmetic/easy"."""
+    """Return a name like "solver/arithmetic/easy"."""
     return f"{sample.role}/{sample.cell}"
 
 
 def by_task(sample: Scored) -> str:
-    """Like "solver/arithmetic"."""
+    """Return a name like "solver/arithmetic"."""
     return f"{sample.role}/{sample.cell.task}"
 
 
@@ -94,7 +94,7 @@ GROUPINGS: dict[str, Grouping] = {
 
 
 class Estimator(Protocol):
-    """What gives a batch its advantages. A method baselines() -> {cell: mean reward}, where there is one, is logged."""
+    """Gives a batch its advantages. A method baselines() -> {cell: mean reward}, if there is one, is logged."""
 
     def advantages(self, rows: Sequence[Scored]) -> np.ndarray:
         """Advantages [rows] of a batch, in order."""

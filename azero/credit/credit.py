@@ -82,7 +82,7 @@ class Credit:
         self.pending: list[Sample] = []  # proposals whose reward came after their own step's update
 
     def assign(self, episodes: Sequence[Episode], step: int) -> Assigned:
-        """What the trainer trains on at `step`, the batch's number. Remembers the novelty of its problems.
+        """Return what the trainer trains on at `step`, the batch's number. Remembers the novelty of its problems.
 
         Raises ValueError where an episode is of another batch, or a group is there twice: each is trained once.
         """
@@ -191,7 +191,7 @@ class Credit:
         return list(self.pending) if self.is_deferred else trainable_proposals(episodes)
 
     def rows(self, episodes: Sequence[Episode], proposals: Sequence[Sample]) -> dict[str, list[TrainRow]]:
-        """By policy: solver rows in order of the episodes, then proposer rows, each with its advantage."""
+        """Return by policy the solver's rows in order of the episodes, then proposer rows, each with its advantage."""
         groups = [e.group for e in episodes if e.group is not None]
         solver = [s for g in groups for s in g.samples]
         proposer = list(proposals) if self.trains_proposer else []
@@ -216,7 +216,7 @@ class Credit:
     def _logprobs(
         self, episodes: Sequence[Episode], batch: TrainBatch, result: StepResult
     ) -> dict[str, SequenceLogprobs]:
-        """By group id. The solver's rows come first of their policy's, in the order of the episodes."""
+        """Return them by group id. The solver's rows come first of their policy's, in the order of the episodes."""
         policy = self.policies.of(Role.SOLVER)
         before, after = np.array(result.before[policy]), np.array(result.after[policy])
         found, start = {}, 0

@@ -16,7 +16,7 @@ def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
 
 
 def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cell]) -> dict[str, float]:
-    """What the episodes of one step, of a domain of these cells, say: solver/*, proposer/*, problems/*, and so on.
+    """Return the metrics of one step's episodes in a domain of these cells: solver/*, proposer/*, problems/* and so on.
 
     Where there is a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key
     without anything to take the mean of is left out.

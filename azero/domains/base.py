@@ -14,7 +14,7 @@ from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Ve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What a proposer's completion amounts to: a problem, or a named reason why not."""
+    """Holds what a proposer's completion amounts to: a problem, or a named reason why not."""
 
     verdict: Verdict  # VALID, REJECTED, UNPARSEABLE or EXCLUDED
     problem: Problem | None = None  # where VALID

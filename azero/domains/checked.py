@@ -35,7 +35,7 @@ class Checked:
         return method
 
     def _of_no_cell(self, result: Any) -> str:
-        """What is wrong with the cell of a problem; empty where nothing is."""
+        """Return what is wrong with the cell of a problem; empty where nothing is."""
         cells = self._domain.cells  # type: ignore[attr-defined]
         problem = result.problem if isinstance(result, Proposal) else result
         if not isinstance(problem, Problem) or problem.cell in cells:
@@ -44,7 +44,7 @@ class Checked:
 
 
 def _wrong(key: str, result: Any) -> str:
-    """What is wrong with the type of a result; empty where nothing is."""
+    """Return what is wrong with the type of a result; empty where nothing is."""
     kind = RETURNS.get(key)
     if kind and not isinstance(result, kind):
         return f"returns {shown(result)}; it must return a {kind.__name__}"

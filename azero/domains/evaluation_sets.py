@@ -94,8 +94,9 @@ def generated(name: str) -> tuple[EvalItem, ...]:
 
 
 def _unordered(text: str) -> tuple[str, ...]:
-    """Of "a op b", equal where a and b may change places. The sets are drawn by this and not by `canonical`, so that
-    they stay what they are.
+    """Return a form of "a op b" that is equal if a and b may change places.
+
+    The sets are drawn by this and not by `canonical`, so that they stay what they are.
     """
     a, operator, b = text.split()
     return (operator, *(sorted((a, b)) if operator in "+*" else (a, b)))
@@ -208,7 +209,7 @@ def as_written(text: str, prompt: str, answer: str) -> Problem:
 
 
 def raw_prompt(text: str) -> str:
-    """What the published set asks of a problem with this text; it ends in a space."""
+    """Return what the published set asks of a problem with this text; it ends in a space."""
     return f"Calculate: {text} = "
 
 

@@ -33,7 +33,7 @@ def raw_number(text: str) -> str | None:
 
 
 def chat_number(text: str) -> str | None:
-    """What the last "Answer:" states, or else the last number; None where there is no number.
+    """Return what the last "Answer:" states, or else the last number; None where there is no number.
 
     Stated is a number on the first line with one after "Answer:". Of "3 + 5 = 8" that is 8: the first number behind the
     last "=", operands of a computation left out, or else before it. A computation alone ("3 + 5") is no integer.

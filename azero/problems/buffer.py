@@ -15,7 +15,7 @@ CANDIDATES = 8  # drawn for each reference that is to differ in structure
 
 
 class ProblemBuffer:
-    """At most `capacity` problems with distinct canonical forms. Seeds stay; of the others the oldest goes first.
+    """Hold at most `capacity` problems with distinct canonical forms. Seeds stay; of the others the oldest goes first.
 
     Adding takes O(1) and drawing k problems O(k), whatever the size: each cell has a shelf, a list in which the last
     problem takes the place of one that is removed.

@@ -71,7 +71,7 @@ class SlotSource:
         )
 
     def examples(self) -> tuple[Problem, ...]:
-        """Of the problems that come from no proposer: the seeds, the fixed set, or a few generated ones a cell."""
+        """Return problems that come from no proposer: the seeds, the fixed set, or a few generated ones a cell."""
         if self.task.source == "random":
             rng = random.Random(f"{self.seed}/examples")
             return tuple(self._generate(rng, cell) for cell in self.domain.cells for _ in range(EXAMPLES))

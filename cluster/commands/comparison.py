@@ -15,7 +15,7 @@ MOST_SEEDS = 1000
 
 
 def arm_summary(runs: Mapping[int, Path], columns: Sequence[str]) -> dict[str, Any]:
-    """Of the runs (seed -> directory) that have a first and a last evaluation; lists are in the order of `seeds`.
+    """Summarise the runs (seed -> directory) that have a first and a last evaluation; lists are in order of `seeds`.
 
     {seeds, before, after, mean, sd, interval, seconds, columns: {metric: median over the steps, a run each}}.
     """
@@ -53,7 +53,7 @@ def statistics(values: Sequence[float]) -> dict[str, Any]:
 
 
 def half_width(sd: float, n: int) -> float:
-    """Of Student's 95 % interval for the mean of n >= 2 values with this standard deviation."""
+    """Return half the width of Student's 95 % interval for a mean of n >= 2 values with this deviation."""
     from scipy.stats import t
 
     return float(t.ppf(0.975, n - 1)) * sd / n**0.5

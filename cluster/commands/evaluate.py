@@ -34,7 +34,7 @@ PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
 
 
 def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """What `azero.evaluation.solver.evaluate` returns. Raises UserError.
+    """Evaluate the solver; return what `azero.evaluation.solver.evaluate` does. Raises UserError.
 
     Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
     with the base config.

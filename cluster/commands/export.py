@@ -16,7 +16,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def resolve_model(source: str) -> str:
-    """What to load for a run directory (its latest checkpoint), a checkpoint or a model folder.
+    """Return what to load for a run directory (its latest checkpoint), a checkpoint or a model folder.
 
     "embedded", .gguf files and Hub ids come back as they are. Raises UserError for a folder without a model, and for a
     path to nothing.

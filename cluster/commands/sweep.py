@@ -124,7 +124,7 @@ class RunProcess:
 
     @classmethod
     def start(cls, sweep: Sweep, run: Run, address: str) -> RunProcess:
-        """From the run's checkpoint if it has one; `address`: of Ray. Its output goes to <dir>/logs."""
+        """Start the run, from its checkpoint if it has one; `address` is Ray's. Its output goes to <dir>/logs."""
         log = Path(sweep.dir) / "logs" / f"{run.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         resume = ["--resume"] if RunDirectory(run.path).holds_run() else []
@@ -228,7 +228,7 @@ def run_sweep(path: str, overrides: Sequence[str], out: Path | None) -> int:
 
 
 def summary(sweep: Sweep, runs: Sequence[Run], failed: Mapping[str, str]) -> dict[str, Any]:
-    """What sweep.json holds of the finished runs: accuracies by arm, their statistics, differences to the control."""
+    """Summarise the finished runs for sweep.json: accuracies by arm, their statistics, differences to the control."""
     arms: dict[str, dict[str, Any]] = {}
     for arm in sweep.arms:
         done = {r.seed: r.path for r in runs if r.arm == arm and r.is_finished()}

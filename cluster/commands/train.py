@@ -79,7 +79,7 @@ def train(config: Config, resume: bool, console: Console) -> TrainingResult:
 
 
 def _missing_room(config: Config) -> str:
-    """What has to join the cluster, in words, or nothing. Raises UserError if this machine is all there will be."""
+    """Say what has to join the cluster, or nothing. Raises UserError if this machine is all there will be."""
     answer = room_of_cluster().answer(config)
     if answer.starts:
         return "" if answer.whole else answer.text

@@ -22,7 +22,7 @@ class Records:
         self._unwritten: dict[str, str] = {}  # file -> lines that a full disk has kept out of it
 
     def append(self, name: str, *records: Mapping[str, Any]) -> str:
-        """What kept the lines out of the file, as a full disk; empty if they are in it.
+        """Return what kept the lines out of the file, as a full disk; empty if they are in it.
 
         Lines that cannot be written wait in memory and go with the next ones, so that none is lost or torn. A kill
         tears one at most.

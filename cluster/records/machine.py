@@ -31,7 +31,7 @@ def version_of(package: str) -> str | None:
 
 
 def output_of(*command: str, timeout_s: float = 5.0) -> str | None:
-    """What the command prints, stripped; None where it is missing, fails or takes too long."""
+    """Return what the command prints, stripped; None where it is missing, fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
     except (OSError, subprocess.SubprocessError):

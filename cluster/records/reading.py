@@ -34,7 +34,7 @@ FORMER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecords:
-    """What a run directory holds, but its episodes. docs/metrics.md defines the metrics."""
+    """Holds the records of a run directory, except its episodes. docs/metrics.md defines the metrics."""
 
     path: Path
     config: Mapping[str, Any]  # section -> key -> value, as config.yaml has it
@@ -100,7 +100,7 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def mapping(file: Path) -> dict[str, Any]:
-    """What a JSON or YAML file holds. Raises UserError for anything but a mapping."""
+    """Return what a JSON or YAML file holds. Raises UserError for anything but a mapping."""
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)

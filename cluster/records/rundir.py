@@ -182,7 +182,7 @@ class RunDirectory:
         return content
 
     def _take_back(self) -> None:
-        """After a start that failed: leave what was written by then only where it may help, in logs/."""
+        """Remove what a failed start has written, except for logs/, which may help."""
         if any((self.path / name).exists() for name in (*RECORDS, CHECKPOINTS)):
             return
         for name in (CONFIG, PROVENANCE, UNSAVED, ".lock"):
@@ -198,7 +198,7 @@ class RunDirectory:
         return (self.checkpoints / LATEST).is_file()
 
     def room(self) -> str:
-        """What to say of a disk that may not hold two more checkpoints; empty where it does."""
+        """Return what to say of a disk that may not hold two more checkpoints; empty where it does."""
         found = checkpoints_in(self.checkpoints)
         size = found[-1].bytes() if found else 0
         free, mib = shutil.disk_usage(self.path).free, 2**20
@@ -248,7 +248,7 @@ class RunDirectory:
 
 
 def provenance() -> dict[str, Any]:
-    """What a figure of this run depends on beside its config: code, packages, machine, command."""
+    """Return what a figure of this run depends on beside its config: code, packages, machine, command."""
     names = (*machine.REQUIRED, *machine.BROUGHT_ALONG, *machine.EXTRAS)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -43,7 +43,7 @@ class Run(RunRecords):
 
     @property
     def problems(self) -> pd.DataFrame:
-        """Where there is a proposer those that it wrote: a place that was filled from the buffer is left out."""
+        """Return the problems; if there is a proposer, those that it wrote and none that the buffer filled in."""
         return self.episodes[self.episodes["written"].astype(bool)]
 
 
@@ -107,7 +107,7 @@ def _read_run(path: Path, arm: str, budget: int) -> Run:
 
 
 def _facts(record: Mapping[str, Any], has_proposer: bool) -> dict[str, Any]:
-    """What figures and tables count of an episode; None where it has no proposal, or no problem."""
+    """Return what figures and tables count of an episode; None where it has no proposal, or no problem."""
     proposal, problem, solver = (record[key] or {} for key in ("proposal", "problem", "solver"))
     return {
         **{key: record[key] for key in ("step", "requested_cell")},
@@ -136,7 +136,7 @@ def _short(value: Any) -> Any:
 
 
 def _row(record: Mapping[str, Any]) -> list[Any]:
-    """What browser.js unpacks: [id, step, requested cell, references, proposal, problem, solver], None where missing.
+    """Pack for browser.js: [id, step, requested cell, references, proposal, problem, solver], None if missing.
 
     proposal and problem are the values of PROPOSAL and PROBLEM, solver [success rate, mean reward, prompt, answers];
     equal answers are one [count, verdict, reward, parts, completion], the most frequent first.

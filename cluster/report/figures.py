@@ -88,7 +88,7 @@ def draw(
 
 
 def _svg(drawn: str, prefix: str) -> str:
-    """For use inside HTML: no XML head, ids that no other figure has, the page's colours, coordinates to 0.01 pt."""
+    """Prepare the figure for HTML: no XML head, ids of its own, the page's colours, coordinates to 0.01 pt."""
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\1{prefix}", drawn)
     drawn = re.sub(r' d="[^"]*"', lambda d: re.sub(r"\d+\.\d+", lambda n: f"{float(n[0]):.2f}", d[0]), drawn)

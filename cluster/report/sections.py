@@ -38,7 +38,7 @@ class Section:
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """From what came out of a run to how it went about it."""
+    """Return the sections, from what came out of a run to how it went about it."""
     detailed = list({run.arm: run for run in reversed(runs)}.values())[::-1][:IN_DETAIL]  # the first of each arm
     accuracy = [
         figures.accuracy(runs),

@@ -33,7 +33,7 @@ def percent(value: float | None) -> str:
 
 
 def points(before: float | None, after: float | None) -> str:
-    """Of percentage, signed."""
+    """Return percentage points with their sign."""
     return "–" if before is None or after is None else f"{100 * (after - before):+.1f}".replace("-", "−")
 
 
@@ -129,7 +129,7 @@ def sweep(found: Mapping[str, Any]) -> Table | None:
 
 
 def proposer(runs: Sequence[Run]) -> Table | None:
-    """What the proposer writes, first and last evaluation, the runs beside each other."""
+    """Return what the proposer writes, first and last evaluation, the runs beside each other."""
     cells = list(dict.fromkeys(cell for run in runs for cell in run.cells))
     rows = [
         {
@@ -192,7 +192,7 @@ def _table(title: str, rows: Sequence[Mapping[str, str]], note: str = "", left: 
 
 
 def _part(result: Mapping[str, Any], field: str, name: str) -> dict[str, Any]:
-    """Of an evaluation what it found for one label or operation."""
+    """Return what an evaluation found for one label or operation."""
     problems = [problem for problem in result.get("problems", ()) if problem[field] == name]
     return {**result.get(f"by_{field}", {}).get(name, {}), "problems": problems}
 

@@ -83,7 +83,7 @@ def start_both(config: Config, learner: LearnerHost, fleet: Fleet, checkpoint: C
 
 
 def newest_checkpoint(config: Config, run: RunDirectory, report: Report) -> Checkpoint | None:
-    """In the run directory or its mirror; None before the first."""
+    """Find the newest checkpoint in the run directory or its mirror; None before the first."""
     mirror = Mirror(config.run.mirror) if config.run.mirror else None
     return newest_anywhere(lambda: run.latest_checkpoint(report), mirror, run.checkpoints, report)
 

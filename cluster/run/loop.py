@@ -92,7 +92,7 @@ class TrainingLoop:
 
     @property
     def _parts(self) -> dict[str, Any]:
-        """What of the driver's state goes into checkpoints, beside the learner's own."""
+        """Return what of the driver's state goes into checkpoints, beside the learner's own."""
         return {"credit": self.credit, "guards": self.guards, "buffer": self.buffer}
 
     def run(self) -> bool:
@@ -128,7 +128,7 @@ class TrainingLoop:
         return self.version >= self.config.run.steps and not self.learner.is_busy and not self.fleet.evaluating
 
     def _go_back(self, why: str) -> None:
-        """After the learner was lost: everything as it was at the newest state that is left of it."""
+        """Put everything back to the newest state that is left of a lost learner."""
         lost, began = self.version, time.monotonic()
         self.recorder.warn(lost, f"{why}; starting the learner again")
         self.recorder.flush(all_lines=True)
@@ -140,7 +140,7 @@ class TrainingLoop:
         self.recorder.warn(lost, f"the learner goes on from version {self.version}, after {seconds:.1f} s")
 
     def _save_what_there_is(self) -> None:
-        """Before a failed run ends: the update under way, and a checkpoint."""
+        """Finish the update under way and write a checkpoint, before a failed run ends."""
         try:
             while self.learner.is_busy:
                 for ref in ray.wait(self.learner.refs, timeout=POLL_S)[0]:
@@ -291,7 +291,7 @@ class TrainingLoop:
         }
 
     def _sync_metrics(self, played: Sequence[Played]) -> dict[str, float]:
-        """Of the loads in this batch's work; of the newest before it where no actor had to load, or none of any."""
+        """Return metrics of the loads in this batch's work, or of the newest before it if no actor had to load."""
         syncs = [p.sync for p in played if p.sync is not None] or list(self._syncs)
         seconds = sum(p.sync.seconds for p in played if p.sync is not None) / self.config.rollout.actors
         if not syncs:
@@ -332,5 +332,5 @@ class TrainingLoop:
             self.recorder.warn(self.version, f"no checkpoint ({error}); those before are whole, and the run goes on")
 
     def _state(self) -> dict[str, Any]:
-        """What the driver adds to the learner's state."""
+        """Return what the driver adds to the learner's state."""
         return {name: part.state() for name, part in self._parts.items()}

@@ -87,7 +87,7 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
 
 
 def unchecked(config: Config) -> list[str]:
-    """What of a run only its start will show, in words."""
+    """Return what of a run only its start will show, in words."""
     named = {"model.path": config.model.path, "eval.data": config.eval.data}
     return [f"{key}={value}, of the Hugging Face Hub" for key, value in named.items() if is_of_hub(value)]
 

@@ -70,11 +70,11 @@ class Progress:
             self._print(f"step {self._done}/{self.steps}  eta {self._eta()}  {'  '.join(cells)}")
 
     def last_accuracy(self, accuracy: float) -> None:
-        """What an evaluation gave earlier: shown until the next."""
+        """Show what an earlier evaluation gave, until the next one."""
         self._metrics["eval/accuracy"] = accuracy
 
     def evaluation(self, result: Mapping[str, Any], step: int) -> None:
-        """What `azero.evaluation.solver.evaluate` returned."""
+        """Show the result of `azero.evaluation.solver.evaluate`."""
         self.last_accuracy(result["accuracy"])
         low, high = result["interval"]
         text = f"eval at step {step}: {result['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -83,7 +83,7 @@ class Prometheus:
 
 
 def prometheus_name(key: str) -> str:
-    """Of a metric; Ray puts `ray_` before it."""
+    """Return a metric's name in Prometheus; Ray puts `ray_` before it."""
     return "azero_" + re.sub(r"\W", "_", key, flags=re.ASCII)
 
 

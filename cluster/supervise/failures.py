@@ -24,7 +24,7 @@ LOSSES_BY_WORD = ("gloo", "NCCL", "CUDA error", "CUDA out of memory", "by peer",
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What an actor raised, where Ray has wrapped it."""
+    """Return what an actor raised, where Ray has wrapped it."""
     return getattr(error, "cause", None) or error
 
 
@@ -39,7 +39,7 @@ def is_loss(error: RayError) -> bool:
 
 
 def failure(who: str, error: RayError, log: str) -> Exception:
-    """What to raise for an error that is none of a loss: bad input and failed runs as they are, else one line."""
+    """Return what to raise for an error that is no loss: bad input and failed runs as they are, else one line."""
     cause = cause_of(error)
     if isinstance(cause, UserError | RunFailed):
         return cause

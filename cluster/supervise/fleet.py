@@ -324,7 +324,7 @@ class Fleet:
 
 
 def _pause_s(member: _Member) -> float:
-    """Before the next start: none after the first death, then doubling."""
+    """Return the pause before the next start: none after the first death, then doubling."""
     return PAUSE_S * (2**member.deaths - 2)
 
 

@@ -33,7 +33,7 @@ class LearnerDied(LearnerLost):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerStart:
-    """What a learner begins with."""
+    """Holds what a learner begins with."""
 
     publication: Publication
     driver_state: dict[str, Any]  # what the driver put into the state that the learner goes on from; empty at step 0
@@ -139,7 +139,7 @@ class LearnerHost:
 
     @property
     def refs(self) -> list[Any]:
-        """Of the step that goes on: what of it is not there yet."""
+        """Return references to what is not there yet of the step that goes on."""
         return list(self._step.waiting) if self._step else []
 
     def begin(self, batch: TrainBatch) -> None:
@@ -161,7 +161,7 @@ class LearnerHost:
         return result, self._published(call, publication)
 
     def check(self, step: int) -> None:
-        """Of a step its deadline, of an idle learner whether it lives. Raises LearnerLost."""
+        """Check the deadline of a step, or whether an idle learner lives. Raises LearnerLost."""
         now = time.monotonic()
         if self._step:
             self._pings = []
@@ -223,7 +223,7 @@ class LearnerHost:
         )
 
     def _published(self, call: _Call, publication: Publication) -> Publication:
-        """With the references to its weights and probes."""
+        """Add the references to its weights and probes."""
         probes = [w.probe.remote() for w in self._workers]
         self._pings, self._pinged = list(probes), time.monotonic()  # it is as good as a ping
         parts: dict[str, PublishedWeights] = {n: replace(p, ref=call.handle) for n, p in publication.parts.items()}

@@ -38,7 +38,7 @@ class RemoteLearner(Protocol):
     """
 
     def listen(self) -> str:
-        """Where the other workers find this first one; called only where there are several."""
+        """Return where the other workers find this first one; called only where there are several."""
 
     def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], Any]:
         """((the present version, the driver's own state in what the learner goes on from), weights)."""
@@ -49,7 +49,7 @@ class RemoteLearner(Protocol):
         """((what was done, the new version), weights); None at the other workers."""
 
     def probe(self) -> dict[str, ProbeSet] | None:
-        """Of the present version, by policy."""
+        """Return the probes of the present version, by policy."""
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         """(what kept the checkpoint from being written, what kept it from being copied); empty where nothing did."""

@@ -110,7 +110,7 @@ def memory_bytes(config: Config, parameters: int) -> tuple[int, int, int]:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """From the headers of the safetensors files of a model folder; None if there are none. Raises UserError."""
+    """Count them from the headers of a folder's safetensors files; None if there are none. Raises UserError."""
     total = 0
     for file in folder.glob("*.safetensors") if folder.is_dir() else ():
         with file.open("rb") as f:
@@ -143,7 +143,7 @@ def _threads(local: bool, parts: int, cpus: float) -> int:
 
 @dataclass(slots=True)
 class Node:
-    """What of a node is free. A fraction of a GPU comes from one GPU, as in Ray."""
+    """Holds what of a node is free. A fraction of a GPU comes from one GPU, as in Ray."""
 
     cpus: float
     gpus: list[float]  # what is left of each
@@ -225,7 +225,7 @@ def room_of_cluster() -> Room:
 
 
 def room_for(cluster: ClusterConfig) -> Room:
-    """What a run would have. Connects to the cluster if the config names one."""
+    """Return what a run would have. Connects to the cluster if the config names one."""
     if not cluster_address(cluster):
         return room_here()
     with ray_session(cluster):
@@ -246,7 +246,7 @@ def visible_gpus() -> int:
 
 
 def _words(bundles: Sequence[Mapping[str, float]]) -> str:
-    """Like "2 x (4 CPU, 1 GPU), 1 CPU"."""
+    """Return a text like "2 x (4 CPU, 1 GPU), 1 CPU"."""
     counts = Counter(", ".join(f"{amount:g} {name}" for name, amount in bundle.items()) for bundle in bundles)
     return ", ".join(f"{n} x ({text})" if n > 1 else text for text, n in counts.items())
 

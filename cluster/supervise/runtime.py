@@ -32,7 +32,7 @@ LOCAL: dict[str, Any] = {
 
 
 def cluster_address(config: ClusterConfig) -> str:
-    """Where the cluster is; empty for a Ray of this process's own."""
+    """Return where the cluster is; empty for a Ray of this process's own."""
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
 
@@ -102,7 +102,7 @@ def _no_cluster(address: str, why: str) -> UserError:
 
 
 def ray_folder() -> Path:
-    """Where a local Ray keeps sockets and logs: its default, or a folder below /tmp where that is too long or shut.
+    """Find where a local Ray keeps sockets and logs: its default, or below /tmp if that is too long or shut.
 
     Raises UserError where there is none.
     """
