@@ -41,10 +41,6 @@ class NoveltyWindow:
     def add(self, problem: Problem) -> None:
         self._add(problem.canonical, problem.structure)
 
-    def unique_rate(self) -> float:
-        """Share of distinct canonical forms in the window, in (0, 1]; 1 where it is empty."""
-        return len(self._canonical) / len(self) if self._recent else 1.0
-
     def state(self) -> dict[str, Any]:
         return {"recent": [list(pair) for pair in self._recent]}
 

@@ -186,7 +186,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
     run = RunDirectory(folder)
     with run.open("", {}, resume=False), open(os.devnull, "w") as nowhere:
         recorder = Recorder(run, Progress(config.run.steps, "plain", file=nowhere), 0.0, [])
-        before = time.monotonic(), time.process_time(), machine.busy_seconds()
+        before = time.monotonic(), time.process_time(), _busy_seconds()
         TrainingLoop(
             config,
             fleet=fleet,
@@ -200,7 +200,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
             recorder=recorder,
             should_stop=lambda: False,
         ).run()
-        after = time.monotonic(), time.process_time(), machine.busy_seconds()
+        after = time.monotonic(), time.process_time(), _busy_seconds()
         recorder.close()
         rows = [r for r in read_jsonl(folder / "metrics.jsonl") if r["step"] > WARM_UP_STEPS]
     learner.end()
@@ -222,6 +222,15 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
         machine_load=busy_s / seconds / machine.cores(),
         load_s=sum(r["sync/seconds"] for r in rows) / len(rows),
     )
+
+
+def _busy_seconds() -> float:
+    """Seconds of all cores that this machine has worked since its start, summed; 0 without /proc."""
+    try:
+        user, nice, system, _idle, _wait, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
 
 
 def _config(point: Point, options: ScaleConfig) -> Config:

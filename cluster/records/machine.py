@@ -88,15 +88,6 @@ def _control_groups(controller: str) -> Iterator[Path]:
             yield from (f for f in (folder, *folder.parents) if f.is_relative_to(root))
 
 
-def busy_seconds() -> float:
-    """Seconds of all cores that this machine has worked since its start, summed; 0 without /proc."""
-    try:
-        user, nice, system, _idle, _wait, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
-    except (OSError, ValueError):
-        return 0.0
-    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
-
-
 def memory_bytes() -> int:
     """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

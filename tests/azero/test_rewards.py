@@ -163,18 +163,6 @@ def test_novelty_window_forgets_the_oldest() -> None:
     assert window.novelty(c) == pytest.approx(0.25 + 0.5 * (1 - log(2) / log(3)))
 
 
-def test_unique_rate() -> None:
-    window = NoveltyWindow(4)
-    assert window.unique_rate() == 1.0
-    for name in "aaab":
-        window.add(_problem(name, "s"))
-    assert window.unique_rate() == 0.5
-    window.add(_problem("b", "s"))
-    window.add(_problem("b", "s"))
-    window.add(_problem("b", "s"))
-    assert window.unique_rate() == 0.25
-
-
 def test_novelty_window_state() -> None:
     window = NoveltyWindow(3)
     for name, structure in ("as", "bs", "at", "ct"):
