@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import model_validator
 
@@ -23,7 +24,8 @@ from azero.config.kinds import (
     Source,
     Whole,
 )
-from azero.config.overrides import Section, as_yaml, merged, yaml_layers
+from azero.config.overrides import Section, Words, as_yaml, merged, yaml_layers
+from azero.config.policies import BASE, SHAPES, AdapterConfig, PolicyConfig, optim_of, require_sound, trains
 from azero.config.rollout import RolloutConfig, stops, sync_tolerance
 from azero.config.sections import (
     AlgorithmConfig,
@@ -41,6 +43,9 @@ from azero.config.sections import (
 from azero.errors import UserError
 
 __all__ = [
+    "BASE",
+    "SHAPES",
+    "AdapterConfig",
     "AlgorithmConfig",
     "BaselineConfig",
     "ClusterConfig",
@@ -55,6 +60,7 @@ __all__ = [
     "ModelConfig",
     "NotNegative",
     "OptimConfig",
+    "PolicyConfig",
     "Positive",
     "RewardConfig",
     "RolloutConfig",
@@ -63,6 +69,7 @@ __all__ = [
     "TaskConfig",
     "Whole",
     "load_config",
+    "optim_of",
     "stops",
     "sync_tolerance",
     "to_yaml",
@@ -73,6 +80,9 @@ __all__ = [
 class Config(Section):
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
+    policies: Annotated[dict[str, PolicyConfig], Words(SHAPES)] = {
+        name: PolicyConfig.model_validate(policy) for name, policy in SHAPES["shared"].items()
+    }
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     task: TaskConfig = TaskConfig()
@@ -87,6 +97,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _combinations(self) -> Config:
         rollout, learner = self.rollout, self.learner
+        require_sound(self.policies)
+        _require_signal(self)
         if rollout.max_model_len <= self.eval.max_new_tokens:
             raise UserError(
                 f"rollout.max_model_len={rollout.max_model_len}: must exceed eval.max_new_tokens="
@@ -100,6 +112,30 @@ class Config(Section):
             )
         _require_gpus_apart(rollout, learner, self.cluster.layout)
         return self
+
+
+def _require_signal(c: Config) -> None:
+    """Raises UserError where a reward or a way of the weights needs what the policies do not have."""
+    solver_trains, nets = trains(c.policies, "solver"), {p.adapter.rank > 0 or n for n, p in c.policies.items()}
+    if not solver_trains and c.task.source != "selfplay":
+        raise UserError(
+            f"task.source={c.task.source} with a solver that does not train: nothing would be learned; set its trains "
+            "to true, or use task.source=selfplay"
+        )
+    if len(nets) > 1 and c.rollout.sleep and c.rollout.engine == "vllm":
+        raise UserError(
+            "rollout.sleep=true: vLLM lets one engine a process sleep, and these policies need two; use "
+            "policies=shared or adapters, or rollout.sleep=false"
+        )
+    if c.reward.learnability == "improvement" and c.task.source == "selfplay" and not solver_trains:
+        raise UserError(
+            "reward.learnability=improvement with a solver that does not train: it measures the solver's step; choose "
+            "another, such as variance"
+        )
+    if c.rollout.transfer == "nccl" and (len(c.policies) > 1 or any(p.adapter.rank for p in c.policies.values())):
+        raise UserError(
+            "rollout.transfer=nccl: sends the weights of one policy without an adapter; use rollout.transfer=store"
+        )
 
 
 def _require_gpus_apart(rollout: RolloutConfig, learner: LearnerConfig, layout: Layout) -> None:

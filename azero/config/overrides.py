@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from azero.errors import UserError
 
+COMMAND_LINE = "the command line"
+ANY = "*"  # in a dotted key: a name of the user's own
 NULLS = ("null", "~", "")  # of a key that may be null
 GONE = {  # key of an earlier version -> what says the same now
     "algorithm.name": "baseline.by=problem is GRPO's baseline, and task.source says whether proposals are trained",
@@ -51,6 +54,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Marks a field that maps names to sections: each of these words stands for a whole mapping."""
+
+    mappings: Mapping[str, Mapping[str, Any]]
+
+
 C = TypeVar("C", bound=Section)
 Layer = tuple[str, dict[str, Any]]  # where from, content
 
@@ -70,11 +80,13 @@ class _Text(yaml.SafeLoader):
 
 
 def known_keys(schema: type[Section], prefix: str = "") -> dict[str, Any]:
-    """Every leaf key in dotted form, with its type."""
+    """Every leaf key in dotted form, with its type; ANY stands for the names of a mapping of sections."""
     keys: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        kind: Any = field.annotation
+        if get_origin(kind) is dict and issubclass(get_args(kind)[1], Section):
+            keys |= known_keys(get_args(kind)[1], f"{prefix}{name}.{ANY}.")
+        elif isinstance(kind, type) and issubclass(kind, Section):
             keys |= known_keys(kind, f"{prefix}{name}.")
         else:
             keys[prefix + name] = kind
@@ -84,14 +96,18 @@ def known_keys(schema: type[Section], prefix: str = "") -> dict[str, Any]:
 def merged(schema: type[C], layers: Sequence[Layer], overrides: Sequence[str]) -> C:
     """A valid object: the schema's defaults, then the layers of `yaml_layers`, then overrides. Raises UserError."""
     keys, origins = known_keys(schema), dict[str, str]()
+    words = {n: m.mappings for n, field in schema.model_fields.items() for m in field.metadata if isinstance(m, Words)}
     tree: Any = OmegaConf.create(schema().model_dump(mode="json"))
-    for origin, layer in (*layers, *(_override(o, keys) for o in overrides)):
-        known = _typed(layer, origin, keys)
-        origins.update(dict.fromkeys([key for key in keys if _has(known, key)], origin))
+    for origin, layer in (*layers, *(_override(o, keys, words) for o in overrides)):
+        spelt, whole = _spelt_out(layer, origin, words)
+        known = _typed(spelt, origin, keys)
+        given = list(_leaves(known, keys))
+        origins.update(dict.fromkeys(given, origin))
+        for name in whole:
+            tree[name] = {}
         try:
             tree = OmegaConf.merge(tree, known)
         except OmegaConfBaseException as e:
-            given = [key for key in keys if _has(known, key)]
             raise UserError(_no_reference(e, given[0] if len(given) == 1 else origin, origins)) from None
     try:
         content = OmegaConf.to_container(tree, resolve=True)
@@ -108,12 +124,18 @@ def validated(schema: type[C], content: Any, origins: Mapping[str, str]) -> C:
         raise UserError(_refusal(e, origins)) from None
 
 
-def value_of(config: Section, key: str) -> Any:
-    """A leaf's value by its dotted key."""
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
+def values(config: Section, prefix: str = "") -> dict[str, Any]:
+    """Every leaf's value by its dotted key."""
+    found: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        inside = value if isinstance(value, dict) else {}
+        for key, section in ({name: value} | {f"{name}.{own}": s for own, s in inside.items()}).items():
+            if isinstance(section, Section):
+                found |= values(section, f"{prefix}{key}.")
+        if not isinstance(value, Section | dict):
+            found[prefix + name] = value
+    return found
 
 
 def yaml_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
@@ -173,14 +195,34 @@ def _find(path: Path) -> Path:
     raise UserError(f"config {path}: {what}; give a YAML file or one of: {names}")
 
 
-def _override(text: str, keys: Mapping[str, Any]) -> Layer:
+def _spelt_out(layer: dict[str, Any], origin: str, words: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """(the layer with mappings in place of words, names of mappings that it gives as a whole). Raises UserError.
+
+    A word and a file give a mapping as a whole; key=value changes a part of it.
+    """
+    spelt, whole = dict(layer), []
+    for name in words.keys() & layer.keys():
+        value = layer[name]
+        if isinstance(value, str) and value not in NULLS:
+            if value not in words[name]:
+                allowed = ", ".join(words[name])
+                raise UserError(f"{name}={value}: must be one of {allowed}, or a mapping of names (in {origin})")
+            spelt[name] = words[name][value]
+            whole.append(name)
+        elif isinstance(value, dict) and value and origin != COMMAND_LINE:
+            whole.append(name)
+    return spelt, whole
+
+
+def _override(text: str, keys: Mapping[str, Any], words: Mapping[str, Any]) -> Layer:
     key, sep, value = text.partition("=")
     if not sep or not key:
         raise UserError(f"override {text!r}: give key=value, for example run.steps=20")
-    if key not in keys:
-        raise UserError(_unknown(key, "the command line", keys))
+    kind = keys.get(_pattern(key, keys))
+    if kind is None and key not in words:
+        raise UserError(_unknown(key, COMMAND_LINE, keys))
     content: Any = value
-    if list in [get_origin(kind) for kind in (keys[key], *get_args(keys[key]))] and value not in NULLS:
+    if list in [get_origin(k) for k in (kind, *get_args(kind))] and value not in NULLS:
         try:
             read = yaml.load(value, _Text)
             content = value if read is None else read  # a comment alone
@@ -189,7 +231,7 @@ def _override(text: str, keys: Mapping[str, Any]) -> Layer:
             raise UserError(f"override {text!r}: not readable as a list such as [a,b] ({said})") from None
     for part in reversed(key.split(".")):
         content = {part: content}
-    return "the command line", content
+    return COMMAND_LINE, content
 
 
 def _typed(layer: Any, origin: str, keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -197,31 +239,37 @@ def _typed(layer: Any, origin: str, keys: Mapping[str, Any], prefix: str = "") -
     found: dict[str, Any] = {}
     for name, value in layer.items():
         key = f"{prefix}{name}"
-        if any(k.startswith(f"{key}.") for k in keys):
+        pattern = _pattern(key, keys)
+        if inside := [k for k in keys if k.startswith(f"{pattern}.")]:
             if not isinstance(value, dict) and value not in NULLS:
-                raise UserError(
-                    f"{key}={value}: is a section, which holds keys such as {_some_key(key, keys)} (in {origin})"
-                )
+                raise UserError(f"{key}={value}: is a section, which holds keys such as {inside[0]} (in {origin})")
             found[name] = _typed(value or {}, origin, keys, f"{key}.") if isinstance(value, dict) else {}
-        elif key not in keys:
+        elif pattern not in keys:
             inner = [f"{key}.{k}" for k in value] if isinstance(value, dict) and value else [key]
             raise UserError(_unknown(inner[0], origin, keys))
         else:
-            null = NoneType in get_args(keys[key]) and isinstance(value, str) and value in NULLS
+            null = NoneType in get_args(keys[pattern]) and isinstance(value, str) and value in NULLS
             found[name] = None if null else value
     return found
 
 
-def _has(layer: Mapping[str, Any], key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(layer, dict) or name not in layer:
-            return False
-        layer = layer[name]
-    return True
+def _pattern(key: str, keys: Mapping[str, Any]) -> str:
+    """The key as `keys` has it, with ANY for a name of the user's own."""
+    path: list[str] = []
+    for part in key.split("."):
+        own = ".".join([*path, ANY, ""])
+        path.append(ANY if any(k.startswith(own) for k in keys) else part)
+    return ".".join(path)
 
 
-def _some_key(section: str, keys: Mapping[str, Any]) -> str:
-    return next(k for k in keys if k.startswith(f"{section}."))
+def _leaves(layer: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of `keys` to which a layer gives something."""
+    for name, value in layer.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and _pattern(key, keys) not in keys:
+            yield from _leaves(value, keys, f"{key}.")
+        else:
+            yield key
 
 
 def _unknown(key: str, origin: str, keys: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from azero.config import Config, load_config, to_yaml
-from azero.config.overrides import known_keys, merged, value_of
+from azero.config.overrides import ANY, known_keys, merged, values
 from azero.errors import UserError
 
 TEXTS = [
@@ -29,7 +29,11 @@ TEXTS = [
     ),
     *("- ", "!x", "&x", "%x", "@x", "`x`", "|", ">", "? x", "a,b"),
 ]
-NUMBERS = [key for key, kind in known_keys(Config).items() if "int" in str(kind) or "float" in str(kind)]
+NUMBERS = [
+    key.replace(f".{ANY}.", ".shared.")  # the policy of the defaults
+    for key, kind in known_keys(Config).items()
+    if "int" in str(kind) or "float" in str(kind)
+]
 GIVEN = [
     "-1",
     "0",
@@ -60,7 +64,7 @@ def yaml_of(tmp_path: Path, text: str | bytes) -> Path:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("key", ["run.name", "task.list_mark", "run.dir"])
 def test_text_on_the_command_line_stays_what_was_typed(key: str, text: str) -> None:
-    assert value_of(merged(Config, [], [f"{key}={text}"]), key) == text
+    assert values(merged(Config, [], [f"{key}={text}"]))[key] == text
 
 
 @pytest.mark.parametrize("text", ["20250112_093015", "1e5", "on", "no", "null", "0x1f", "2025-01-12", "0.10", "1_0"])
@@ -99,27 +103,28 @@ def test_a_reference_in_a_value_is_one_and_can_be_written_plainly(tmp_path: Path
     ],
 )
 def test_other_values_are_read_in_the_type_of_their_key(given: str, value: Any) -> None:
-    assert value_of(load_config("local", [given]), given.partition("=")[0]) == value
+    assert values(load_config("local", [given]))[given.partition("=")[0]] == value
 
 
 @pytest.mark.parametrize("key", ["run.dir", "run.mirror", "model.path", "eval.data"])
 def test_a_leading_tilde_is_the_home_folder(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    assert value_of(load_config("local", [f"{key}=~/x"]), key) == "/home/ada/x"
-    assert value_of(load_config("local", [f"{key}=a~b"]), key) == "a~b"
+    assert values(load_config("local", [f"{key}=~/x"]))[key] == "/home/ada/x"
+    assert values(load_config("local", [f"{key}=a~b"]))[key] == "a~b"
     with pytest.raises(UserError, match=f"^{key}=~nobody-of-that-name/x: "):
         load_config("local", [f"{key}=~nobody-of-that-name/x"])
 
 
 def test_there_are_numbers_to_try() -> None:
     assert len(NUMBERS) > 50 and "optim.beta1" in NUMBERS and "rollout.sync_tolerance" in NUMBERS
+    assert "policies.shared.adapter.rank" in NUMBERS
 
 
 @pytest.mark.parametrize("key", NUMBERS)
 def test_a_number_is_finite_and_in_its_range_or_refused_by_name(key: str) -> None:
     for given in GIVEN:
         try:
-            value = value_of(merged(Config, [], [f"{key}={given}"]), key)
+            value = values(merged(Config, [], [f"{key}={given}"]))[key]
         except UserError as e:
             assert str(e).startswith((f"{key}={given[:80]}:", f"{key}=")) or key in str(e), e
             assert "\n" not in str(e)
