@@ -9,7 +9,10 @@ from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
 
 
 class Engine(Protocol):
-    """Serves one policy or several, by name. Not thread-safe; the caller drives it by `step`."""
+    """Serves one policy or several, by name. Not thread-safe; the caller drives it by `step`.
+
+    With adapters the base that they share is loaded and proven as a policy is, under the name BASE.
+    """
 
     max_tokens: int  # of a prompt and its completion together
 
@@ -17,13 +20,13 @@ class Engine(Protocol):
     def version(self) -> WeightVersion | None:
         """That it holds of all policies; None before the first load."""
 
-    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+    def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
         """Token ids of a prompt, after those that the tokenizer begins every text with, and without any that end it.
 
         `rendered`: by `chat_template`, which writes all that the model expects.
         """
 
-    def chat_template(self, user_message: str) -> str:
+    def chat_template(self, user_message: str, policy: str = SHARED) -> str:
         """The prompt text of one user message. Raises UserError where the tokenizer's template is missing or fails."""
 
     def submit(
@@ -42,6 +45,9 @@ class Engine(Protocol):
 
     def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         """Replace all weights of a policy (HF name -> numpy array or torch tensor). Caches of old ones are dropped."""
+
+    def keep(self, version: WeightVersion, policy: str = SHARED) -> None:
+        """Take what it holds of a policy for that of `version` too, where nothing of it has changed."""
 
     def held(self, policy: str = SHARED) -> HeldWeights:
         """Digests of a policy's weights as they are now in what the engine computes with."""

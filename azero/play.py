@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from azero.config import Ladder
@@ -162,9 +163,8 @@ class Player:
             else:
                 self._solved(job.tag, job.completions, outcomes)
 
-    @property
-    def _chat(self) -> ChatTemplate | None:
-        return self.engine.chat_template if self.rules.chat else None
+    def _chat(self, role: Role) -> ChatTemplate | None:
+        return partial(self.engine.chat_template, policy=self.policies.of(role)) if self.rules.chat else None
 
     def require_room(self, problems: Sequence[Problem], as_references: bool) -> None:
         """Raises UserError where one of the domain's own problems cannot be solved, or shown alone."""
@@ -179,21 +179,21 @@ class Player:
                 )
 
     def _can_be_solved(self, problem: Problem) -> bool:
-        return self._fits(self._solver_prompt(problem), self.rules.solver)
+        return self._fits(Role.SOLVER, self._solver_prompt(problem), self.rules.solver)
 
     def _can_be_shown(self, problem: Problem) -> bool:
         alone = ProposalRequest(cell=problem.cell, references=(problem,))
-        return self._fits(self._proposer_prompt(alone), self.rules.proposer)
+        return self._fits(Role.PROPOSER, self._proposer_prompt(alone), self.rules.proposer)
 
-    def _fits(self, prompt: str, sampling: Sampling) -> bool:
-        return len(self._encoded(prompt)) + sampling.max_new_tokens <= self.engine.max_tokens
+    def _fits(self, role: Role, prompt: str, sampling: Sampling) -> bool:
+        return len(self._encoded(role, prompt)) + sampling.max_new_tokens <= self.engine.max_tokens
 
     def _request(self, tag: _Proposing) -> ProposalRequest:
         """The request without its longest references, as many as do not fit into one prompt."""
         asked = tag.slot.tries[tag.attempt]
         if asked not in self._shown:
             shown = asked
-            while shown.references and not self._fits(self._proposer_prompt(shown), self.rules.proposer):
+            while shown.references and not self._fits(Role.PROPOSER, self._proposer_prompt(shown), self.rules.proposer):
                 longest = max((r.statement for r in shown.references), key=len)
                 shown = replace(shown, references=tuple(r for r in shown.references if r.statement != longest))
             self._shown[asked] = shown
@@ -227,15 +227,14 @@ class Player:
             self._submit_group(tag)
 
     def _submit_proposal(self, tag: _Proposing) -> None:
-        prompt = self._proposer_prompt(self._request(tag))
-        policy = self.policies.of(Role.PROPOSER)
-        self.engine.submit(tag, self._encoded(prompt), 1, self.rules.proposer, policy)
+        prompt = self._encoded(Role.PROPOSER, self._proposer_prompt(self._request(tag)))
+        self.engine.submit(tag, prompt, 1, self.rules.proposer, self.policies.of(Role.PROPOSER))
 
-    def _encoded(self, prompt: str) -> tuple[int, ...]:
-        return self.engine.encode(prompt, rendered=self.rules.chat)
+    def _encoded(self, role: Role, prompt: str) -> tuple[int, ...]:
+        return self.engine.encode(prompt, rendered=self.rules.chat, policy=self.policies.of(role))
 
     def _proposer_prompt(self, request: ProposalRequest) -> str:
-        chat, mark = self._chat, self.rules.list_mark
+        chat, mark = self._chat(Role.PROPOSER), self.rules.list_mark
         marked = tuple(replace(r, statement=mark + r.statement) for r in request.references)
         prompt = self.domain.ask(replace(request, references=marked), chat)
         return prompt if chat else prompt + mark.rstrip()
@@ -270,11 +269,11 @@ class Player:
         return outcome
 
     def _submit_group(self, tag: _Solving) -> None:
-        prompt = self._encoded(self._solver_prompt(tag.problem))
+        prompt = self._encoded(Role.SOLVER, self._solver_prompt(tag.problem))
         self.engine.submit(tag, prompt, self.rules.solutions, self.rules.solver, self.policies.of(Role.SOLVER))
 
     def _solver_prompt(self, problem: Problem) -> str:
-        return self.domain.pose(problem, self._chat)
+        return self.domain.pose(problem, self._chat(Role.SOLVER))
 
     def _solved(self, tag: _Solving, completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> None:
         samples = tuple(

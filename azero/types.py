@@ -182,7 +182,8 @@ class TrainBatch:
 
     step: int  # it is for the weights of this step, and makes those of the next
     rows: Mapping[str, Sequence[TrainRow]]  # by policy
-    weights: Mapping[str, float]  # by part: the loss is the sum over parts of weight * mean over the part's tokens
+    # By policy and part: a policy's loss is the sum over its parts of weight * mean over the part's tokens.
+    weights: Mapping[str, Mapping[str, float]]
     measured: str = ""  # the part whose completions' log-probs are wanted before and after the step; "": none
 
 
@@ -208,7 +209,7 @@ class WeightVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSet:
-    """Lists what an engine must hold and reproduce of one policy in one weight version."""
+    """Lists what an engine must hold and reproduce of one part of a publication."""
 
     sequences: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]  # the learner's, of tokens 1.. of each sequence, temperature 1
@@ -217,7 +218,7 @@ class ProbeSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldWeights:
-    """Lists the weights that an engine holds of one policy now, whatever form it has given them."""
+    """Lists the weights that an engine holds of one part now, whatever form it has given them."""
 
     digests: Mapping[str, int]  # of each tensor, by its published name; -1 where it is not what was given
     in_order: int  # tensors of which every byte was read in its place; of the others, the elements as a set
@@ -235,11 +236,15 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedWeights:
-    """One policy's weights in one version. `ref` resolves to a flat byte buffer; `layout` says what lies where."""
+    """One part of a publication: a policy's weights, its adapter, or the base that adapters share.
+
+    `ref` resolves to the new parts of version `since`: {name: flat byte buffer}. `layout` says what lies where.
+    """
 
     layout: tuple[TensorSpec, ...]
     dtype: str  # float32 or bfloat16
     bytes: int
+    since: WeightVersion | None = None  # the first version with these bytes
     ref: Any = None
 
 
@@ -247,18 +252,14 @@ class PublishedWeights:
 class Publication:
     """One published weight version: all that an actor needs to load and to prove it.
 
-    `probes` resolves to the ProbeSet of each policy, which the learner makes while engines load. `sender`, if there is
+    `probes` resolves to the ProbeSet of each part, which the learner makes while engines load. `sender`, if there is
     one, is the learner's process that also sends the weights to actors that ask.
     """
 
     version: WeightVersion
-    parts: Mapping[str, PublishedWeights]  # by policy
+    parts: Mapping[str, PublishedWeights]  # all, by name; what did not change keeps its `since` and `ref`
     probes: Any = None
     sender: Any = None
-
-    @property
-    def bytes(self) -> int:
-        return sum(part.bytes for part in self.parts.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,11 +270,15 @@ class SyncReport:
     seconds: float  # of loading and proving
     load_seconds: float  # of the engine's own load
     proof_seconds: float  # of reading the tensors back, also where that is a part of the load
-    bytes: int
+    bytes: Mapping[str, int]  # that were loaded, by part
     tensors: int  # that were proven
     tensors_in_order: int  # of them, those of which every byte was read in its place
-    gap_max: float  # nats
+    gaps: Mapping[str, float]  # nats, by part: the largest of its probe tokens
     gap_mean: float
+
+    @property
+    def gap_max(self) -> float:
+        return max(self.gaps.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

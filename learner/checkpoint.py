@@ -56,10 +56,14 @@ class Checkpoint:
     @property
     def policies(self) -> list[str]:
         """Names of the policies that it holds."""
-        return sorted(p.name for p in (self.path / POLICIES).glob("*") if self.model(p.name).is_dir())
+        found = (p.name for p in (self.path / POLICIES).glob("*"))
+        return sorted(n for n in found if self.model(n).is_dir() or self.adapter(n).is_dir())
 
     def model(self, policy: str) -> Path:
         return self.path / POLICIES / policy / "model"
+
+    def adapter(self, policy: str) -> Path:
+        return self.path / POLICIES / policy / "adapter"
 
     def optimizer(self, policy: str) -> Path:
         return self.path / POLICIES / policy / "optimizer.safetensors"
@@ -84,7 +88,7 @@ class Checkpoint:
                     return f"{name} is not as it was written"
             if "state.json" in files:
                 return "it is of a former version of azero, with another layout"
-            has_weights = any(Path(n).match(f"{POLICIES}/*/model/*.safetensors") for n in files)
+            has_weights = any(Path(n).match(f"{POLICIES}/*/*/*.safetensors") for n in files)
             if not ({TRAINER, DRIVER} <= files.keys() and has_weights):
                 return f"{MANIFEST} does not list {TRAINER}, {DRIVER} and a policy's weights"
         except FileNotFoundError:

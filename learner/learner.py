@@ -12,8 +12,9 @@ import ray
 
 from azero.config import Config
 from azero.errors import UserError
+from azero.policies import Policies
 from azero.process import deadline_stacks, keep_heap, keep_log_short, redirect_output, trim_heap, use_threads
-from azero.types import ProbeSet, Publication, StepResult, TrainBatch, WeightVersion
+from azero.types import ProbeSet, Publication, PublishedWeights, StepResult, TrainBatch, WeightVersion
 from learner.checkpoint import Checkpoint
 from learner.mirror import Mirror
 
@@ -34,7 +35,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         self,
         rank: int,
         config: Config,
-        model_path: str,
+        policies: Policies,
         lineage: int,
         checkpoint: str | None,
         copies: Sequence[Any],
@@ -53,7 +54,8 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         from learner.workers import Workers
 
         self.log = log
-        self.config, self.model_path, self.lineage, self.probe_texts = config, model_path, lineage, probe_texts
+        self.config, self.policies, self.lineage, self.probe_texts = config, policies, lineage, probe_texts
+        self._parts: dict[str, PublishedWeights] = {}  # of the newest publication
         self.workers = Workers(rank, config.learner.workers)
         self._checkpoint = Checkpoint(Path(checkpoint)) if checkpoint else None
         self._copies = list(copies)
@@ -76,7 +78,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         return self.workers.listen(ray.util.get_node_ip_address(), self.config.learner.timeout_s)
 
     @ray.method(num_returns=2)
-    def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], np.ndarray]:
+    def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], dict[str, np.ndarray]]:
         """((the present version, the driver's own state in what this goes on from), weights)."""
         import torch
 
@@ -93,9 +95,8 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
             self._trainer = Trainer(
                 model=c.model,
                 algorithm=c.algorithm,
-                optim=c.optim,
                 learner=c.learner,
-                start=self.model_path,
+                policies=self.policies,
                 state=copied or self._checkpoint,
                 probe_texts=self.probe_texts,
                 workers=self.workers,
@@ -119,7 +120,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         self._sender.send(actor)
 
     @ray.method(num_returns=2)
-    def step(self, batch: TrainBatch) -> tuple[tuple[StepResult, Publication] | None, np.ndarray]:
+    def step(self, batch: TrainBatch) -> tuple[tuple[StepResult, Publication] | None, dict[str, np.ndarray]]:
         """((what was done, the new version), weights)."""
         with deadline_stacks(self.config.learner.timeout_s):
             result = self.trainer.step(batch)
@@ -128,7 +129,7 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         return (result, publication) if self.workers.is_first else None, weights
 
     def probe(self) -> dict[str, ProbeSet]:
-        """Return the probes of the present version, by policy. It is a call of its own: engines load meanwhile."""
+        """Return the probes of the present version, by part. It is a call of its own: engines load meanwhile."""
         with deadline_stacks(self.config.learner.timeout_s):
             return self.trainer.probe()
 
@@ -162,13 +163,14 @@ class Learner:  # made an actor where it is placed, with the concurrency that it
         if wrong := Mirror(mirror).fetch(checkpoint.name, checkpoint.path.parent):
             raise UserError(f"checkpoint {checkpoint.name} of {mirror}: damaged ({wrong})")
 
-    def _publish(self) -> tuple[Publication, np.ndarray]:
-        """The present version, and the bytes of its one policy; the driver adds where they and the probes lie."""
-        published = self.trainer.publish()
+    def _publish(self) -> tuple[Publication, dict[str, np.ndarray]]:
+        """The present version, and the bytes of its new parts; the driver adds where they and the probes lie."""
         version = WeightVersion(lineage=self.lineage, step=self.trainer.step_number)
-        publication = Publication(version=version, parts={name: part for name, (_, part) in published.items()})
-        ((weights, part),) = published.values()
+        new = self.trainer.publish()
+        self._parts |= {name: replace(part, since=version) for name, (_, part) in new.items()}
+        publication = Publication(version=version, parts=dict(self._parts))
         if self._sender:
+            ((weights, part),) = new.values()
             self._sender.hold(version.step, weights, part.layout, part.dtype)
             publication = replace(publication, sender=ray.get_runtime_context().current_actor)
-        return publication, weights
+        return publication, {name: weights for name, (weights, _) in new.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,9 +16,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from azero.batch import MicroBatch
-from azero.config import Dtype
+from azero.config import AdapterConfig, Dtype
 from azero.errors import UserError
 from azero.losses import token_logprobs
+from azero.models.adapters import add_adapters, wear
 from azero.models.loading import load_model
 from learner.workers import Workers
 
@@ -28,11 +29,28 @@ class PolicyNet(nn.Module):
 
     It stays in eval mode, in training too: dropout and other noise would make ratio, KL and improvement compare two
     different functions.
+
+    With adapters its own weights are frozen, and each policy's part of a step runs while the net is `wearing` its.
     """
 
-    def __init__(self, path: str, *, dtype: Dtype, device: torch.device, recompute: bool, workers: Workers) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: Dtype,
+        device: torch.device,
+        recompute: bool,
+        workers: Workers,
+        adapters: Mapping[str, AdapterConfig] | None = None,
+    ) -> None:
         super().__init__()
-        self.model: Any = load_model(path).to(device).eval()
+        self._worn: str | None = None
+        self.model: Any = load_model(path)
+        self.adapters = adapters or {}
+        if self.adapters:
+            add_adapters(self.model, self.adapters)
+            wear(self.model, None)
+        self.model.to(device).eval()
         self.dtype, self.device = dtype, device
         self.shares_prompts = not recompute  # which cannot keep keys and values
         self.takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
@@ -43,6 +61,20 @@ class PolicyNet(nn.Module):
         workers.shard(self, blocks(self.model))
         register_fsdp_forward_method(self, "probe")
         register_fsdp_forward_method(self, "plain")
+
+    @contextmanager
+    def wearing(self, adapter: str | None) -> Iterator[None]:
+        """Within it the net computes with one adapter, with None as if it had none. A net without any is as ever."""
+        before = self._worn
+        self._worn = adapter
+        if self.adapters:
+            wear(self.model, adapter)
+        try:
+            yield
+        finally:
+            self._worn = before
+            if self.adapters:
+                wear(self.model, before)
 
     def run_like(self, other: PolicyNet) -> None:
         """Take the way through the model that the other net takes."""

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from azero.batch import MicroBatch, completion_tokens, pack, shares
-from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import AlgorithmConfig, LearnerConfig
 from azero.losses import kl_estimate, policy_loss
-from azero.models.weights import owned_state
+from azero.models.adapters import adapter_state, scaled
+from azero.models.weights import ADAPTER_PART, owned_state
+from azero.policies import Policy
 from azero.types import ProbeSet, TrainRow
-from learner.agreement import require_agreement
 from learner.net import PolicyNet, full_norm, whole_number
 from learner.workers import Workers, sharded_like
 
@@ -37,74 +38,79 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
-    metrics: dict[str, float]
+    totals: Totals
+    norm: float  # of the whole gradient, before it is clipped
+    norms: Mapping[str, float]  # by part
+    lr: float
     # [rows] log-prob of each completion under the weights before the update; nan where skipped. In fp32 where there is
     # a reference or `run_all`: what comes after is to be subtracted from it.
     logprobs: np.ndarray
-    is_finite: bool = True  # whether loss and gradient were, and the step was made
+    has_rows: bool
+    has_kl: bool
+    is_finite: bool  # whether loss and gradient were, and the step was made
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PolicyOptimizer:
     """Master weights and moments are fp32 (at lr 5e-6 a bf16 weight does not move); `model.dtype` is the autocast's."""
 
-    model_config: ModelConfig
-    path: str  # where the weights come from: the start model, or a checkpoint's model folder
-    reference_path: str  # the frozen start model
+    policy: Policy
+    net: PolicyNet  # the policy's own, or one that it shares with others, whose adapters are none of its business
+    reference: PolicyNet | None  # of the KL term: the start model, or the same net without an adapter
     algorithm: AlgorithmConfig
-    optim: OptimConfig
     learner: LearnerConfig
     workers: Workers = field(default_factory=Workers)
-    device: torch.device = CPU
     steps_done: int = 0
-    net: PolicyNet = field(init=False)
-    reference: PolicyNet | None = field(init=False)
-    optimizer: torch.optim.AdamW = field(init=False)
+    parameters: dict[str, torch.nn.Parameter] = field(init=False)  # that the policy trains, by the net's own names
+    optimizer: torch.optim.AdamW | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.net = self._load(self.path)
-        require_agreement(self.net)
-        self.reference = None
-        if self.algorithm.kl_beta > 0:
-            self.reference = self._load(self.reference_path).requires_grad_(False)
-            self.reference.run_like(self.net)
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=self.optim.lr,
-            betas=(self.optim.beta1, self.optim.beta2),
-            weight_decay=self.optim.weight_decay,
-            fused=True if self.device.type == "cpu" else None,  # None: on a GPU torch has its own fast default
-        )
-
-    def _load(self, path: str) -> PolicyNet:
-        return PolicyNet(
-            path,
-            dtype=self.model_config.dtype,
-            device=self.device,
-            recompute=self.learner.gradient_checkpointing,
-            workers=self.workers,
-        )
+        mark = f".{self.policy.name}.weight"
+        named = self.model.named_parameters()
+        self.parameters = {n: p for n, p in named if not self.adapter or (ADAPTER_PART.search(n) and n.endswith(mark))}
+        optim = self.policy.optim
+        self.optimizer = None
+        if self.policy.trains:
+            self.optimizer = torch.optim.AdamW(
+                self.parameters.values(),
+                lr=optim.lr,
+                betas=(optim.beta1, optim.beta2),
+                weight_decay=optim.weight_decay,
+                fused=True if self.device.type == "cpu" else None,  # None: on a GPU torch has its own fast default
+            )
 
     @property
     def model(self) -> torch.nn.Module:
         return self.net.model
 
     @property
+    def device(self) -> torch.device:
+        return self.net.device
+
+    @property
+    def adapter(self) -> str | None:
+        """What the net wears for this policy."""
+        return self.policy.name if self.policy.adapter else None
+
+    @property
     def lr(self) -> float:
         """Return the next step's rate: linear warm-up, then constant or falling to 0 at `optim.decay_steps`."""
-        risen = min(1.0, (self.steps_done + 1) / max(1, self.optim.warmup_steps))
-        left = max(0.0, 1 - self.steps_done / self.optim.decay_steps) if self.optim.decay_steps else 1.0
-        return self.optim.lr * risen * left
+        optim = self.policy.optim
+        risen = min(1.0, (self.steps_done + 1) / max(1, optim.warmup_steps))
+        left = max(0.0, 1 - self.steps_done / optim.decay_steps) if optim.decay_steps else 1.0
+        return optim.lr * risen * left
 
     def update(self, rows: Sequence[TrainRow], weights: Mapping[str, float], run_all: bool = False) -> UpdateResult:
         """One optimizer step on all rows. `run_all`: also run rows without a gradient, for their log-probs.
 
         Where loss or gradient is not finite nothing changes, neither weights nor moments nor the learning rate's step.
+        Where there are no rows, that step alone goes on.
 
         L = sum over parts of weights[part] * mean over the part's tokens of (l + kl_beta k).
         """
+        assert self.optimizer is not None, f"policy {self.policy.name} does not train"
         totals, logprobs = Totals(), np.zeros(len(rows))
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        parameters = list(self.parameters.values())
         total: list[Tensor] = []
         norms, ran = {}, np.zeros(len(rows), dtype=bool)
         exact = run_all or self.reference is not None
@@ -116,11 +122,11 @@ class PolicyOptimizer:
             self._accumulate(rows, indices, weight / max(1, completion_tokens(rows, part)), totals, logprobs, exact)
             gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             norms[part] = full_norm(gradient)
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradient()
             total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else gradient
         for p, gradient_of_p in zip(parameters, total, strict=True):
             p.grad = gradient_of_p
-        norm = whole_number(torch.nn.utils.clip_grad_norm_(parameters, self.optim.grad_clip))
+        norm = whole_number(torch.nn.utils.clip_grad_norm_(parameters, self.policy.optim.grad_clip))
         everywhere = self.workers.sum(np.concatenate([astuple(totals), logprobs]))
         cut = len(everywhere) - len(rows)
         totals, logprobs = Totals(*everywhere[:cut]), np.where(ran, everywhere[cut:], np.nan)
@@ -129,25 +135,20 @@ class PolicyOptimizer:
         if is_finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self.optimizer.step()
+            if rows:  # without any, momentum alone would move the weights
+                self.optimizer.step()
             self.steps_done += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        metrics = self._metrics(totals, bool(rows)) | {
-            "grad_norm": norm,
-            **{f"grad_norm/{part}": value for part, value in norms.items()},
-            "lr": lr,
-            "faults/skipped_updates": 0.0 if is_finite else 1.0,
-        }
-        return UpdateResult(metrics=metrics, logprobs=logprobs, is_finite=is_finite)
-
-    def _metrics(self, totals: Totals, has_rows: bool) -> dict[str, float]:
-        """A mean of nothing is left out."""
-        sums = {"entropy": totals.entropy, "offpolicy/ratio_mean": totals.ratio, "clip_rate": totals.clipped}
-        if self.reference is not None:
-            sums["kl/reference"] = totals.kl
-        means = {key: total / totals.tokens for key, total in sums.items() if totals.tokens}
-        losses = {"loss/total": totals.loss + totals.kl_loss, "loss/policy": totals.loss}
-        return means | (losses if has_rows else {})
+        self._forget_gradient()
+        return UpdateResult(
+            totals=totals,
+            norm=norm,
+            norms=norms,
+            lr=lr,
+            logprobs=logprobs,
+            has_rows=bool(rows),
+            has_kl=self.reference is not None,
+            is_finite=is_finite,
+        )
 
     def gradients(self, rows: Sequence[TrainRow], weights: Mapping[str, float]) -> dict[str, Tensor]:
         """The gradient of the loss by name, whole, at the first worker; no step is made. For tests and diagnosis."""
@@ -155,9 +156,13 @@ class PolicyOptimizer:
             indices = [i for i, r in enumerate(rows) if r.part == part]
             scale = weight / max(1, completion_tokens(rows, part))
             self._accumulate(rows, indices, scale, Totals(), np.zeros(len(rows)), self.reference is not None)
-        found = self.workers.gather((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
-        self.optimizer.zero_grad(set_to_none=True)
+        found = self.workers.gather((n, p.grad) for n, p in self.parameters.items() if p.grad is not None)
+        self._forget_gradient()
         return found
+
+    def _forget_gradient(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def _accumulate(
         self,
@@ -169,11 +174,12 @@ class PolicyOptimizer:
         exact: bool,
     ) -> None:
         """Add scale * the rows' gradient to the parameters', and this worker's share of the sums to `totals`."""
-        for batch, counts in self._share(rows, indices):
-            if counts:
-                self._backward(batch, scale, totals, logprobs, exact)
-            else:
-                self._backward(batch, 0.0, Totals(), np.zeros(len(rows)), exact)
+        with self.net.wearing(self.adapter):
+            for batch, counts in self._share(rows, indices):
+                if counts:
+                    self._backward(batch, scale, totals, logprobs, exact)
+                else:
+                    self._backward(batch, 0.0, Totals(), np.zeros(len(rows)), exact)
 
     def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[MicroBatch, bool]]:
         """This worker's micro-batches, and whether they count: all workers run as many, since each is a collective."""
@@ -204,7 +210,9 @@ class PolicyOptimizer:
         loss = policy.loss.sum() * scale
         totals.loss += float(loss.detach())
         if self.reference is not None:
-            kl = kl_estimate(values, self.reference.exact(batch))
+            with self.reference.wearing(None):
+                reference = self.reference.exact(batch)
+            kl = kl_estimate(values, reference)
             kl_loss = self.algorithm.kl_beta * kl.sum() * scale
             totals.kl += float(kl.detach().sum())
             totals.kl_loss += float(kl_loss.detach())
@@ -220,41 +228,58 @@ class PolicyOptimizer:
         """[rows] fp32 log-prob of each completion under the present weights; nan where the row is not in `indices`."""
         out, ran = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
         ran[list(indices)] = True
-        for batch, counts in self._share(rows, indices):
-            sums = row_sums(self.net.exact(batch), batch)
-            if counts:
-                out[list(batch.indices)] = sums
+        with self.net.wearing(self.adapter):
+            for batch, counts in self._share(rows, indices):
+                sums = row_sums(self.net.exact(batch), batch)
+                if counts:
+                    out[list(batch.indices)] = sums
         return np.where(ran, self.workers.sum(out), np.nan)
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
         """Log-probs of tokens 1.. of each sequence at temperature 1, under the present weights."""
-        found = self.net.probe(sequences)
-        return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
+        with self.net.wearing(self.adapter):
+            return probe(self.net, sequences)
 
     def weights(self) -> dict[str, Tensor]:
-        """Every weight, as `owned_state` names them. Whole, at the first worker."""
-        return self.workers.gather(owned_state(self.model).items())
+        """Every weight of the policy's own, as `_state` names them. Whole, at the first worker."""
+        return self.workers.gather(self._state().items())
+
+    def published(self) -> dict[str, Tensor]:
+        """`weights` as engines want them: of an adapter with its factor in B."""
+        weights = self.weights()
+        return scaled(weights, self.policy.adapter) if self.policy.adapter else weights
+
+    def _state(self) -> dict[str, Tensor]:
+        """The adapter's tensors, or all of the model, tied ones once."""
+        return adapter_state(self.model, self.adapter) if self.adapter else owned_state(self.model)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Names like `exp_avg/model.norm.weight`; empty before the first step. Whole, at the first worker."""
         return self.workers.gather(
             (f"{key}/{name}", value)
-            for name, p in self.model.named_parameters()
-            for key, value in self.optimizer.state.get(p, {}).items()
+            for name, p in self.parameters.items()
+            for key, value in (self.optimizer.state.get(p, {}) if self.optimizer else {}).items()
         )
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace every weight by the one of that name, as `owned_state` names them."""
-        for name, tensor in owned_state(self.model).items():
+        """Replace every weight of the policy's own by the one of that name, as `weights` names them."""
+        for name, tensor in self._state().items():
             tensor.copy_(sharded_like(weights[name], tensor))
 
     def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `optimizer_state` gave, whatever the number of workers was."""
-        for name, p in self.model.named_parameters():
-            if f"step/{name}" in tensors:
+        assert self.optimizer is not None or not tensors
+        for name, p in self.parameters.items():
+            if self.optimizer and f"step/{name}" in tensors:
                 moments = {k: sharded_like(tensors[f"{k}/{name}"], p) for k in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[p] = {"step": tensors[f"step/{name}"], **moments}
+
+
+def probe(net: PolicyNet, sequences: Sequence[Sequence[int]]) -> ProbeSet:
+    """Log-probs of tokens 1.. of each sequence at temperature 1, under what the net wears now."""
+    found = net.probe(sequences)
+    return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
 
 def make_repeatable(device: torch.device) -> None:

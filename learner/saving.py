@@ -22,7 +22,9 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from azero.errors import UserError, first_line
+from azero.models.adapters import is_adapter, read_adapter, write_adapter
 from azero.models.weights import owned_state
+from azero.policies import Policy
 from learner.checkpoint import LATEST, Checkpoint, checkpoints_in
 
 
@@ -38,8 +40,9 @@ class StateCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """Holds what a model folder holds beside its weights."""
+    """Holds what a policy's folder holds beside its weights."""
 
+    policy: Policy
     model: Any  # gives the architecture alone
     tokenizer: Any
     generation: bytes | None = None  # its generation_config.json, written as it is
@@ -84,7 +87,9 @@ def require_writable(files: ModelFiles) -> None:
     model = files.model
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _write_model(Path(folder), {}, files)
+            _write_policy(Checkpoint(Path(folder)), {}, files)
+        if files.policy.adapter:
+            return
         alone = {n: t for n, t in owned_state(model).items() if not isinstance(t, DTensor)}  # shares are joined anew
         remove_tied_weights_from_state_dict(alone, model)  # raises where tensors share memory unknown to transformers
     except Exception as e:  # each model and tokenizer has errors of its own
@@ -92,6 +97,16 @@ def require_writable(files: ModelFiles) -> None:
             f"model.path={model.name_or_path}: no checkpoint of {type(model).__name__} can be written "
             f"({type(e).__name__}: {first_line(e)}); mend the model's files, or choose another model"
         ) from e
+
+
+def _write_policy(checkpoint: Checkpoint, weights: dict[str, Tensor], files: ModelFiles) -> None:
+    policy = files.policy
+    if policy.adapter:
+        folder = checkpoint.adapter(policy.name)
+        write_adapter(folder, weights, policy.adapter, policy.model)
+        files.tokenizer.save_pretrained(folder)
+    else:
+        _write_model(checkpoint.model(policy.name), weights, files)
 
 
 def _write_model(folder: Path, weights: dict[str, Tensor], files: ModelFiles) -> None:
@@ -112,7 +127,7 @@ def _write_model(folder: Path, weights: dict[str, Tensor], files: ModelFiles) ->
 
 def _write(aside: Checkpoint, state: StateCopy, files: Mapping[str, ModelFiles]) -> None:
     for policy, weights in state.weights.items():
-        _write_model(aside.model(policy), {k: torch.from_numpy(v) for k, v in weights.items()}, files[policy])
+        _write_policy(aside, {k: torch.from_numpy(v) for k, v in weights.items()}, files[policy])
         moments = {k: np.asarray(v, order="C") for k, v in state.moments[policy].items()}
         save_file(moments, aside.optimizer(policy))
     aside.trainer.write_text(json.dumps(state.trainer))
@@ -123,14 +138,16 @@ def _write(aside: Checkpoint, state: StateCopy, files: Mapping[str, ModelFiles])
     _sync(aside.path)
 
 
-def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
-    """(moments by policy, trainer's state, driver's): all but the weights, which are plain model folders.
+Tensors = dict[str, dict[str, Tensor]]  # by policy and name
 
-    Raises UserError.
-    """
+
+def load_checkpoint(checkpoint: Checkpoint) -> tuple[Tensors, Tensors, dict[str, Any], dict[str, Any]]:
+    """(adapters, moments, trainer's state, driver's): all but weights in plain model folders. Raises UserError."""
     try:
+        folders = {policy: checkpoint.adapter(policy) for policy in checkpoint.policies}
+        adapters = {policy: read_adapter(folder) for policy, folder in folders.items() if is_adapter(folder)}
         moments = {policy: load_file(checkpoint.optimizer(policy)) for policy in checkpoint.policies}
-        return moments, json.loads(checkpoint.trainer.read_text()), json.loads(checkpoint.driver.read_text())
+        return adapters, moments, json.loads(checkpoint.trainer.read_text()), json.loads(checkpoint.driver.read_text())
     except (OSError, ValueError, KeyError) as e:
         raise UserError(
             f"checkpoint {checkpoint.path}: not readable ({e}); remove it to resume from the one before"

@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import BASE, AlgorithmConfig, LearnerConfig, ModelConfig
 from azero.models.loading import generation_file, load_tokenizer
-from azero.models.weights import digests, flatten
+from azero.models.weights import digests, flatten, owned_state
+from azero.policies import Policies
 from azero.process import peak_memory_gib
-from azero.types import SHARED, ProbeSet, PublishedWeights, StepResult, TrainBatch
+from azero.types import ProbeSet, PublishedWeights, StepResult, TrainBatch
+from learner.assembly import assemble
 from learner.checkpoint import Checkpoint
-from learner.policy import CPU, PolicyOptimizer
+from learner.metrics import step_metrics
+from learner.policy import CPU, UpdateResult, probe
 from learner.saving import ModelFiles, StateCopy, load_checkpoint, require_writable, save_checkpoint
 from learner.workers import Workers
 
@@ -33,51 +37,54 @@ class Trainer:
         *,
         model: ModelConfig,
         algorithm: AlgorithmConfig,
-        optim: OptimConfig,
         learner: LearnerConfig,
-        start: str,
+        policies: Policies,
         state: Checkpoint | StateCopy | None = None,
         probe_texts: Sequence[str] = (),
-        policies: Sequence[str] = (SHARED,),
         workers: Workers | None = None,
         device: torch.device = CPU,
     ) -> None:
-        """Begin at step 0 with the model of the folder `start`, or go on from `state`.
+        """Begin at step 0 with the models that the policies name, or go on from `state`.
 
-        `start` is the frozen reference of the KL term either way.
+        Those models are the frozen references of the KL terms either way.
         """
         self.dtype = model.dtype
         self.workers = workers or Workers()
         self.step_number = 0
         self.driver_state: dict[str, Any] = {}  # what the driver put into `state`
-        self.policies = {
-            name: PolicyOptimizer(
-                model_config=model,
-                path=str(state.model(name)) if isinstance(state, Checkpoint) else start,
-                reference_path=start,
-                algorithm=algorithm,
-                optim=optim,
-                learner=learner,
-                workers=self.workers,
-                device=device,
+        folders = {n: str(state.model(n)) for n in policies.names} if isinstance(state, Checkpoint) else {}
+        self.policies = assemble(
+            policies,
+            model=model,
+            algorithm=algorithm,
+            learner=learner,
+            workers=self.workers,
+            device=device,
+            folders=folders,
+        )
+        self.probes, self.files = dict[str, list[tuple[int, ...]]](), dict[str, ModelFiles]()
+        for name, policy in self.policies.items():
+            tokenizer = load_tokenizer(policy.policy.model)  # every checkpoint has it and the next one as they are
+            self.probes[policy.policy.net] = [tuple(tokenizer(t)["input_ids"]) for t in probe_texts]
+            self.files[name] = ModelFiles(
+                policy=policy.policy,
+                model=policy.model,
+                tokenizer=tokenizer,
+                generation=generation_file(policy.policy.model),
             )
-            for name in policies
-        }
-        tokenizer, generation = load_tokenizer(start), generation_file(start)  # every checkpoint has both as they are
-        self.probes = [tuple(tokenizer(t)["input_ids"]) for t in probe_texts]
-        self.files = {
-            name: ModelFiles(model=policy.model, tokenizer=tokenizer, generation=generation)
-            for name, policy in self.policies.items()
-        }
         for files in self.files.values():
             require_writable(files)
-        self._published: dict[str, tuple[np.ndarray, PublishedWeights]] = {}
+        self._published: dict[str, tuple[np.ndarray, PublishedWeights]] = {}  # by part, since the start
+        self._probed: dict[str, ProbeSet] = {}  # by part
+        self._moved: set[str] = set()  # policies that made a step in the last one
         if state is not None:
             self._go_on(state)
 
     def _go_on(self, state: Checkpoint | StateCopy) -> None:
         if isinstance(state, Checkpoint):
-            moments, trainer, self.driver_state = load_checkpoint(state)
+            adapters, moments, trainer, self.driver_state = load_checkpoint(state)
+            for name, tensors in adapters.items():
+                self.policies[name].load_weights(tensors)
         else:
             trainer, self.driver_state = state.trainer, state.driver
             moments = {p: {k: torch.from_numpy(v.copy()) for k, v in m.items()} for p, m in state.moments.items()}
@@ -89,48 +96,69 @@ class Trainer:
             policy.steps_done = trainer["policies"][name]["steps_done"]
 
     def step(self, batch: TrainBatch) -> StepResult:
-        """One optimizer step of every policy. Raises ValueError for a batch that is of other weights than these."""
+        """One optimizer step of every policy that trains.
+
+        Raises ValueError for a batch that is of other weights than these.
+        """
         if batch.step != self.step_number:
             raise ValueError(f"a batch for step {batch.step}: the weights are of step {self.step_number}")
         began = time.monotonic()
-        metrics: dict[str, float] = {}
+        results: dict[str, UpdateResult] = {}
         before: dict[str, Sequence[float]] = {}
         after: dict[str, Sequence[float]] = {}
-        is_finite = True
         for name, policy in self.policies.items():
+            if not policy.policy.trains:
+                continue
             rows = batch.rows.get(name, ())
-            result = policy.update(rows, batch.weights, run_all=bool(batch.measured))
-            metrics |= result.metrics
-            is_finite &= result.is_finite
-            if batch.measured and result.is_finite:
-                measured = [i for i, row in enumerate(rows) if row.part == batch.measured]
+            measured = [i for i, row in enumerate(rows) if row.part == batch.measured]
+            results[name] = result = policy.update(rows, batch.weights[name], run_all=bool(measured))
+            if measured and result.is_finite:
                 before[name] = result.logprobs.tolist()
                 after[name] = policy.sequence_logprobs(rows, measured).tolist()
         self.step_number += 1
+        self._moved = {name for name, r in results.items() if r.is_finite and r.has_rows} or set(results)
+        metrics = step_metrics(results)
         metrics["time/learn"] = time.monotonic() - began
         metrics["memory/learner_gib"] = peak_memory_gib()
+        is_finite = all(result.is_finite for result in results.values())
         return StepResult(step=self.step_number, metrics=metrics, is_finite=is_finite, before=before, after=after)
 
     def publish(self) -> dict[str, tuple[np.ndarray, PublishedWeights]]:
-        """Return by policy the bytes of the present weights in the engines' dtype, and their description.
+        """Return by part the bytes in the engines' dtype, and their description, of what is new since the last call.
 
-        There are no bytes but at the first worker. The next call overwrites them.
+        A part is a policy, or the base that adapters share, which is published once. There are no bytes but at the
+        first worker. The next call overwrites them.
         """
-        for name, policy in self.policies.items():
-            out = self._published[name][0] if name in self._published else None
-            buffer, layout = flatten(policy.weights(), getattr(torch, self.dtype), out)
-            self._published[name] = buffer, PublishedWeights(layout=layout, dtype=self.dtype, bytes=buffer.nbytes)
-        return self._published
-
-    def probe(self) -> dict[str, ProbeSet]:
-        """Probe by policy what `publish` gave last; digests are made at the first worker alone."""
-        assert self._published, "publish comes first"
         found = {}
         for name, policy in self.policies.items():
-            buffer, part = self._published[name]
-            published = digests(buffer, part.layout, part.dtype) if self.workers.is_first else {}
-            found[name] = replace(policy.probe(self.probes), digests=published)
+            if policy.adapter and BASE not in self._published:
+                found[BASE] = self._flat(BASE, self.workers.gather(owned_state(policy.model).items()))
+            if name in self._moved or name not in self._published:
+                found[name] = self._flat(name, policy.published())
         return found
+
+    def _flat(self, part: str, weights: Mapping[str, Tensor]) -> tuple[np.ndarray, PublishedWeights]:
+        out = self._published[part][0] if part in self._published else None
+        buffer, layout = flatten(weights, getattr(torch, self.dtype), out)
+        self._published[part] = buffer, PublishedWeights(layout=layout, dtype=self.dtype, bytes=buffer.nbytes)
+        self._probed.pop(part, None)
+        return self._published[part]
+
+    def probe(self) -> dict[str, ProbeSet]:
+        """Probe by part what `publish` gave last; digests are made at the first worker alone."""
+        assert self._published, "publish comes first"
+        for name, policy in self.policies.items():
+            texts = self.probes[policy.policy.net]
+            if policy.adapter and BASE not in self._probed:
+                self._probed[BASE] = self._with_digests(BASE, probe(policy.net, texts))
+            if name not in self._probed:
+                self._probed[name] = self._with_digests(name, policy.probe(texts))
+        return dict(self._probed)
+
+    def _with_digests(self, part: str, probes: ProbeSet) -> ProbeSet:
+        buffer, described = self._published[part]
+        found = digests(buffer, described.layout, described.dtype) if self.workers.is_first else {}
+        return replace(probes, digests=found)
 
     def copy_state(self, driver: Mapping[str, Any]) -> StateCopy:
         """All that a checkpoint holds, in memory; no tensors but at the first worker."""

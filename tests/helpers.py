@@ -8,6 +8,7 @@ from typing import Any
 from azero.config import Config
 from azero.credit.credit import Credit
 from azero.domains.expression import CELLS, EASY
+from azero.policies import one_policy
 from azero.types import (
     SHARED,
     Cell,
@@ -58,8 +59,15 @@ def trainer_of(config: Config, path: str, **options: Any) -> Any:
     """As a run has it, without Ray."""
     from learner.trainer import Trainer
 
-    parts = {name: getattr(config, name) for name in ("model", "algorithm", "optim", "learner")}
-    return Trainer(**parts, start=path, probe_texts=["1 + 2"], **options)
+    parts = {name: getattr(config, name) for name in ("model", "algorithm", "learner")}
+    return Trainer(**parts, policies=one_policy(path, config.optim), probe_texts=["1 + 2"], **options)
+
+
+def metrics_of(result: Any) -> dict[str, float]:
+    """What a step says in numbers that was this update of the one policy."""
+    from learner.metrics import step_metrics
+
+    return step_metrics({SHARED: result})
 
 
 def sample(

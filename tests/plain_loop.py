@@ -21,6 +21,7 @@ from azero.domains import get_domain
 from azero.domains.base import judged
 from azero.models.loading import resolve_model_path
 from azero.models.weights import unflatten
+from azero.policies import one_policy
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.types import Episode, Group, Problem, Role, Sample
@@ -30,7 +31,7 @@ def plain_loop(config: Config) -> list[dict[str, Any]]:
     domain, rules = get_domain(config.task.domain), play_rules(config.rollout, config.task, config.reward.ladder)
     path = resolve_model_path(config.model.path)
     credit, trainer = credit_of(config), trainer_of(config, path)
-    engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
+    engine = build_engine(config.model, config.rollout, config.run.seed, one_policy(path))
     buffer = ProblemBuffer(config.task.buffer_size, domain.seeds())
     source = SlotSource(
         domain, config.task, config.rollout.problems_per_step, config.rollout.max_tries, config.run.seed

@@ -8,7 +8,7 @@ import numpy as np
 
 from azero.types import SHARED, TrainBatch, TrainRow
 
-WEIGHTS = {"proposer": 0.5, "solver": 1.0}  # of the parts
+WEIGHTS = {"proposer": 0.5, "solver": 1.0}  # of the one policy's parts
 
 
 def row(
@@ -31,7 +31,7 @@ def row(
 
 
 def train_batch(rows: Sequence[TrainRow], step: int = 0, measured: str = "") -> TrainBatch:
-    return TrainBatch(step=step, rows={SHARED: rows}, weights=WEIGHTS, measured=measured)
+    return TrainBatch(step=step, rows={SHARED: rows}, weights={SHARED: WEIGHTS}, measured=measured)
 
 
 def random_rows(count: int = 24, seed: int = 0) -> list[TrainRow]:

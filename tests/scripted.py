@@ -19,10 +19,10 @@ class ScriptedEngine:
         self.queue: list[tuple[Hashable, str, int, str]] = []
         self.asked: list[str] = []
 
-    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+    def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
         return tuple(text.encode())
 
-    def chat_template(self, user_message: str) -> str:
+    def chat_template(self, user_message: str, policy: str = SHARED) -> str:
         return f"<user>{user_message}</user>"
 
     def submit(

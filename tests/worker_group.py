@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers import metrics_of
 from rows import WEIGHTS, random_rows
 from safetensors.torch import load_file
 
-from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
-from azero.types import SHARED, TrainRow
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig, load_config
+from azero.policies import one_policy, policies_of
+from azero.types import SHARED, TrainBatch, TrainRow
+from learner.assembly import assemble
 from learner.checkpoint import Checkpoint
 from learner.policy import PolicyOptimizer
 from learner.saving import ModelFiles, StateCopy, load_checkpoint, save_checkpoint
+from learner.trainer import Trainer
 from learner.workers import Workers
 
 TIMEOUT_S = 120.0
@@ -59,15 +63,15 @@ def _main(rank: int, size: int, address: Any, results: Any, body: Callable[..., 
 
 
 def policy(workers: Workers, path: str, reference: str, **learner: Any) -> PolicyOptimizer:
-    return PolicyOptimizer(
-        model_config=ModelConfig(),
-        path=path,
-        reference_path=reference,
+    """With the weights of the folder `path`; the policy started from `reference`."""
+    return assemble(
+        one_policy(reference, OptimConfig(lr=1e-3, warmup_steps=2)),
+        model=ModelConfig(),
         algorithm=AlgorithmConfig(kl_beta=0.1),
-        optim=OptimConfig(lr=1e-3, warmup_steps=2),
         learner=LearnerConfig(**learner),
         workers=workers,
-    )
+        folders={SHARED: path},
+    )[SHARED]
 
 
 def gradient(workers: Workers, path: str, rows: Sequence[TrainRow], **learner: Any) -> Any:
@@ -92,21 +96,49 @@ def updates(workers: Workers, path: str, batches: Sequence[Sequence[TrainRow]], 
         driver={},
     )
     if workers.is_first and out:
-        files = {SHARED: ModelFiles(model=p.model, tokenizer=load_tokenizer(path))}
+        files = {SHARED: ModelFiles(policy=p.policy, model=p.model, tokenizer=load_tokenizer(path))}
         save_checkpoint(out, copied, files, capacity=1)
-    return [(r.metrics, r.logprobs) for r in results], copied.weights[SHARED], p.probe([(5, 6, 7), (8, 9)]).logprobs
+    return [(metrics_of(r), r.logprobs) for r in results], copied.weights[SHARED], p.probe([(5, 6, 7), (8, 9)]).logprobs
 
 
 def resumed(workers: Workers, checkpoint: Checkpoint, start: str, rows: Sequence[TrainRow], from_memory: bool) -> Any:
     """(metrics, weights) of an update after a checkpoint that another number of workers wrote."""
     model = checkpoint.model(SHARED)
     p = policy(workers, start if from_memory else str(model), start)
-    moments, trainer, _ = load_checkpoint(checkpoint)
+    _, moments, trainer, _ = load_checkpoint(checkpoint)
     if from_memory:
         p.load_weights(load_file(model / "model.safetensors"))
     p.load_optimizer_state(moments[SHARED])
     p.steps_done = trainer["step"]
-    return p.update(rows, WEIGHTS).metrics, {k: v.numpy() for k, v in p.weights().items()}
+    return metrics_of(p.update(rows, WEIGHTS)), {k: v.numpy() for k, v in p.weights().items()}
+
+
+def shaped(workers: Workers, path: str, shape: str) -> Any:
+    """(metrics of each step, tensors of all policies at the end, log-probs of the probes by part)."""
+    given = [f"policies={shape}", f"model.path={path}", "optim.lr=1e-3", "optim.warmup_steps=0"]
+    trainer = Trainer(
+        model=ModelConfig(),
+        algorithm=AlgorithmConfig(kl_beta=0.1),
+        learner=LearnerConfig(tokens_per_microbatch=60),
+        policies=policies_of(load_config("base", given)),
+        probe_texts=["1 + 2"],
+        workers=workers,
+    )
+    metrics = []
+    for seed in range(3):
+        rows = random_rows(32, seed)
+        batch = TrainBatch(
+            step=seed,
+            rows={name: [r for r in rows if r.part in p.policy.roles] for name, p in trainer.policies.items()},
+            weights={name: dict.fromkeys(p.policy.roles, 1.0) for name, p in trainer.policies.items()},
+            measured="solver",
+        )
+        trainer.publish()
+        trainer.probe()
+        metrics.append({k: v for k, v in trainer.step(batch).metrics.items() if not k.startswith(("time", "memory"))})
+    trainer.publish()
+    weights = {f"{p}/{k}": v for p, ws in trainer.copy_state({}).weights.items() for k, v in ws.items()}
+    return metrics, weights, {part: probes.logprobs for part, probes in trainer.probe().items()}
 
 
 def everything(workers: Workers, path: str, folder: Path) -> dict[str, Any]:
@@ -121,6 +153,7 @@ def everything(workers: Workers, path: str, folder: Path) -> dict[str, Any]:
         "one token": gradient(workers, path, [*ones, *longer], tokens_per_microbatch=12),
         "updates": updates(workers, path, batches, folder if workers.size == 1 else None),
     }
+    results |= {shape: shaped(workers, path, shape) for shape in ("adapters", "separate")}
     checkpoint = Checkpoint.of_step(folder, len(batches))
     for from_memory in (False, True):
         results[f"resumed {from_memory}"] = resumed(workers, checkpoint, path, random_rows(32, 9), from_memory)

@@ -93,10 +93,11 @@ class Credit:
         if not self.is_deferred:
             rewarded, diagnostics = self.reward_proposals(episodes, novelties)
             metrics |= diagnostics
+        weights = {Role.PROPOSER: self.algorithm.proposer_weight, Role.SOLVER: 1.0}
         batch = TrainBatch(
             step=step,
             rows=self.rows(rewarded, self.due_proposals(rewarded)),
-            weights={Role.PROPOSER: self.algorithm.proposer_weight, Role.SOLVER: 1.0},
+            weights={policy.name: {role: weights[role] for role in policy.roles} for policy in self.policies.all},
             measured=Role.SOLVER if self.is_deferred else "",
         )
         return Assigned(batch=batch, episodes=rewarded, novelties=novelties, metrics=metrics)
@@ -106,7 +107,7 @@ class Credit:
         rewarded, metrics = list(assigned.episodes), dict(assigned.metrics)
         if self.is_deferred:  # without an update nothing has improved, and the proposals have no reward
             self.pending = []
-            if result.is_finite:
+            if result.is_finite or self.policies.of(Role.SOLVER) in result.after:
                 logprobs = self._logprobs(rewarded, assigned.batch, result)
                 rewarded, diagnostics = self.reward_proposals(rewarded, assigned.novelties, logprobs)
                 metrics |= diagnostics
@@ -127,7 +128,7 @@ class Credit:
 
     @property
     def trains_proposer(self) -> bool:
-        return self.task.source == "selfplay"
+        return self.task.source == "selfplay" and self.policies.train(Role.PROPOSER)
 
     def novelties(self, episodes: Sequence[Episode]) -> list[float]:
         """Novelty of each episode's problem in [0, 1], 0 where there is none. Each is scored, then remembered."""
@@ -193,9 +194,11 @@ class Credit:
     def rows(self, episodes: Sequence[Episode], proposals: Sequence[Sample]) -> dict[str, list[TrainRow]]:
         """Return by policy the solver's rows in order of the episodes, then proposer rows, each with its advantage."""
         groups = [e.group for e in episodes if e.group is not None]
-        solver = [s for g in groups for s in g.samples]
+        solver = [s for g in groups for s in g.samples] if self.policies.train(Role.SOLVER) else []
         proposer = list(proposals) if self.trains_proposer else []
-        named = [(g.id, s) for g in groups for s in g.samples] + [(f"p{i}", s) for i, s in enumerate(proposer)]
+        named = [(g.id, s) for g in groups for s in g.samples if solver] + [
+            (f"p{i}", s) for i, s in enumerate(proposer)
+        ]
         scored = [Scored(role=s.role, cell=s.cell, group=group, reward=s.reward) for group, s in named]
         values = self.baseline.advantages(scored)
         found: dict[str, list[TrainRow]] = {name: [] for name in self.policies.names}
@@ -218,7 +221,7 @@ class Credit:
     ) -> dict[str, SequenceLogprobs]:
         """Return them by group id. The solver's rows come first of their policy's, in the order of the episodes."""
         policy = self.policies.of(Role.SOLVER)
-        before, after = np.array(result.before[policy]), np.array(result.after[policy])
+        before, after = np.array(result.before.get(policy, ())), np.array(result.after.get(policy, ()))
         found, start = {}, 0
         for group in (e.group for e in episodes if e.group is not None):
             part = slice(start, start + len(group.samples))

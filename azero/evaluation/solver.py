@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from azero.domains.base import Domain, judged
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
 from azero.judging import Inline
-from azero.types import Completion, EvalItem, Sampling, Verdict
+from azero.types import SHARED, Completion, EvalItem, Sampling, Verdict
 from azero.verbatim import VerbatimTable
 
 
@@ -62,6 +63,7 @@ def evaluate(
     stop: tuple[str, ...],
     data: str,
     judges: Executor | None = None,
+    policy: str = SHARED,
 ) -> dict[str, Any]:
     """Ask every item once greedily and `samples` times at `temperature`; nothing else may be in flight.
 
@@ -76,11 +78,11 @@ def evaluate(
     kinds = {"greedy": (1, 0.0), "sampled": (samples, temperature)}
     if samples == 0:
         del kinds["sampled"]
-    prompts = encoded(engine, domain, items, chat=chat, max_new_tokens=max_new_tokens, data=data)
+    prompts = encoded(engine, domain, items, chat=chat, max_new_tokens=max_new_tokens, data=data, policy=policy)
     for kind, (n, t) in kinds.items():
         sampling = Sampling(temperature=t, max_new_tokens=max_new_tokens, stop=stop)
         for i, prompt in enumerate(prompts):
-            engine.submit((kind, i), prompt, n, sampling)
+            engine.submit((kind, i), prompt, n, sampling, policy)
     judges = judges or Inline()
     done: dict[Any, tuple[Completion, ...]] = {}
     verdicts: dict[Any, list[Future[Verdict]]] = {}
@@ -168,10 +170,18 @@ def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Verbati
 
 
 def encoded(
-    engine: Engine, domain: Domain, items: Sequence[EvalItem], *, chat: bool, max_new_tokens: int, data: str
+    engine: Engine,
+    domain: Domain,
+    items: Sequence[EvalItem],
+    *,
+    chat: bool,
+    max_new_tokens: int,
+    data: str,
+    policy: str = SHARED,
 ) -> list[tuple[int, ...]]:
     """The prompts. Raises UserError where one does not fit with its completion."""
-    prompts = [_prompt(engine, domain, item, chat) for item in items]
+    template = partial(engine.chat_template, policy=policy) if chat else None
+    prompts = [engine.encode(domain.pose(i.problem, template), rendered=chat, policy=policy) for i in items]
     for item, prompt in zip(items, prompts, strict=True):
         if (longest := len(prompt) + max_new_tokens) > engine.max_tokens:
             raise UserError(
@@ -180,10 +190,6 @@ def encoded(
                 "rollout.max_model_len as far as the model allows, or leave the problem out"
             )
     return prompts
-
-
-def _prompt(engine: Engine, domain: Domain, item: EvalItem, chat: bool) -> tuple[int, ...]:
-    return engine.encode(domain.pose(item.problem, engine.chat_template if chat else None), rendered=chat)
 
 
 def _summary(problems: Sequence[Mapping[str, Any]], k: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from azero.types import TensorSpec
+
+ADAPTER_PART = re.compile(r"\.lora_[AB]\.")
 
 
 def flatten(
@@ -39,13 +42,16 @@ def unflatten(buffer: np.ndarray, manifest: Sequence[TensorSpec], dtype: str) ->
 
 
 def owned_state(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The state dict with tied tensors once: the first name in order, which for a tied head is the embedding's."""
+    """The state dict with tied tensors once: the first name in order, which for a tied head is the embedding's.
+
+    Adapters on the model (models/adapters.py) are left out, and change no name.
+    """
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        if id(tensor) not in seen and not ADAPTER_PART.search(name):
             seen.add(id(tensor))
-            state[name] = tensor.detach()
+            state[name.replace(".base_layer.", ".")] = tensor.detach()
     return state
 
 

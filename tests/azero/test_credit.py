@@ -124,7 +124,8 @@ def test_a_step_goes_out_as_rows_and_comes_back_as_rewards() -> None:
     c = credit("improvement")
     assigned = c.assign(STEP, step=0)
     rows = assigned.batch.rows[SHARED]
-    assert assigned.batch.measured == "solver" and assigned.batch.weights == {"proposer": 1.0, "solver": 1.0}
+    assert assigned.batch.measured == "solver"
+    assert assigned.batch.weights == {SHARED: {"proposer": 1.0, "solver": 1.0}}
     assert [(r.part, r.temperature, r.behaviour) for r in rows] == [("solver", 0.7, (-1.0, -1.0))] * 4
     two = [-2.0] * 4
     rewarded, metrics = c.settle(assigned, result(0, two, [two[0] + log(2), *two[1:]]))

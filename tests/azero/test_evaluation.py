@@ -8,7 +8,7 @@ from rich.console import Console
 
 from azero.errors import UserError
 from azero.evaluation.solver import McNemar, evaluate, mcnemar, paired, table, wilson_interval
-from azero.types import Completion, EvalItem, Verdict
+from azero.types import SHARED, Completion, EvalItem, Verdict
 
 
 def test_wilson_interval_literature_values():
@@ -53,14 +53,14 @@ class FakeEngine:
     def __init__(self, answers):
         self.answers, self.queue, self.prompts = answers, [], []
 
-    def encode(self, text, rendered=False):
+    def encode(self, text, rendered=False, policy=SHARED):
         self.prompts.append(text)
         return tuple(text.encode())
 
-    def chat_template(self, user_message):
+    def chat_template(self, user_message, policy=SHARED):
         return f"<user>{user_message}</user>"
 
-    def submit(self, tag, prompt_ids, n, sampling):
+    def submit(self, tag, prompt_ids, n, sampling, policy=SHARED):
         assert tag not in [t for t, *_ in self.queue]
         self.queue.append((tag, bytes(prompt_ids).decode(), n, sampling))
 

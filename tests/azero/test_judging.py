@@ -44,7 +44,7 @@ class DecodingEngine:
         self.asked: list[str] = []
         self.ended = 0
 
-    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+    def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
         return tuple(text.encode())
 
     def submit(

@@ -7,7 +7,7 @@ from scripted import ScriptedEngine, rules
 
 from azero.domains.arithmetic import Arithmetic
 from azero.play import Player
-from azero.policies import Policies
+from azero.policies import Policies, Policy
 from azero.types import Assignment, Episode, Role, Slot, Verdict
 
 
@@ -102,7 +102,8 @@ def test_given_problems_have_no_proposal() -> None:
 
 
 def test_each_role_is_played_by_its_policy() -> None:
-    policies = Policies({Role.PROPOSER: "writer", Role.SOLVER: "reader"})
+    writer, reader = Policy(name="writer", roles=(Role.PROPOSER,)), Policy(name="reader", roles=(Role.SOLVER,))
+    policies = Policies((writer, reader))
     player = Player(ScriptedEngine(["2 + 3"], ["5", "5"]), Arithmetic(), rules(False), policies=policies)  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
     assert episode.proposal.completion.policy == "writer"

@@ -6,9 +6,12 @@ import pytest
 import torch
 from rows import WEIGHTS, random_rows
 
-from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig
 from azero.models.loading import EMBEDDED
-from learner.policy import PolicyOptimizer, make_repeatable
+from azero.policies import one_policy
+from azero.types import SHARED
+from learner.assembly import assemble
+from learner.policy import make_repeatable
 
 THREADS = 8  # on few cores they end in another order each time
 REPEATS = 5
@@ -25,14 +28,12 @@ def many_threads() -> Iterator[None]:
 
 def test_the_gradient_of_the_same_rows_is_the_same_to_the_last_bit(many_threads: None) -> None:
     make_repeatable(torch.device("cpu"))
-    policy = PolicyOptimizer(
-        model_config=ModelConfig(),
-        path=str(EMBEDDED),
-        reference_path=str(EMBEDDED),
+    policy = assemble(
+        one_policy(str(EMBEDDED)),
+        model=ModelConfig(),
         algorithm=AlgorithmConfig(kl_beta=0.1),
-        optim=OptimConfig(),
         learner=LearnerConfig(tokens_per_microbatch=16384),
-    )
+    )[SHARED]
     rows = random_rows(512)
     first = policy.gradients(rows, WEIGHTS)
     for _ in range(REPEATS - 1):

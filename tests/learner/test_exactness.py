@@ -7,28 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import credit_of, episode, trainer_of
+from helpers import credit_of, episode, metrics_of, trainer_of
 from rows import WEIGHTS, random_rows
 
 from azero.batch import pack
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig, load_config
 from azero.credit.credit import Credit
-from azero.types import TrainRow, Verdict
+from azero.policies import one_policy
+from azero.types import SHARED, TrainRow, Verdict
 from benchmarks.architectures import write
+from learner.assembly import assemble
 from learner.policy import PolicyOptimizer
 
 LR = 5e-6  # the paper's
 
 
 def policy(path: str, dtype: Dtype, beta: float = 0.1, recompute: bool = False) -> PolicyOptimizer:
-    return PolicyOptimizer(
-        model_config=ModelConfig(dtype=dtype),
-        path=path,
-        reference_path=path,
+    return assemble(
+        one_policy(path, OptimConfig(lr=LR, warmup_steps=0)),
+        model=ModelConfig(dtype=dtype),
         algorithm=AlgorithmConfig(kl_beta=beta),
-        optim=OptimConfig(lr=LR, warmup_steps=0),
         learner=LearnerConfig(tokens_per_microbatch=200, gradient_checkpointing=recompute),
-    )
+    )[SHARED]
 
 
 def plainly(p: PolicyOptimizer, rows: list[TrainRow]) -> np.ndarray:
@@ -60,12 +60,12 @@ def test_the_kl_of_a_small_step_is_the_same_in_bf16_and_in_fp32(tiny_model: str)
     exact, rounded = policy(tiny_model, "float32"), policy(tiny_model, "bfloat16")
     rows = random_rows(32)
     assert (
-        exact.update(rows, WEIGHTS).metrics["kl/reference"]
-        == rounded.update(rows, WEIGHTS).metrics["kl/reference"]
+        metrics_of(exact.update(rows, WEIGHTS))["kl/reference"]
+        == metrics_of(rounded.update(rows, WEIGHTS))["kl/reference"]
         == 0
     )
     rounded.load_weights(exact.weights())
-    ours, theirs = (p.update(rows, WEIGHTS).metrics["kl/reference"] for p in (rounded, exact))
+    ours, theirs = (metrics_of(p.update(rows, WEIGHTS))["kl/reference"] for p in (rounded, exact))
     assert ours == pytest.approx(theirs, rel=1e-4) and theirs > 0
 
 
@@ -119,7 +119,7 @@ def test_noise_is_off_in_training_too(name: str, recompute: bool, tmp_path: Path
     assert torch.equal(first, p.net(batch)[0])
     assert torch.equal(first, p.net.exact(batch)) and torch.equal(first, p.reference.exact(batch))
     assert p.probe([(5, 6, 7)]) == p.probe([(5, 6, 7)])
-    assert p.update(rows, WEIGHTS).metrics["kl/reference"] == 0
+    assert metrics_of(p.update(rows, WEIGHTS))["kl/reference"] == 0
 
 
 def test_recomputing_layers_saves_what_they_kept(tiny_model: str) -> None:

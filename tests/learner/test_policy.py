@@ -7,26 +7,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import metrics_of
 from rows import WEIGHTS, random_rows
 
 from azero.batch import pack
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.policies import one_policy
 from azero.types import SHARED, TrainRow
+from learner.assembly import assemble
 from learner.checkpoint import Checkpoint
 from learner.net import recompute_layers
 from learner.policy import PolicyOptimizer
 from learner.saving import ModelFiles, StateCopy, load_checkpoint, save_checkpoint
 
 
-def policy(path: str, tokens: int = 10_000, beta: float = 0.1, **optim: float) -> PolicyOptimizer:
-    return PolicyOptimizer(
-        model_config=ModelConfig(),
-        path=path,
-        reference_path=path,
+def policy(
+    path: str, tokens: int = 10_000, beta: float = 0.1, folder: Path | None = None, **optim: float
+) -> PolicyOptimizer:
+    """`folder`: of a checkpoint, where the weights come from; the start model by default."""
+    return assemble(
+        one_policy(path, OptimConfig(**optim)),  # type: ignore[arg-type]
+        model=ModelConfig(),
         algorithm=AlgorithmConfig(kl_beta=beta),
-        optim=OptimConfig(**optim),  # type: ignore[arg-type]
         learner=LearnerConfig(tokens_per_microbatch=tokens),
-    )
+        folders={SHARED: str(folder)} if folder else {},
+    )[SHARED]
 
 
 def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -121,7 +126,8 @@ def test_skipped_rows_stay_in_the_denominator(tiny_model: str) -> None:
     tokens = {n: sum(len(r.token_ids) for r in part if r.part == "solver")
               for n, part in (("rows", rows), ("idle", idle))}  # fmt: skip
     share = tokens["rows"] / (tokens["rows"] + tokens["idle"])
-    assert with_idle.metrics["grad_norm/solver"] == pytest.approx(alone.metrics["grad_norm/solver"] * share, rel=1e-5)
+    assert with_idle.norms["solver"] == pytest.approx(alone.norms["solver"] * share, rel=1e-5)
+    assert metrics_of(with_idle)["grad_norm/solver"] == with_idle.norms["solver"]
 
 
 def test_update_metrics_and_log_probs(tiny_model: str) -> None:
@@ -130,30 +136,31 @@ def test_update_metrics_and_log_probs(tiny_model: str) -> None:
     expected = flat(p.gradients(rows, WEIGHTS)).norm().item()
     result = p.update(rows, WEIGHTS)
     assert result.logprobs == pytest.approx(before, abs=1e-5)
-    assert result.metrics["grad_norm"] == pytest.approx(expected, rel=1e-5)
-    assert result.metrics["kl/reference"] == pytest.approx(0, abs=1e-7)  # nothing has moved yet
+    metrics = metrics_of(result)
+    assert metrics["grad_norm"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["kl/reference"] == pytest.approx(0, abs=1e-7)  # nothing has moved yet
     assert not np.allclose(p.sequence_logprobs(rows, range(len(rows))), before)
 
 
 def test_a_mean_over_no_tokens_is_left_out(tiny_model: str) -> None:
     means = {"loss/total", "loss/policy", "kl/reference", "entropy", "offpolicy/ratio_mean", "clip_rate"}
-    assert not means & policy(tiny_model).update([], WEIGHTS).metrics.keys()
-    assert means <= policy(tiny_model).update(random_rows(), WEIGHTS).metrics.keys()
+    assert not means & metrics_of(policy(tiny_model).update([], WEIGHTS)).keys()
+    assert means <= metrics_of(policy(tiny_model).update(random_rows(), WEIGHTS)).keys()
     without_reference = policy(tiny_model, beta=0.0)
-    assert means - without_reference.update(random_rows(), WEIGHTS).metrics.keys() == {"kl/reference"}
+    assert means - metrics_of(without_reference.update(random_rows(), WEIGHTS)).keys() == {"kl/reference"}
     idle = [replace(r, advantage=0.0) for r in random_rows()]  # nothing is run: the loss is 0
-    assert means & without_reference.update(idle, WEIGHTS).metrics.keys() == {"loss/total", "loss/policy"}
+    assert means & metrics_of(without_reference.update(idle, WEIGHTS)).keys() == {"loss/total", "loss/policy"}
 
 
 def test_warm_up_is_linear_then_constant(tiny_model: str) -> None:
     p = policy(tiny_model, lr=8e-6, warmup_steps=4)
-    rates = [p.update(random_rows(4), WEIGHTS).metrics["lr"] for _ in range(6)]
+    rates = [metrics_of(p.update(random_rows(4), WEIGHTS))["lr"] for _ in range(6)]
     assert rates == pytest.approx([2e-6, 4e-6, 6e-6, 8e-6, 8e-6, 8e-6])
 
 
 def test_the_decay_is_linear_to_zero_and_stays_there(tiny_model: str) -> None:
     p = policy(tiny_model, lr=8e-6, warmup_steps=2, decay_steps=4)
-    rates = [p.update(random_rows(4), WEIGHTS).metrics["lr"] for _ in range(6)]
+    rates = [metrics_of(p.update(random_rows(4), WEIGHTS))["lr"] for _ in range(6)]
     assert rates == pytest.approx([4e-6, 6e-6, 4e-6, 2e-6, 0, 0])
 
 
@@ -170,9 +177,8 @@ def saved(folder: Path, p: PolicyOptimizer, model: str, step: int, capacity: int
         trainer={"step": step},
         driver={},
     )
-    return save_checkpoint(
-        folder, state, {SHARED: ModelFiles(model=p.model, tokenizer=load_tokenizer(model))}, capacity
-    )
+    files = ModelFiles(policy=p.policy, model=p.model, tokenizer=load_tokenizer(model))
+    return save_checkpoint(folder, state, {SHARED: files}, capacity)
 
 
 def test_a_checkpoint_resumes_to_the_last_bit(tiny_model: str, tmp_path: Path) -> None:
@@ -180,15 +186,13 @@ def test_a_checkpoint_resumes_to_the_last_bit(tiny_model: str, tmp_path: Path) -
     for seed in range(2):
         p.update(random_rows(8, seed), WEIGHTS)
     where = saved(tmp_path, p, tiny_model, step=2, capacity=1)
-    again = policy(str(where.model(SHARED)), lr=1e-3)
-    again.reference_path = tiny_model
+    again = policy(tiny_model, folder=where.model(SHARED), lr=1e-3)
     assert where.damage() == ""
-    moments, trainer, _ = load_checkpoint(where)
+    _, moments, trainer, _ = load_checkpoint(where)
     again.load_optimizer_state(moments[SHARED])
     again.steps_done = trainer["step"]
-    again.reference = p.reference
     one, two = p.update(random_rows(8, 5), WEIGHTS), again.update(random_rows(8, 5), WEIGHTS)
-    assert one.metrics == two.metrics
+    assert metrics_of(one) == metrics_of(two)
     for (name, a), b in zip(p.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b), name
 
@@ -225,7 +229,7 @@ def test_an_update_that_is_not_finite_changes_nothing(tiny_model: str, bad: floa
     moments = {k: v.clone() for k, v in p.optimizer_state().items()}
     poisoned = [replace(rows[0], advantage=bad), *rows[1:]]
     result = p.update(poisoned, WEIGHTS)
-    assert not result.is_finite and result.metrics["faults/skipped_updates"] == 1 and p.steps_done == 1
+    assert not result.is_finite and metrics_of(result)["faults/skipped_updates"] == 1 and p.steps_done == 1
     assert all(torch.equal(a, b) for a, b in zip(before, p.model.parameters(), strict=True))
     assert all(torch.equal(v, moments[k]) for k, v in p.optimizer_state().items())
     assert p.update(rows, WEIGHTS).is_finite

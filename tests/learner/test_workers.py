@@ -69,6 +69,23 @@ def test_updates_do_not_depend_on_the_number_of_workers(groups: Any, size: int) 
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", ["adapters", "separate"])
+def test_policies_of_their_own_do_not_depend_on_the_number_of_workers(groups: Any, size: int, shape: str) -> None:
+    steps, weights, probes = groups[1][0][shape]
+    for worker in groups[size]:
+        found, theirs, scored = worker[shape]
+        for metrics, expected in zip(found, steps, strict=True):
+            assert metrics == pytest.approx(expected, rel=2e-3, abs=1e-5)
+        assert scored.keys() == probes.keys()
+        for part, sequences in probes.items():
+            for ours, expected_logprobs in zip(scored[part], sequences, strict=True):
+                assert ours == pytest.approx(expected_logprobs, abs=2e-3)
+    theirs = groups[size][0][shape][1]
+    assert theirs.keys() == weights.keys()
+    assert np.linalg.norm(flat(theirs) - flat(weights)) <= 1e-3 * np.linalg.norm(flat(weights))
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("from_memory", [False, True])
 def test_a_checkpoint_resumes_with_another_number_of_workers(groups: Any, size: int, from_memory: bool) -> None:
     what = f"resumed {from_memory}"
