@@ -9,23 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from azero.config import AdapterConfig
 from azero.engine import Engine
 from azero.errors import SyncError, UserError, first_line, listed
+from azero.models.adapters import shapes
 from azero.models.loading import eos_ids, load_configs, load_model, load_tokenizer, positions
 from azero.models.weights import owned_state
 from azero.types import SHARED, Sampling, WeightVersion
 
 
 class ModelEngine(Engine):
-    """An engine of one transformers model folder or Hub id, with weights by policy."""
+    """An engine of one transformers model folder or Hub id, and of the adapters on it."""
 
-    def __init__(self, path: str, max_model_len: int | None = None, policies: Sequence[str] = (SHARED,)) -> None:
-        self.path = path
-        self.versions: dict[str, WeightVersion | None] = dict.fromkeys(policies)
+    def __init__(
+        self,
+        path: str,
+        max_model_len: int | None = None,
+        net: str = SHARED,
+        adapters: Mapping[str, AdapterConfig] | None = None,
+    ) -> None:
+        """`net`: the policy of the model's own weights, or the base that the `adapters`, by policy, share."""
+        self.path, self.net, self.adapters = path, net, adapters or {}
+        self.versions: dict[str, WeightVersion | None] = dict.fromkeys((net, *self.adapters))
         self.use_tokenizer(load_tokenizer(path))
         config, generation_config = load_configs(path)
         self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
-        self.expected = weight_shapes(config)
+        self.expected = {net: weight_shapes(config), **(shapes(path, self.adapters) if self.adapters else {})}
         self.max_tokens = min(n for n in (max_model_len, positions(config), sys.maxsize) if n)
         load_model(path, device="meta")  # raises UserError where weights are missing, which vLLM may fill with noise
 
@@ -43,6 +52,10 @@ class ModelEngine(Engine):
     def forget(self) -> None:
         self.versions = dict.fromkeys(self.versions)
 
+    def keep(self, version: WeightVersion, policy: str = SHARED) -> None:
+        assert self.versions[policy] is not None, f"nothing of {policy} was loaded"
+        self.versions[policy] = version
+
     def require_room(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         """Raises UserError where prompt and completion do not fit."""
         longest = len(prompt_ids) + sampling.max_new_tokens
@@ -58,12 +71,12 @@ class ModelEngine(Engine):
         # What the tokenizer puts before a text. What it appends would end the prompt, and is left off.
         self._begin = tuple(whole[: whole.index(bare[0])] if bare else ())
 
-    def encode(self, text: str, rendered: bool = False) -> tuple[int, ...]:
+    def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
         ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         written = rendered or ids[: len(self._begin)] == self._begin
         return ids if written else self._begin + ids
 
-    def chat_template(self, user_message: str) -> str:
+    def chat_template(self, user_message: str, policy: str = SHARED) -> str:
         if self.tokenizer.chat_template is None:
             raise UserError(
                 f"model.path={self.path}: its tokenizer has no chat template; "
@@ -87,10 +100,12 @@ class ModelEngine(Engine):
         """Run every path once, so that the first real call is not several times slower. Draws from the generator."""
         prompt = (0,) * 8
         for temperature, n in ((0.0, 1), (1.0, 2)):  # vLLM takes greedy requests one sample at a time
-            self.submit(temperature, prompt, n, Sampling(temperature=temperature, max_new_tokens=2))
+            for policy in self.versions:
+                tag = (temperature, policy)
+                self.submit(tag, prompt, n, Sampling(temperature=temperature, max_new_tokens=2), policy)
         while self.busy():
             self.step()
-        self.score([prompt])
+        self.score([prompt], self.net)
 
     def sleep(self) -> None: ...
 
@@ -103,20 +118,21 @@ class ModelEngine(Engine):
         if self.busy():
             raise RuntimeError(f"{what} while requests are in flight: step until busy() is false first")
 
-    def checked(self, weights: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weights as tensors. Raises SyncError unless names and shapes are exactly those of the model."""
+    def checked(self, weights: Mapping[str, Any], policy: str) -> dict[str, Tensor]:
+        """The weights as tensors. Raises SyncError unless names and shapes are exactly those of the policy."""
         tensors = {n: w if isinstance(w, Tensor) else torch.from_numpy(w) for n, w in weights.items()}
-        self.check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        self.check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, policy)
         return tensors
 
-    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raises SyncError unless names and shapes are exactly those of the model."""
-        missing, unknown = self.expected.keys() - shapes.keys(), shapes.keys() - self.expected.keys()
+    def check_shapes(self, given: Mapping[str, tuple[int, ...]], policy: str) -> None:
+        """Raises SyncError unless names and shapes are exactly those of the policy."""
+        expected = self.expected[policy]
+        missing, unknown = expected.keys() - given.keys(), given.keys() - expected.keys()
         if missing or unknown:
             raise SyncError(f"weights do not fit {self.path}: {_some('missing', missing)}, {_some('unknown', unknown)}")
-        for name, shape in shapes.items():
-            if shape != self.expected[name]:
-                raise SyncError(f"weights do not fit {self.path}: {name} has shape {shape}, not {self.expected[name]}")
+        for name, shape in given.items():
+            if shape != expected[name]:
+                raise SyncError(f"weights do not fit {self.path}: {name} has shape {shape}, not {expected[name]}")
 
 
 def weight_shapes(config: Any) -> dict[str, tuple[int, ...]]:

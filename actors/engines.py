@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from azero.config import ModelConfig, RolloutConfig
 from azero.engine import Engine
 from azero.errors import UserError
 from azero.models.loading import resolve_model_path
-from azero.types import Completion, Sampling
+from azero.policies import Policies, Policy, one_policy
+from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
 
 
-def build_engine(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str | None = None) -> Engine:
-    """A warm engine with the weights of `path` (None: what `model.path` means), seeded. Raises UserError."""
-    path = resolve_model_path(model.path) if path is None else path
-    engine = _build(model, rollout, seed, path)
+def build_engine(model: ModelConfig, rollout: RolloutConfig, seed: int, policies: Policies | None = None) -> Engine:
+    """A warm engine of the policies (None: one, of `model.path`), seeded: one a net. Raises UserError."""
+    policies = policies or one_policy(resolve_model_path(model.path))
+    nets = policies.nets
+    engines = {name: _build(model, rollout, seed, name, players, len(nets)) for name, players in nets.items()}
+    if len(engines) == 1:
+        (engine,) = engines.values()
+    else:
+        engine = EngineGroup({part: engines[name] for name, players in nets.items() for part in parts(name, players)})
     engine.reseed(seed)
     return engine
 
 
-def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> Engine:
+def parts(net: str, players: Sequence[Policy]) -> set[str]:
+    """What an engine loads by name: the net's own weights, and adapters on it."""
+    return {net, *(policy.name for policy in players)}
+
+
+def _build(
+    model: ModelConfig, rollout: RolloutConfig, seed: int, net: str, players: Sequence[Policy], engines: int
+) -> Engine:
+    """`engines`: how many there are in this process."""
+    path, adapters = players[0].model, {p.name: p.adapter for p in players if p.adapter}
     if rollout.engine == "hf":
         from actors.hf_engine import HfEngine
 
@@ -30,6 +46,8 @@ def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> 
             model.dtype,
             max_num_seqs=rollout.max_num_seqs,
             max_model_len=rollout.max_model_len,
+            net=net,
+            adapters=adapters,
             seed=seed,
             device=device,
         )
@@ -46,14 +64,80 @@ def _build(model: ModelConfig, rollout: RolloutConfig, seed: int, path: str) -> 
         max_model_len=rollout.max_model_len,
         max_num_seqs=rollout.max_num_seqs,
         kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        gpu_memory_utilization=rollout.gpu_memory_utilization / engines,
         tensor_parallel=rollout.tensor_parallel,
         sleep=rollout.sleep,
         transfer="" if rollout.transfer == "store" else rollout.transfer,
+        net=net,
+        adapters=adapters,
         seed=seed,
     )
     engine.warm_up()
     return engine
+
+
+class EngineGroup(Engine):
+    """Several engines as one: each policy, or base, is served by one of them. They run in turns."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        """`engines`: by name of what each serves; one may stand under several names."""
+        self.by_policy = dict(engines)
+        self.engines = list(dict.fromkeys(engines.values()))
+        self.max_tokens = min(engine.max_tokens for engine in self.engines)
+
+    @property
+    def version(self) -> WeightVersion | None:
+        held = {engine.version for engine in self.engines}
+        return held.pop() if len(held) == 1 else None
+
+    def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
+        return self.by_policy[policy].encode(text, rendered, policy)
+
+    def chat_template(self, user_message: str, policy: str = SHARED) -> str:
+        return self.by_policy[policy].chat_template(user_message, policy)
+
+    def submit(
+        self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
+    ) -> None:
+        self.by_policy[policy].submit(tag, prompt_ids, n, sampling, policy)
+
+    def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
+        return [ended for engine in self.engines if engine.busy() for ended in engine.step()]
+
+    def busy(self) -> bool:
+        return any(engine.busy() for engine in self.engines)
+
+    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
+        return self.by_policy[policy].score(sequences, policy)
+
+    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
+        self.by_policy[policy].load(version, weights, policy)
+
+    def keep(self, version: WeightVersion, policy: str = SHARED) -> None:
+        self.by_policy[policy].keep(version, policy)
+
+    def held(self, policy: str = SHARED) -> HeldWeights:
+        return self.by_policy[policy].held(policy)
+
+    def forget(self) -> None:
+        for engine in self.engines:
+            engine.forget()
+
+    def reseed(self, seed: int) -> None:
+        for i, engine in enumerate(self.engines):
+            engine.reseed(seed + i)  # one generator each, or in one process the same: the last counts then
+
+    def sleep(self) -> None:
+        for engine in self.engines:
+            engine.sleep()
+
+    def wake(self) -> None:
+        for engine in self.engines:
+            engine.wake()
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
 
 
 def generate(

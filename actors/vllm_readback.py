@@ -66,16 +66,13 @@ class Readback:
         self.model, self.dtype = model, dtype
         self.placements: dict[str, Placement] = {}
         self._read: Callable[[str, Tensor], Any] = self._digests
+        self._members: set[str] = set()  # tensors that are compared by sums
         self._given: dict[str, tuple[int, int]] = {}
         self._seconds = 0.0
 
     def learn(self, shapes: Mapping[str, tuple[int, ...]], load: Callable[[Weights], None]) -> dict[str, Placement]:
         """Placements by parameter. Leaves marks in the model, in place of weights."""
-        record_packing()
-        for path, module in self.model.named_modules():
-            _readers[module] = partial(self._record, _join(path, "weight"))
-            if _is_packed(module) and module.weight.numel():
-                repack(module)  # with a record: loading may leave out a tied head
+        self._record_packing()
         marks = {name: _mark(i, self.dtype) for i, name in enumerate(shapes)}
         names = {mark.item(): name for name, mark in marks.items()}
         runs = self._after(
@@ -91,9 +88,17 @@ class Readback:
         )
         self.placements = {key: _placement(runs[key], in_order[key], shapes) for key in in_order if runs[key]}
         self._read = self._digests
-        if members := {name for p in self.placements.values() for name in p.members}:
-            self._watch(members)
+        self._members = {name for p in self.placements.values() for name in p.members}
+        if self._members:
+            self._watch()
         return self.placements
+
+    def _record_packing(self) -> None:
+        record_packing()
+        for path, module in self.model.named_modules():
+            _readers[module] = partial(self._record, _join(path, "weight"))
+            if _is_packed(module) and module.weight.numel():
+                repack(module)  # with a record: loading may leave out a tied head
 
     def _after(self, load: Callable[[Weights], None], weights: Weights, read: Callable[[str, Tensor], Any]) -> Any:
         """Load `weights`; returns what `read` then gives of each parameter."""
@@ -169,20 +174,19 @@ class Readback:
         digests = [digest(tensor[a : a + n]) for _, a, n in placement.pieces]
         return digests, sum(value_sum(tensor[a : a + n]) for a, n in placement.spans)
 
-    def _watch(self, members: set[str]) -> None:
+    def _watch(self) -> None:
         """Note what comes to the worker of the tensors that are compared by sums."""
         model: Any = self.model
         load_weights = model.load_weights
+        model.load_weights = lambda weights, *args, **kwargs: load_weights(self.noted(weights), *args, **kwargs)
 
-        def noted(weights: Weights) -> Weights:
-            for name, tensor in weights:
-                if name in members:
-                    began = time.perf_counter()
-                    self._given[name] = digest(tensor), value_sum(tensor)
-                    self._seconds += time.perf_counter() - began
-                yield name, tensor
-
-        model.load_weights = lambda weights, *args, **kwargs: load_weights(noted(weights), *args, **kwargs)
+    def noted(self, weights: Weights) -> Weights:
+        for name, tensor in weights:
+            if name in self._members:
+                began = time.perf_counter()
+                self._given[name] = digest(tensor), value_sum(tensor)
+                self._seconds += time.perf_counter() - began
+            yield name, tensor
 
 
 def held_weights(
@@ -258,7 +262,7 @@ def _packed(model: nn.Module) -> Iterator[Any]:
 
 def _is_packed(module: nn.Module) -> bool:
     """Whether vLLM multiplies by a copy, which its function then encloses."""
-    function = getattr(module, "cpu_linear", None)
+    function = vars(module).get("cpu_linear")  # its own, and not that of a layer which it wraps
     return isinstance(function, FunctionType) and function.__closure__ is not None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actors.vllm_adapters import AdapterReadback, replace_adapter
 from actors.vllm_readback import Placement, Readback, Reading, repack
 
 
@@ -29,6 +30,31 @@ class WeightLoader:
     def read_weights(self) -> Reading:
         return self.readback.read()
 
+    def replace_adapter(self, number: int, weights: Sequence[tuple[str, Tensor]]) -> None:
+        """Replace an adapter; the caller names it anew in requests, so that no cache of the old one is read."""
+        readback = self.adapter_readbacks.get(number)
+        replace_adapter(self._adapter_manager, number, readback.noted(weights) if readback else weights)
+
+    def learn_adapter(
+        self, number: int, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> dict[str, Placement]:
+        """Learn where each tensor of an adapter lies. Call once; its weights are lost."""
+        readback = AdapterReadback(self._adapter_manager, number, dtype)
+        found = readback.learn(shapes, lambda weights: replace_adapter(self._adapter_manager, number, weights))
+        self.adapter_readbacks[number] = readback
+        return found
+
+    def read_adapter(self, number: int) -> Reading:
+        return self.adapter_readbacks[number].read()
+
+    @property
+    def _adapter_manager(self) -> Any:
+        return self.model_runner.lora_manager._adapter_manager
+
+    @property
+    def adapter_readbacks(self) -> dict[int, AdapterReadback]:
+        return vars(self).setdefault("_adapter_readbacks", {})
+
     def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.model_runner.reload_weights(weights_iterator=iter(weights))
         self.refresh_head()
@@ -42,6 +68,12 @@ class WeightLoader:
         from actors.vllm_sampler import CpuSampler
 
         self.model_runner.sampler = CpuSampler()
+
+    def multiply_on_cpu(self) -> None:
+        """Once, at the start of an engine with adapters."""
+        from actors.vllm_products import group_products
+
+        group_products(self._adapter_manager)
 
     def reseed_sampling(self, seed: int) -> None:
         """Unseeded requests draw from torch's global generator; vLLM's second GPU model runner from numpy's."""

@@ -22,7 +22,7 @@ class Scripted:
 
     version: WeightVersion | None = None
 
-    def load(self, version: WeightVersion, weights: Mapping[str, Any]) -> None:
+    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str) -> None:
         self.version, self.scores = version, weights["scores"]
 
     def forget(self) -> None:
@@ -49,7 +49,7 @@ LEARNER = ((-1.0, -2.0), (-3.0,))
 def test_the_report_has_the_largest_and_the_mean_gap() -> None:
     engine = Scripted()
     report = prove(SyncProof(0.5), engine, 3, LEARNER, ((-1.25, -2.0), (-2.5,)))
-    assert (report.version.step, report.bytes, report.gap_max, report.gap_mean) == (3, 44, 0.5, 0.25)
+    assert (report.version.step, report.bytes, report.gap_max, report.gap_mean) == (3, {SHARED: 44}, 0.5, 0.25)
     assert (report.proof_seconds, report.tensors, report.tensors_in_order) == (0.25, 2, 1)
     assert report.seconds >= 0 and engine.version == at(3)
 
@@ -130,7 +130,7 @@ def test_an_engine_that_does_not_move_with_the_learner_is_caught(dtype: str, by:
 
 def test_an_engine_that_fails_to_load_holds_nothing() -> None:
     class Broken(Scripted):
-        def load(self, version: WeightVersion, weights: Mapping[str, Any]) -> None:
+        def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str) -> None:
             self.version = version
             raise SyncError("weights do not fit")
 

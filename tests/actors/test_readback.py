@@ -112,9 +112,9 @@ def test_a_weight_that_changes_after_the_load_is_caught(engine: Any, model: Any)
     old, new = versions(model, kind(engine))
     name = "model.layers.0.self_attn.k_proj.weight"
 
-    def load() -> None:
-        engine.load(at(7), new)
-        engine.load(at(7), new | {name: old[name]})
+    def load(part: str) -> None:
+        engine.load(at(7), new, part)
+        engine.load(at(7), new | {name: old[name]}, part)
 
     with pytest.raises(SyncError, match=name):
         prove(engine, new, load)
@@ -138,8 +138,8 @@ def test_a_matrix_that_is_packed_from_old_weights_is_caught(vllm_engine: Any, mo
         vllm_engine.load(at(6), old)
         packed = module.cpu_linear
 
-        def load(module: Any = module, packed: Any = packed) -> None:
-            vllm_engine.load(at(7), new)
+        def load(part: str, module: Any = module, packed: Any = packed) -> None:
+            vllm_engine.load(at(7), new, part)
             module.cpu_linear = packed
 
         with pytest.raises(SyncError, match=rf": 1 of 26 tensors .*: {name}$"):
@@ -153,7 +153,10 @@ def test_a_layer_that_gets_no_weights_is_caught(vllm_engine: Any, model: Any) ->
     for name in ("model.layers.1.input_layernorm.weight", "model.layers.0.mlp.down_proj.weight"):
         vllm_engine.load(at(6), owned_state(model))
         given = [(n, t) for n, t in new.items() if n != name]
-        load = partial(vllm_engine._llm.collective_rpc, "replace_weights", args=(given,))
+
+        def load(_: str, given: Any = given) -> None:
+            vllm_engine._llm.collective_rpc("replace_weights", args=(given,))
+
         with pytest.raises(SyncError, match=name):
             prove(vllm_engine, new, load)
 

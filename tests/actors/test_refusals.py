@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from actors.hf_engine import HfEngine
-from actors.vllm_engine import REASON, VllmEngine, _reason
+from actors.vllm_engine import VllmEngine
+from actors.vllm_start import REASON, reason
 from azero.errors import UserError
 from benchmarks.architectures import write
 
@@ -66,8 +67,8 @@ def test_why_vllm_does_not_start_is_one_line(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    assert _reason(error) == said
-    monkeypatch.setattr("actors.vllm_engine._start", fail)
+    assert reason(error) == said
+    monkeypatch.setattr("actors.vllm_engine.start", fail)
     with pytest.raises(
         UserError, match=r"rollout\.engine=vllm: vLLM refuses .*; change these, or use rollout\.eng"
     ) as e:
