@@ -3,9 +3,9 @@
     python benchmarks/bench.py [ROW ...] [--pairs 5] [--real MODEL_FOLDER] [--json FILE]
 
 Each figure is the median over pairs: the project's measurement and its reference's, each in a process of its own, in
-turns. Rows (all by default): trl, rollout, learner, sync, overlap, growth, start. `trl` needs `pip install --no-deps
-trl==1.16.0`. FILE keeps each measurement of this program and machine, so that the command goes on where it was stopped;
-remove it to measure again.
+turns. Rows (all by default): trl, rollout, learner, sync, policies, overlap, growth, start. `trl` needs `pip install
+--no-deps trl==1.16.0`. FILE keeps each measurement of this program and machine, so that the command goes on where it
+was stopped; remove it to measure again.
 """
 
 from __future__ import annotations
@@ -184,6 +184,26 @@ class Bench:
             note += f"; the proof of the tensors {tensors:.3g} s, {tensors / seconds:.0%} of the sync"
             rows.append(row(f"weight sync without vLLM's reload, {name}", "s", added, note))
             rows.append(row(f"weight sync, {name}", "s", [(f["seconds"], f["copy"]) for f in found], "the same copy"))
+        return rows
+
+    def policies(self) -> list[Row]:
+        """An adapter a role on one base, beside one set of weights for both roles."""
+        rows, apart = [], "policies=adapters"
+        for name, given in self.configs.items():
+            both = [given | {"overrides": [*given["overrides"], *more]} for more in ([apart], [])]
+            pairs = [tuple(self.measure("rollout_azero", **g)["tokens_per_s"] for g in both) for _ in self._each()]
+            rows.append(row(f"rollout with two adapters, {name}", "tokens/s", pairs, "one set of weights"))
+        for name, (model, dtype) in self.models.items():
+            kl = ["algorithm.kl_beta=0.1"]
+            found = [
+                [self.measure("sync", model=model, dtype=dtype, more=[*kl, *more]) for more in ([apart], [])]
+                for _ in self._each()
+            ]
+            for what, key, unit in (
+                ("sync", "seconds", "s"), ("bytes a step", "bytes", "bytes"), ("learner's memory", "learner_gib", "GiB")
+            ):  # fmt: skip
+                pairs = [(ours[key], one[key]) for ours, one in found]
+                rows.append(row(f"{what} of two adapters, {name}", unit, pairs, "one set of weights, with KL"))
         return rows
 
     def overlap(self) -> list[Row]:

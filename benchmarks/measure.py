@@ -108,7 +108,7 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
 
     from actors.rollout import RolloutActor
     from azero.domains import get_domain
-    from azero.models.loading import resolve_model_path
+    from azero.policies import policies_of
     from azero.problems.buffer import ProblemBuffer
     from azero.problems.curriculum import SlotSource
     from azero.types import Assignment, Publication, WeightVersion
@@ -117,14 +117,13 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
     from learner.trainer import Trainer
 
     c, domain = configured(config, overrides), get_domain("arithmetic")
-    path, folder = resolve_model_path(c.model.path), CACHE / f"played-{config}"
+    policies, folder = policies_of(c), CACHE / f"played-{config}"
     folder.mkdir(parents=True, exist_ok=True)
     learner = Trainer(
         model=c.model,
         algorithm=c.algorithm,
-        optim=c.optim,
         learner=c.learner,
-        start=path,
+        policies=policies,
         probe_texts=probe_texts(domain),
     )
     published, probes = learner.publish(), learner.probe()
@@ -132,10 +131,11 @@ def rollout_azero(config: str, overrides: Sequence[str], batches: int = 7) -> di
     source = SlotSource(domain, c.task, c.rollout.problems_per_step, c.rollout.max_tries, c.run.seed)
     rates, steps = [], []
     with ray_session(c.cluster):
-        weights = {name: replace(part, ref=ray.put(buffer)) for name, (buffer, part) in published.items()}
-        publication = Publication(version=WeightVersion(lineage=0, step=0), parts=weights, probes=ray.put(probes))
+        version, ref = WeightVersion(lineage=0, step=0), ray.put({name: flat for name, (flat, _) in published.items()})
+        parts = {name: replace(part, since=version, ref=ref) for name, (_, part) in published.items()}
+        publication = Publication(version=version, parts=parts, probes=ray.put(probes))
         del learner, published
-        actor = RolloutActor.remote(0, c, path, str(folder / "actor.log"))  # type: ignore[attr-defined]
+        actor = RolloutActor.remote(0, c, policies, str(folder / "actor.log"))  # type: ignore[attr-defined]
         for batch in range(batches):
             assignment = Assignment(id=f"{batch}/0", batch=batch, slots=source.slots(batch, buffer))
             began = time.perf_counter()
@@ -159,18 +159,16 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
 
     from azero.batch import completion_tokens
     from azero.models.loading import resolve_model_path
-    from azero.types import Role
-    from learner.policy import PolicyOptimizer
+    from azero.policies import one_policy
+    from azero.types import SHARED, Role
+    from learner.assembly import assemble
 
     c = configured(config, overrides)
     c.algorithm.kl_beta, c.optim.lr = kl_beta, LR
     torch.set_num_threads(2)
     keep_heap()
-    path = resolve_model_path(c.model.path)
-    policy = PolicyOptimizer(
-        model_config=c.model, path=path, reference_path=path,
-        algorithm=c.algorithm, optim=c.optim, learner=c.learner,
-    )  # fmt: skip
+    policies = one_policy(resolve_model_path(c.model.path), c.optim)
+    policy = assemble(policies, model=c.model, algorithm=c.algorithm, learner=c.learner)[SHARED]
     rows, weights = rows_of(config), {Role.PROPOSER: 1.0, Role.SOLVER: 1.0}
     found = rate(lambda: policy.update(rows, weights), completion_tokens(rows, Role.SOLVER))
     # A prompt and each of its distinct completions are run once; a completion's last token is predicted alone.
@@ -180,7 +178,7 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
     return found | {"flop_per_s": flop_of_update(policy.model, tokens, predicted) / found["seconds"]}
 
 
-def sync(model: str, dtype: str) -> dict[str, float]:
+def sync(model: str, dtype: str, more: Sequence[str] = ()) -> dict[str, float]:
     """Seconds from the end of an update to the first play on its weights, without the engine's own reload, of that, of
     the proof, of reading the tensors back for it (in part while they are reloaded), and of a copy. All are of the last
     versions, when Ray has used the memory of the object store once. Each side has a thread.
@@ -189,7 +187,14 @@ def sync(model: str, dtype: str) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        overrides = ["rollout.max_staleness=0", "run.trace=true", "rollout.threads=1", "learner.threads=1", *GRPO]
+        overrides = [
+            "rollout.max_staleness=0",
+            "run.trace=true",
+            "rollout.threads=1",
+            "learner.threads=1",
+            *GRPO,
+            *more,
+        ]
         lines = azero_run(run, [*shape(model, dtype, steps=16, problems=2, tokens=4), *overrides])
         events = json.loads((run / "trace.json").read_text().rstrip().rstrip(",") + "]")
     spans = [e for e in events if e["ph"] == "X"]
@@ -214,6 +219,7 @@ def sync(model: str, dtype: str) -> dict[str, float]:
         "tensors": statistics.median(tensors),
         "copy": statistics.median(copies),
         "bytes": float(weights.nbytes),
+        "learner_gib": max(m["memory/learner_gib"] for m in lines),
     }
 
 

@@ -22,6 +22,7 @@ from azero.config import ModelConfig, RolloutConfig
 from azero.errors import SyncError
 from azero.models.loading import load_model, resolve_model_path
 from azero.models.weights import digests, flatten, owned_state, unflatten
+from azero.policies import one_policy
 from azero.types import SHARED, ProbeSet, Publication, PublishedWeights, WeightVersion
 
 ANY = 1e9  # nats: the tensors decide alone
@@ -33,7 +34,7 @@ class Syncs:
     def __init__(self, path: str, engine: str, dtype: str, step: float) -> None:
         rollout = RolloutConfig(engine=engine, max_model_len=64, max_num_seqs=8, kv_cache_gib=0.05)
         path = resolve_model_path(path)
-        self.engine = build_engine(ModelConfig(path=path, dtype=dtype), rollout, seed=0, path=path)
+        self.engine = build_engine(ModelConfig(path=path, dtype=dtype), rollout, 0, one_policy(path))
         self.state, self.dtype, self.step = owned_state(load_model(path)), dtype, step
         self.generator = torch.Generator().manual_seed(0)
         self.seconds: list[tuple[float, float, float]] = []  # of a sync, of the proof's readings, of the digests

@@ -69,17 +69,22 @@ def plain_console() -> Console:
 
 
 def evaluate(
-    model: str | Path, data: str = "", *, config: str | Path = "", overrides: Sequence[str] = ()
+    model: str | Path,
+    data: str = "",
+    *,
+    config: str | Path = "",
+    overrides: Sequence[str] = (),
+    policy: str = "",
 ) -> Evaluation:
     """Accuracy of a model on an evaluation set, with one engine in this process and no Ray.
 
     `model`: embedded, a model folder, a Hub id, a run directory or a checkpoint. `data`: test, dev, a file or a Hub id;
     eval.data of the config where it is not given. `config`: whose engine and protocol to use; by default the run's own,
-    or base.
+    or base. `policy`: of several in a run; by default the one that plays the solver.
     """
     from cluster.commands.evaluate import evaluate_model
 
-    result = evaluate_model(str(model), data, str(config), overrides)
+    result = evaluate_model(str(model), data, str(config), overrides, policy)
     return Evaluation(**(result | {"interval": tuple(result["interval"])}))
 
 

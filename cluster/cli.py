@@ -80,6 +80,7 @@ def evaluate(
     overrides: Overrides = None,
     data: Annotated[str, typer.Option(help="test, dev, a Hub id, or a parquet, csv, json, jsonl or arrow file")] = "",
     role: Annotated[Role, typer.Option(help="solver: accuracy; proposer: what it writes")] = Role.SOLVER,
+    policy: Annotated[str, typer.Option(help="of several in a run; default: the solver's")] = "",
     config: Annotated[str, typer.Option(help="a config whose engine and protocol to use")] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
@@ -96,10 +97,12 @@ def evaluate(
     if role is Role.PROPOSER:
         if data:
             raise UserError(f"--data {data} with --role proposer: proposals have no evaluation set; leave it out")
+        if policy:
+            raise UserError(f"--policy {policy} with --role proposer: each role is played by its own; leave it out")
         result = evaluate_proposer(model, config, overrides or [])
         shown = proposer_table(result)
     else:
-        result = evaluate_model(model, data, config, overrides or [])
+        result = evaluate_model(model, data, config, overrides or [], policy)
         shown = table(None, result)
     Console().print(shown)
     if json_file:
@@ -111,11 +114,13 @@ def evaluate(
 def export(
     source: Annotated[str, typer.Argument(help="a run directory or a checkpoint")],
     out: Annotated[str, typer.Argument(metavar="OUT_DIR", help="a folder that does not exist yet")],
+    policy: Annotated[str, typer.Option(help="of several in a run; default: the solver's")] = "",
+    merge: Annotated[bool, typer.Option("--merge", help="write an adapter and its base as one model")] = False,
 ) -> int:
-    """Write a plain transformers folder."""
+    """Write a plain transformers folder, or an adapter's."""
     from cluster.commands.export import export_run
 
-    print(f"wrote {export_run(source, out)}")
+    print(f"wrote {export_run(source, out, policy, merge)}")
     return 0
 
 

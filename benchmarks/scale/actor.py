@@ -89,8 +89,8 @@ class SimulatedActor:
         if self._held == publication.version:
             return None
         began = time.monotonic()
-        size = sum(len(ray.get(part.ref)) for part in publication.parts.values())
-        time.sleep(size / GIB / self.timing.load_rate)
+        sizes = {name: len(ray.get(part.ref)[name]) for name, part in publication.parts.items()}
+        time.sleep(sum(sizes.values()) / GIB / self.timing.load_rate)
         self._held = publication.version
         seconds = time.monotonic() - began
         return SyncReport(
@@ -98,10 +98,10 @@ class SimulatedActor:
             seconds=seconds,
             load_seconds=seconds,
             proof_seconds=0.0,
-            bytes=size,
+            bytes=sizes,
             tensors=0,
             tensors_in_order=0,
-            gap_max=0.0,
+            gaps=dict.fromkeys(sizes, 0.0),
             gap_mean=0.0,
         )
 

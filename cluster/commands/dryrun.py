@@ -13,6 +13,7 @@ from azero.domains import get_domain
 from azero.errors import UserError
 from azero.models.gguf import is_gguf
 from azero.models.loading import resolve_model_path
+from azero.policies import policies_of
 from azero.verbatim import VerbatimTable
 from cluster.records.rundir import RunDirectory
 from cluster.run.preparation import prepare, unchecked
@@ -27,8 +28,8 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
     get_domain(config.task.domain)
     print(to_yaml(config))
     table = VerbatimTable("needs", "", title=f"{config.run.name}: {config.run.steps} steps")
-    model_path = config.model.path if is_gguf(config.model.path) else resolve_model_path(config.model.path)
-    for what, amount in needs(config, model_path):
+    policies = policies_of(config, lambda name: name if is_gguf(name) else resolve_model_path(name))
+    for what, amount in needs(config, policies):
         table.add_row(what, amount)
     room = room_for(config.cluster).answer(config)
     trouble = first_trouble(config, resume)

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from actors.engines import build_engine
 from actors.rollout import evaluate_solver, play_rules
 from azero.config import Config, load_config, unlikely
@@ -20,12 +18,13 @@ from azero.judging import executor_of
 from azero.models.lfs import require_fetched
 from azero.models.loading import require_weights, resolve_model_path
 from azero.play import Player
+from azero.policies import Policies, one_policy, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
-from azero.types import Assignment, WeightVersion
-from cluster.commands.export import checkpoint_of, resolve_model
-from cluster.records.rundir import CONFIG, PROPOSER_EVALS, is_run, warn
+from azero.types import Assignment
+from cluster.commands.models import Source, load, policies_in, source_of
+from cluster.records.rundir import PROPOSER_EVALS, config_of, warn
 from cluster.run.preparation import require_chat_template
 from cluster.supervise.room import share_threads
 
@@ -33,53 +32,71 @@ PROPOSALS = 240  # of all cells together
 PROPOSAL_SEED = 0  # of the prompts and the sampling: the same for every model
 
 
-def evaluate_model(model: str, data: str, config_path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Evaluate the solver; return what `azero.evaluation.solver.evaluate` does. Raises UserError.
+def evaluate_model(
+    model: str, data: str, config_path: str, overrides: Sequence[str], policy: str = ""
+) -> dict[str, Any]:
+    """Evaluate a policy as solver; return what `azero.evaluation.solver.evaluate` does. Raises UserError.
 
     Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
-    with the base config.
+    with the base config. `policy`: by default the one that plays the solver.
     """
-    config = _config(model, config_path, overrides)
+    config, run = _config(model, config_path, overrides), _run_config(model, overrides)
     config.eval.data = data or config.eval.data
     for line in unlikely(config):
         warn(line)
-    path = resolve_model_path(resolve_model(model))
-    require_weights(path)
-    if config.eval.protocol == "chat":
-        require_chat_template(path)
+    source = source_of(model)
+    played = _played(source, run, [source.policy(policy, run)])
+    for path in {p.model for p in played.all}:
+        require_weights(path)
+        if config.eval.protocol == "chat":
+            require_chat_template(path)
     require_fetched(Path(config.eval.data), "eval.data")
     domain = get_domain(config.task.domain)
     items = domain.evaluation(config.eval.data)
-    with _engine(config, path) as engine, executor_of(domain) as judges:
-        return evaluate_solver(engine, domain, config.eval, config.rollout.temperature, items, judges)
+    with _engine(config, played) as engine, executor_of(domain) as judges:
+        if source.checkpoint:
+            load(engine, [p for p in played.all if p.adapter], source.checkpoint)
+        temperature = config.rollout.temperature
+        return evaluate_solver(engine, domain, config.eval, temperature, items, judges, played.names[0])
 
 
 def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{model: {step, and what `proposer_summary` returns}}. Raises UserError.
 
-    Of a run directory, or a checkpoint in one, the run's start model is evaluated beside it, and both results go to
-    its proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
+    Of a run directory, or a checkpoint in one, the run's start is evaluated beside it, and both results go to its
+    proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
     """
-    config = _config(model, config_path, overrides)
+    config, run = _config(model, config_path, overrides), _run_config(model, overrides)
+    own = config_of(Path(model))
     config.task.source, config.task.fill_from_buffer = "selfplay", False
-    path, own = Path(resolve_model_path(resolve_model(model))), _own_config(Path(model))
-    start = resolve_model_path(config.model.path) if own else str(path)
-    for each in (start, str(path)):
-        require_weights(each)
-    if config.task.protocol == "chat":
-        require_chat_template(start)
-    with _engine(config, start) as engine:
-        results = {"start": {"step": 0, **_propose(engine, config)}}
-        if own:
-            step = checkpoint_of(path).step
-            engine.load(WeightVersion(lineage=0, step=step), load_file(path / "model.safetensors"))
-            results[f"step {step}"] = {"step": step, **_propose(engine, config)}
+    source = source_of(model)
+    every = source.checkpoint.policies if source.checkpoint else [""]
+    played = policies_of(run) if run else _played(source, None, every)
+    for path in {p.model for p in played.all}:
+        require_weights(path)
+        if config.task.protocol == "chat":
+            require_chat_template(path)
+    with _engine(config, played) as engine:
+        if source.checkpoint and not own:
+            load(engine, [p for p in played.all if p.adapter], source.checkpoint)
+        results = {"start": {"step": 0, **_propose(engine, config, played)}}
+        if own and source.checkpoint:
+            load(engine, played.all, source.checkpoint)
+            step = source.checkpoint.step
+            results[f"step {step}"] = {"step": step, **_propose(engine, config, played)}
     if own:
         (own.parent / PROPOSER_EVALS).write_text("".join(f"{json.dumps(r)}\n" for r in results.values()))
     return results
 
 
-def _propose(engine: Engine, config: Config) -> dict[str, Any]:
+def _played(source: Source, config: Config | None, names: Sequence[str]) -> Policies:
+    """What to build an engine of: those of a checkpoint's policies, or a plain model."""
+    if not source.checkpoint:
+        return one_policy(resolve_model_path(source.model))
+    return Policies(tuple(p for p in policies_in(source.checkpoint, config).all if p.name in names))
+
+
+def _propose(engine: Engine, config: Config, policies: Policies) -> dict[str, Any]:
     """One proposal a slot, and the solver's samples of those that are valid."""
     domain, task = get_domain(config.task.domain), config.task
     evaluation = evaluation_problems(domain, domain.evaluation(config.eval.data) if task.exclude_evaluation else ())
@@ -89,14 +106,20 @@ def _propose(engine: Engine, config: Config) -> dict[str, Any]:
     engine.reseed(PROPOSAL_SEED)
     rules = play_rules(config.rollout, config.task, config.reward.ladder)
     with executor_of(domain) as judges:
-        player = Player(engine, domain, rules, evaluation, judges=judges)
+        player = Player(engine, domain, rules, evaluation, policies, judges)
         player.require_room(domain.seeds(), as_references=True)
         episodes = player.play(Assignment(id="proposals", batch=0, slots=slots))
     return proposer_summary(episodes, domain.cells)
 
 
+def _run_config(model: str, overrides: Sequence[str]) -> Config | None:
+    """That of the run directory that this is, or that this checkpoint is in."""
+    own = config_of(Path(model))
+    return load_config(own, overrides) if own else None
+
+
 def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
-    config = load_config(config_path or _own_config(Path(model)) or "base", overrides)
+    config = load_config(config_path or config_of(Path(model)) or "base", overrides)
     config.rollout.max_staleness = 0  # nothing learns beside it: it may use every core
     config.rollout.threads = 0
     share_threads(config, local=True)
@@ -104,14 +127,9 @@ def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
 
 
 @contextmanager
-def _engine(config: Config, path: str) -> Iterator[Engine]:
-    engine = build_engine(config.model, config.rollout, seed=config.run.seed, path=path)
+def _engine(config: Config, policies: Policies) -> Iterator[Engine]:
+    engine = build_engine(config.model, config.rollout, config.run.seed, policies)
     try:
         yield engine
     finally:
         engine.close()
-
-
-def _own_config(model: Path) -> Path | None:
-    """config.yaml of the run directory that this is, or that this checkpoint is in."""
-    return next((folder / CONFIG for folder in (model, model / "../..") if is_run(folder)), None)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,19 +35,18 @@ from pydantic import AfterValidator, Field
 from rich.console import Console
 
 from azero.config import ClusterConfig, Config, File, Seed, load_config
-from azero.config.overrides import Section, known_keys, read_yaml, validated, value_of
+from azero.config.overrides import Section, read_yaml, validated, values
 from azero.errors import UserError
 from azero.models.loading import resolve_model_path
 from cluster.commands.comparison import arm_summary, comparison_table, difference
 from cluster.commands.stopping import INTERRUPTED, StopSignals
 from cluster.records.rundir import CONFIG, EVALS, RunDirectory, read_jsonl
-from cluster.supervise.room import Demand, Room, count_parameters, demand, room_of_cluster
+from cluster.supervise.memory import count_parameters
+from cluster.supervise.room import Demand, Room, demand, room_of_cluster
 from cluster.supervise.runtime import ray_session
 
 POLL_S = 0.5
-# What a run's outcome may depend on; threads are filled in when it begins.
-DECIDES = ["run.seed"]
-DECIDES += [key for key in known_keys(Config) if not key.startswith(("run.", "cluster.")) and ".threads" not in key]
+BESIDE = re.compile(r"(run\.(?!seed$)|cluster\.).*|.*\.threads")  # keys that a run's outcome does not depend on
 LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
@@ -103,10 +103,10 @@ class Run:
         saved = self.path / CONFIG
         if not saved.exists():
             return
-        found, own = load_config(saved), self.config
-        for key in DECIDES:
-            there, here = value_of(found, key), value_of(own, key)
-            if there != here:
+        found, own = values(load_config(saved)), values(self.config)
+        for key in {**own, **found}:
+            there, here = found.get(key), own.get(key)
+            if there != here and not BESIDE.fullmatch(key):
                 raise UserError(
                     f"{self.path} holds a run with {key}={there}, and this sweep has {here}: move that folder away, or "
                     "name another dir in the sweep"

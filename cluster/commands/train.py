@@ -50,7 +50,7 @@ def train(config: Config, resume: bool, console: Console) -> TrainingResult:
         run.path.mkdir(parents=True, exist_ok=True)  # on a new machine the copies are all there is
     elif config.run.mirror:
         require_unused(Mirror(config.run.mirror), warn)
-    origin = {**provenance(), "fingerprints": fingerprints(ready.model_path, ready.items)}
+    origin = {**provenance(), "fingerprints": fingerprints(ready.models, ready.items)}
     find = partial(newest_checkpoint, config, run, warn)
     with (
         run.open(to_yaml(config), origin, resume=resume, newest_checkpoint=find),

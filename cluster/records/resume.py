@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ FIXED = (
     *("model.path", "model.dtype", "task.domain", "task.protocol", "run.seed"),
     *("eval.data", "eval.protocol", "eval.max_new_tokens", "eval.stop"),
 )
+FIXED_OF_POLICIES = re.compile(r"policies\.[^.]+\.(roles|model|trains|adapter\..*)")
 SAMPLED, SAMPLE_BYTES = 256, 2**16  # places in a file of weights that are looked at, and how much of each
 
 
@@ -45,10 +47,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list
     return {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
 
 
-def fingerprints(model_path: str, items: Sequence[EvalItem]) -> dict[str, str | None]:
-    """Of what two keys name, so that it may move, and may not become something else; None where it is not here."""
+def fingerprints(models: Mapping[str, str], items: Sequence[EvalItem]) -> dict[str, str | None]:
+    """Of what keys name, so that it may move, and may not become something else; None where it is not here.
+
+    `models`: by key, such as model.path.
+    """
     rows = [(i.problem.statement, i.problem.answer, dict(i.problem.payload), i.label, i.operation) for i in items]
-    return {"model.path": _of_weights(Path(model_path)), "eval.data": hashlib.sha256(repr(rows).encode()).hexdigest()}
+    return {
+        **{key: _of_weights(Path(path)) for key, path in models.items()},
+        "eval.data": hashlib.sha256(repr(rows).encode()).hexdigest(),
+    }
 
 
 def _of_weights(folder: Path) -> str | None:
@@ -72,7 +80,7 @@ def require_same_run(
     now: Mapping[str, str | None],
 ) -> None:
     """Raises UserError where a resume would make it another run. `before`, `now`: fingerprints, where known."""
-    for key in FIXED:
+    for key in (*FIXED, *filter(FIXED_OF_POLICIES.fullmatch, {**changed, **now})):
         was, is_now = changed.get(key, (None, None))
         if before.get(key) and now.get(key):
             if before[key] == now[key]:

@@ -57,6 +57,11 @@ def run_of(path: str) -> Path | None:
     return folder if is_run(folder) else None
 
 
+def config_of(path: Path) -> Path | None:
+    """config.yaml of the run directory that this is, or that this checkpoint is in; None for anything else."""
+    return next((folder / CONFIG for folder in (path, path / "../..") if is_run(folder)), None)
+
+
 def warn(text: str) -> None:
     print(f"azero: {text}", file=sys.stderr)
 

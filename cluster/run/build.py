@@ -39,7 +39,7 @@ def build_learner(ready: Prepared, run: RunDirectory, placement: Placement, repo
             ray.remote(**placement.of_worker(rank), **options)(Learner).remote(
                 rank,
                 config,
-                ready.model_path,
+                ready.policies,
                 lineage,
                 str(checkpoint.path) if checkpoint else None,
                 list(copies),
@@ -61,7 +61,7 @@ def build_fleet(ready: Prepared, run: RunDirectory, placement: Placement, report
     def spawn(index: int) -> Any:
         actor = RolloutActor.options(**placement.of_actor(index))  # type: ignore[attr-defined]
         log = _log(run, f"actor-{index}")
-        return actor.remote(index, config, ready.model_path, log, ready.items, known_problems)
+        return actor.remote(index, config, ready.policies, log, ready.items, known_problems)
 
     rollout, start_timeout_s = config.rollout, config.cluster.start_timeout_s
     return Fleet(spawn, rollout.actors, rollout.timeout_s, start_timeout_s, report, trace)

@@ -302,10 +302,20 @@ class TrainingLoop:
             "sync/proof_seconds": max(s.proof_seconds for s in syncs),
             "sync/tensors": min(s.tensors for s in syncs),
             "sync/tensors_in_order": min(s.tensors_in_order for s in syncs),
-            "sync/bytes": max(s.bytes for s in syncs),
+            "sync/bytes": max(sum(s.bytes.values()) for s in syncs),
             "sync/logprob_gap": max(s.gap_max for s in syncs),
+            **self._sync_of_parts(syncs),
             "sync/logprob_gap_mean": sum(s.gap_mean for s in syncs) / len(syncs),
             "time/sync": seconds,
+        }
+
+    @staticmethod
+    def _sync_of_parts(syncs: Sequence[SyncReport]) -> dict[str, float]:
+        """Return the same of each part, where the last load had several."""
+        parts = syncs[-1].bytes if len(syncs[-1].bytes) > 1 else {}
+        return {
+            **{f"sync/bytes/{name}": size for name, size in parts.items()},
+            **{f"sync/logprob_gap/{n}": max(s.gaps[n] for s in syncs if n in s.gaps) for n in parts},
         }
 
     def _checkpoint(self, is_last: bool = False) -> None:

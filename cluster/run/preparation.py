@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from azero.config import Config, unlikely
@@ -15,6 +16,7 @@ from azero.errors import UserError
 from azero.models.gguf import is_gguf
 from azero.models.lfs import require_fetched
 from azero.models.loading import require_weights, resolve_model_path
+from azero.policies import Policies, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
@@ -22,7 +24,8 @@ from azero.types import EvalItem
 from cluster.records.rundir import warn
 from cluster.run.extra_metrics import ExtraMetrics
 from cluster.run.sinks import require_packages
-from cluster.supervise.room import count_parameters, demand, room_here, share_threads
+from cluster.supervise.memory import count_parameters
+from cluster.supervise.room import demand, room_here, share_threads
 from cluster.supervise.runtime import cluster_address
 from learner.mirror import Mirror
 
@@ -35,7 +38,8 @@ class Prepared:
 
     config: Config
     domain: Domain
-    model_path: str
+    policies: Policies
+    models: dict[str, str]  # key of the configuration that names a model -> what is loaded
     items: list[EvalItem]
     buffer: ProblemBuffer
     source: SlotSource
@@ -52,7 +56,8 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
     for line in unlikely(config):
         warn(line)
     domain = get_domain(config.task.domain)
-    model_path = _checked_model(config, dry)
+    checked = partial(_checked_model, config, dry)
+    policies, models = policies_of(config, checked), {key: checked(name) for key, name in models_of(config).items()}
     require_fetched(Path(config.eval.data), "eval.data")
     items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation(config.eval.data)
     if config.run.mirror:
@@ -61,14 +66,16 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
     excluded = evaluation if config.task.exclude_evaluation else ()
     local = not cluster_address(config.cluster)
     share_threads(config, local)
-    count_parameters(Path(model_path))  # reads the heads of its files
+    for policy in policies.all:
+        count_parameters(Path(policy.model))  # reads the heads of its files
     if local:
         room_here().require_all(demand(config))
     rollout = config.rollout
     return Prepared(
         config=config,
         domain=domain,
-        model_path=model_path,
+        policies=policies,
+        models=models,
         items=items,
         buffer=ProblemBuffer(config.task.buffer_size, domain.seeds(), excluded),
         source=SlotSource(
@@ -81,6 +88,7 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
             config.task,
             cells=domain.cells,
             temperature=rollout.temperature,
+            policies=policies,
         ),
         extra=ExtraMetrics(config.run.metrics),
     )
@@ -88,8 +96,14 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
 
 def unchecked(config: Config) -> list[str]:
     """Return what of a run only its start will show, in words."""
-    named = {"model.path": config.model.path, "eval.data": config.eval.data}
+    named = {**models_of(config), "eval.data": config.eval.data}
     return [f"{key}={value}, of the Hugging Face Hub" for key, value in named.items() if is_of_hub(value)]
+
+
+def models_of(config: Config) -> dict[str, str]:
+    """Key -> name of each model that a configuration asks for."""
+    own = {f"policies.{name}.model": policy.model for name, policy in config.policies.items() if policy.model}
+    return {"model.path": config.model.path, **own}
 
 
 def is_of_hub(name: str) -> bool:
@@ -98,9 +112,9 @@ def is_of_hub(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name)) and not FILE_ENDING.fullmatch(path.suffix) and not path.exists()
 
 
-def _checked_model(config: Config, dry: bool) -> str:
-    """The folder or Hub id of the model."""
-    path = config.model.path if dry and is_gguf(config.model.path) else resolve_model_path(config.model.path)
+def _checked_model(config: Config, dry: bool, name: str) -> str:
+    """The folder or Hub id of a model."""
+    path = name if dry and is_gguf(name) else resolve_model_path(name)
     require_weights(path)
     if "chat" in (config.task.protocol, config.eval.protocol):
         require_chat_template(path)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from azero.config import Config
-from azero.config.overrides import known_keys, value_of
+from azero.config.overrides import values
 from azero.errors import UserError
 from cluster.records.rundir import METRICS, RunDirectory, iterate_jsonl
 
@@ -192,8 +192,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """The configuration by dotted key; what is neither a number nor text as its text."""
-    values = {key: value_of(config, key) for key in known_keys(Config)}
-    return {key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()}
+    return {key: v if isinstance(v, int | float | str) else str(v) for key, v in values(config).items()}
 
 
 def _mlflow_name(key: str) -> str:

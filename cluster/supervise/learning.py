@@ -81,6 +81,7 @@ class LearnerHost:
         self._workers: list[Any] = []  # the first one's answers count
         self._copy: _Copy | None = None
         self._step: _Call | None = None  # the one that goes on
+        self._parts: dict[str, PublishedWeights] = {}  # of the newest publication, with references
         self._furthest = -1  # step
         self._deaths = 0  # since the furthest step was reached
         self._deaths_in_a_row = 0  # since the last update
@@ -223,11 +224,13 @@ class LearnerHost:
         )
 
     def _published(self, call: _Call, publication: Publication) -> Publication:
-        """Add the references to its weights and probes."""
+        """Add the references to its weights and probes. What did not change keeps the reference that it had."""
         probes = [w.probe.remote() for w in self._workers]
         self._pings, self._pinged = list(probes), time.monotonic()  # it is as good as a ping
-        parts: dict[str, PublishedWeights] = {n: replace(p, ref=call.handle) for n, p in publication.parts.items()}
-        return replace(publication, parts=parts, probes=probes[0])
+        for name, part in publication.parts.items():
+            is_new = part.since == publication.version
+            self._parts[name] = replace(part, ref=call.handle if is_new else self._parts[name].ref)
+        return replace(publication, parts=dict(self._parts), probes=probes[0])
 
     def _call(self, method: str, what: str, *arguments: Any) -> _Call:
         if not self._workers:

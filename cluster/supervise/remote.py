@@ -49,7 +49,7 @@ class RemoteLearner(Protocol):
         """((what was done, the new version), weights); None at the other workers."""
 
     def probe(self) -> dict[str, ProbeSet] | None:
-        """Return the probes of the present version, by policy."""
+        """Return the probes of the present version, by part."""
 
     def save(self, folder: str, driver: dict[str, Any]) -> tuple[str, str]:
         """(what kept the checkpoint from being written, what kept it from being copied); empty where nothing did."""

@@ -233,10 +233,10 @@ def test_a_dry_run_says_what_only_the_hub_knows(capsys: pytest.CaptureFixture[st
 
 
 def test_someone_elses_config_beside_a_model_is_not_the_runs(tmp_path: Path) -> None:
-    from cluster.commands.evaluate import _own_config
+    from cluster.records.rundir import config_of
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "config.yaml").write_text("some_key_of_theirs: 1\n")
-    assert _own_config(tmp_path) is None
+    assert config_of(tmp_path) is None
     (tmp_path / "checkpoints" / "step_000002").mkdir(parents=True)
-    assert _own_config(tmp_path / "checkpoints" / "step_000002") is not None
+    assert config_of(tmp_path / "checkpoints" / "step_000002") is not None

@@ -4,7 +4,9 @@ import pytest
 from run_dirs import write_checkpoint
 
 from azero.errors import UserError
-from cluster.commands.export import export_run, resolve_model
+from cluster.commands.export import export_run
+from cluster.commands.models import Source, source_of
+from learner.checkpoint import Checkpoint
 
 
 def model_of(checkpoint):
@@ -22,30 +24,33 @@ def run(tmp_path):
     return folder
 
 
-def test_resolve_model(run):
+def test_what_a_name_stands_for(run):
     newest = run / "checkpoints" / "step_000004"
     older = run / "checkpoints" / "step_000002"
-    assert resolve_model(str(run)) == str(model_of(newest))
-    assert resolve_model(str(older)) == str(model_of(older))
-    assert resolve_model(str(model_of(older))) == str(model_of(older))
+    assert source_of(str(run)) == Source(name=str(run), checkpoint=Checkpoint(newest))
+    assert source_of(str(older)) == Source(name=str(older), checkpoint=Checkpoint(older))
+    for folder in (newest, older):
+        assert Checkpoint(folder).policies == ["shared"] and Checkpoint(folder).model("shared") == model_of(folder)
+    folder = str(model_of(older))
+    assert source_of(folder) == Source(name=folder, model=folder)
     for name in ("embedded", "Qwen/Qwen2-0.5B-Instruct", "gpt2"):
-        assert resolve_model(name) == name
+        assert source_of(name) == Source(name=name, model=name)
 
 
-def test_resolve_model_refuses(run, tmp_path, monkeypatch):
+def test_a_name_that_stands_for_nothing_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: holds no model"):
-        resolve_model("empty")
+        source_of("empty")
     with pytest.raises(UserError, match="is a file"):
-        resolve_model(str(run / "config.yaml"))
+        source_of(str(run / "config.yaml"))
     with pytest.raises(UserError, match="/no/where: no such folder"):
-        resolve_model("/no/where")
+        source_of("/no/where")
     with pytest.raises(UserError, match="runs/b: no such folder; runs in runs: a"):
-        resolve_model("runs/b")
+        source_of("runs/b")
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(UserError, match="holds no whole checkpoint yet"):
-        resolve_model(str(run))
+        source_of(str(run))
 
 
 def test_export(run, tmp_path):

@@ -43,22 +43,26 @@ class Counting:
 
     def _publication(self) -> Publication:
         version = WeightVersion(lineage=self.lineage, step=self.at)
-        return Publication(version=version, parts={SHARED: PublishedWeights(layout=(), dtype="float32", bytes=0)})
+        part = PublishedWeights(layout=(), dtype="float32", bytes=0, since=version)
+        return Publication(version=version, parts={SHARED: part})
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {SHARED: np.full(1_000_000, self.at)}
 
     def probe(self) -> tuple[int, int]:
         return self.at, self.rank
 
     @ray.method(num_returns=2)
-    def start(self, address: str) -> tuple[Any, np.ndarray]:
+    def start(self, address: str) -> tuple[Any, dict[str, np.ndarray]]:
         self.at, state = 0, {}
         if self.copies:
             self.at, state = ray.get(self.copies[0])
         elif self.checkpoint:
             self.at, state = self.checkpoint.step, {"from": "disk"}
-        return (self._publication(), state), np.full(1_000_000, self.at)
+        return (self._publication(), state), self._weights()
 
     @ray.method(num_returns=2)
-    def step(self, faults: list[str]) -> tuple[Any, np.ndarray]:
+    def step(self, faults: list[str]) -> tuple[Any, dict[str, np.ndarray]]:
         if self.is_last:
             if "die" in faults:
                 os._exit(1)
@@ -74,7 +78,7 @@ class Counting:
             time.sleep(1000)  # as in a collective that the other never joins
         self.at += 1
         result = StepResult(step=self.at, metrics={}, is_finite=True)
-        return (result, self._publication()), np.full(1_000_000, self.at)
+        return (result, self._publication()), self._weights()
 
     @ray.method(num_returns=2)
     def copy_state(self, state: dict[str, Any]) -> tuple[int, Any]:
@@ -266,7 +270,7 @@ def test_a_published_version_outlives_the_learner() -> None:
     assert ray.get(published.probes) == (1, 0)
     with pytest.raises(LearnerLost):
         update(host, "die")
-    assert ray.get(published.parts[SHARED].ref)[0] == 1 and ray.get(published.probes) == (1, 0)
+    assert ray.get(published.parts[SHARED].ref)[SHARED][0] == 1 and ray.get(published.probes) == (1, 0)
 
 
 def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
@@ -330,7 +334,7 @@ def test_one_lost_worker_is_a_lost_learner(fault: str, said: str) -> None:
     started = host.revive("it did")
     assert (started.publication.version.step, started.driver_state) == (1, {"a": 1})
     after = update(host)
-    assert after.version.step == before.version.step + 1 and ray.get(after.parts[SHARED].ref)[0] == 2
+    assert after.version.step == before.version.step + 1 and ray.get(after.parts[SHARED].ref)[SHARED][0] == 2
 
 
 def test_progress_forgives_deaths() -> None:

@@ -320,15 +320,17 @@ def test_a_curve_that_equals_another_does_not_hide_it():
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3
 
 
-@pytest.mark.parametrize("name", ["</script><b>", "[x]", "a\\u2028b", "half \\ud800 pair"])
-def test_a_hostile_run_name_is_shown_as_it_is_written(tmp_path, name):
-    """`name` as JSON writes it."""
-    run = write_run(tmp_path / "r", steps=2)
-    config = (run / "config.yaml").read_text()
-    assert "name: r\n" in config
-    (run / "config.yaml").write_text(config.replace("name: r\n", f'name: "{name}"\n', 1))
-    page = page_of(run)
-    shown = json.loads(f'"{name}"').encode("utf-8", "replace").decode()
-    assert html.escape(shown) in page and "<b>" not in page.partition("<body")[2].partition('id="config"')[0]
-    [[label, _]] = embedded_episodes(page)
-    assert label == shown
+def test_hostile_run_names_are_shown_as_they_are_written(tmp_path):
+    """Four runs on one page. Names as JSON writes them."""
+    names = ["</script><b>", "[x]", "a\\u2028b", "half \\ud800 pair"]
+    runs = [write_run(tmp_path / str(i), steps=2) for i in range(len(names))]
+    for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+        config = (run / "config.yaml").read_text()
+        config, changed = re.subn(rf"name: '?{i}'?\n", lambda _, n=name: f'name: "{n}"\n', config, count=1)
+        assert changed
+        (run / "config.yaml").write_text(config)
+    page = page_of(*runs)
+    assert "<b>" not in page.partition("<body")[2].partition('id="config"')[0]
+    shown = [json.loads(f'"{name}"').encode("utf-8", "replace").decode() for name in names]
+    assert all(html.escape(name) in page for name in shown)
+    assert [label for label, _ in embedded_episodes(page)] == shown

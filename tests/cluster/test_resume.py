@@ -134,16 +134,16 @@ def test_fingerprints_see_what_is_there(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a").mkdir()
     weights = tmp_path / "a" / "model.safetensors"
     weights.write_bytes(bytes(1000))
-    before = fingerprints(str(tmp_path / "a"), [ITEM])
+    before = fingerprints({"model.path": str(tmp_path / "a")}, [ITEM])
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert fingerprints(str(tmp_path / "b"), [ITEM]) == before and before["model.path"]
+    assert fingerprints({"model.path": str(tmp_path / "b")}, [ITEM]) == before and before["model.path"]
     weights.write_bytes(bytes(999) + b"x")
-    assert fingerprints(str(tmp_path / "a"), [ITEM])["model.path"] != before["model.path"]
+    assert fingerprints({"model.path": str(tmp_path / "a")}, [ITEM])["model.path"] != before["model.path"]
     weights.write_bytes(bytes(1001))
-    assert fingerprints(str(tmp_path / "a"), [ITEM])["model.path"] != before["model.path"]
-    assert fingerprints("Qwen/Qwen2-0.5B", [ITEM])["model.path"] is None
-    assert fingerprints(str(tmp_path / "b"), [])["eval.data"] != before["eval.data"]
-    assert fingerprints(str(EMBEDDED), [])["model.path"]
+    assert fingerprints({"model.path": str(tmp_path / "a")}, [ITEM])["model.path"] != before["model.path"]
+    assert fingerprints({"model.path": "Qwen/Qwen2-0.5B"}, [ITEM])["model.path"] is None
+    assert fingerprints({"model.path": str(tmp_path / "b")}, [])["eval.data"] != before["eval.data"]
+    assert fingerprints({"model.path": str(EMBEDDED)}, [])["model.path"]
 
 
 def test_records_without_a_checkpoint_are_never_erased(tmp_path: Path) -> None:

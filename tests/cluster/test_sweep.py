@@ -149,6 +149,7 @@ def test_ctrl_c_stops_a_sweep_with_checkpoints_and_nothing_counts_as_failed(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_sweep_started_again_runs_only_what_is_missing(tmp_path):
     path = write(tmp_path / "s.yaml", arms={"a": ["run.steps=2"], "b": ["run.steps=20"]})  # b goes on when a has ended
     command = [sys.executable, "-m", "cluster.cli", "sweep", path, *(o for o in TINY if not o.startswith("run.steps"))]

@@ -21,8 +21,8 @@ from actors.transfer import SENDING, Sender
 from azero.config import Config, load_config
 from azero.domains import get_domain
 from azero.errors import UserError, VersionGone
-from azero.models.loading import resolve_model_path
 from azero.models.weights import flatten
+from azero.policies import policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.types import Assignment, Played, Publication
@@ -66,7 +66,7 @@ def workers(tmp_path: Path) -> Iterator[Any]:
     """(config, a learner's maker, an actor)."""
     config: Config = load_config("local", ["rollout.problems_per_step=4", "rollout.solutions_per_problem=2"])
     config.rollout.transfer = "nccl"  # after the check, which asks for GPUs
-    path = resolve_model_path(config.model.path)
+    policies = policies_of(config)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     everywhere = {"worker_process_setup_hook": in_place_of_nccl, "env_vars": {"PYTHONPATH": paths}}
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=everywhere)
@@ -74,10 +74,10 @@ def workers(tmp_path: Path) -> Iterator[Any]:
     def learner(lineage: int = 0) -> Any:
         texts, log = probe_texts(get_domain("arithmetic")), str(tmp_path / "learner.log")
         made = ray.remote(num_cpus=0, concurrency_groups={SENDING: 2})(Learner)
-        return made.remote(0, config, path, lineage, None, [], texts, log, partial(Sender, keep=2))
+        return made.remote(0, config, policies, lineage, None, [], texts, log, partial(Sender, keep=2))
 
     actor = RolloutActor.options(num_cpus=0)  # type: ignore[attr-defined]
-    yield config, learner, actor.remote(0, config, path, str(tmp_path / "actor.log"))
+    yield config, learner, actor.remote(0, config, policies, str(tmp_path / "actor.log"))
     ray.shutdown()
 
 

@@ -1,0 +1,113 @@
+"""From a name to a model: a run directory, a checkpoint, a folder, a Hub id; and which of a checkpoint's policies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from azero.config import Config
+from azero.engine import Engine
+from azero.errors import UserError
+from azero.models.adapters import adapter_config, base_of, is_adapter, read_adapter, scaled
+from azero.models.gguf import is_gguf
+from azero.models.loading import resolve_model_path
+from azero.policies import Policies, Policy, policies_of
+from azero.types import ROLES, Role, WeightVersion
+from cluster.records.rundir import CHECKPOINTS, RunDirectory, is_run
+from learner.checkpoint import Checkpoint
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a name stands for: a checkpoint with its policies, or a plain model."""
+
+    name: str  # as it was given
+    model: str = ""  # folder, .gguf file or Hub id of a plain model
+    checkpoint: Checkpoint | None = None
+
+    def policy(self, name: str, config: Config | None, role: Role = Role.SOLVER) -> str:
+        """The policy that is meant: the one named, or else the one that plays `role`. Raises UserError."""
+        names = self.checkpoint.policies if self.checkpoint else []
+        if name and name not in names:
+            has = (
+                f"its policies are {', '.join(names)}" if names else "it is one model, which has no name; leave it out"
+            )
+            raise UserError(f"--policy {name}: {self.name} has no such policy; {has}")
+        if name or not names:
+            return name
+        players = [n for n, p in config.policies.items() if role in p.roles] if config else []
+        chosen = [n for n in (*players, role.value) if n in names] or (names if len(names) == 1 else [])
+        if not chosen:
+            raise UserError(f"{self.name}: which of its policies plays the {role} is not known here; give --policy")
+        return chosen[0]
+
+
+def source_of(name: str) -> Source:
+    """Raises UserError for a folder without a model, and for a path to nothing."""
+    path = Path(name).expanduser()
+    if name == "embedded" or is_gguf(name):
+        return Source(name=name, model=name)
+    if path.is_dir():
+        return _in_folder(name, path)
+    if path.exists():
+        raise UserError(f"{name}: is a file; give a run directory, a checkpoint or a model folder, or a Hub id")
+    beside = _runs_in(path.parent) if path.parent != Path() else []
+    if not HUB_ID.fullmatch(name) or beside:
+        hint = f"; runs in {path.parent}: {', '.join(beside)}" if beside else ""
+        raise UserError(f"{name}: no such folder{hint or '; give a run directory, a checkpoint or a model folder'}")
+    return Source(name=name, model=name)
+
+
+def _in_folder(name: str, path: Path) -> Source:
+    if (path / "config.json").is_file():
+        return Source(name=name, model=str(path))
+    checkpoint = Checkpoint(path)
+    if (path / CHECKPOINTS).is_dir() or is_run(path):
+        newest = RunDirectory(path).latest_checkpoint()
+        if newest is None:
+            raise UserError(f"{path}: holds no whole checkpoint yet; see run.checkpoint_every")
+        checkpoint = newest
+    elif not checkpoint.policies:
+        raise UserError(f"{path}: holds no model (config.json), checkpoint (policies/) or run (checkpoints/)")
+    if not checkpoint.policies:
+        raise UserError(f"{checkpoint.path}: holds no model; give another checkpoint")
+    return Source(name=name, checkpoint=checkpoint)
+
+
+def policies_in(checkpoint: Checkpoint, config: Config | None) -> Policies:
+    """The policies of a checkpoint, with its weights, but for adapters, which `load` puts on their base.
+
+    `config`: of the run that it belongs to, where that is known; it says who plays what, and where the base is.
+    """
+    known = {p.name: p for p in policies_of(config, lambda name: name).all} if config else {}
+    return Policies(tuple(_policy(checkpoint, name, known.get(name)) for name in checkpoint.policies))
+
+
+def _policy(checkpoint: Checkpoint, name: str, known: Policy | None) -> Policy:
+    roles = known.roles if known else tuple(role for role in ROLES if role == name) or ROLES
+    folder = checkpoint.adapter(name)
+    if not is_adapter(folder):
+        return Policy(name=name, roles=roles, model=str(checkpoint.model(name)))
+    base = resolve_model_path(known.model if known else base_of(folder))
+    return Policy(name=name, roles=roles, model=base, adapter=adapter_config(folder))
+
+
+def load(engine: Engine, policies: Sequence[Policy], checkpoint: Checkpoint) -> None:
+    """Have an engine hold the policies as the checkpoint has them."""
+    version = WeightVersion(lineage=0, step=checkpoint.step)
+    for policy in policies:
+        if policy.adapter:
+            weights = scaled(read_adapter(checkpoint.adapter(policy.name)), policy.adapter)
+        else:
+            weights = load_file(checkpoint.model(policy.name) / "model.safetensors")
+        engine.load(version, weights, policy.name)
+
+
+def _runs_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.glob("*") if is_run(p)) if folder.is_dir() else []

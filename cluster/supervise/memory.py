@@ -1,0 +1,208 @@
+"""What a run holds in memory, part by part, from config files alone: no process is started and no weight is read.
+
+Weights, gradients and moments of the learner are fp32, as its master weights are; engines have `model.dtype`.
+Activations are an upper estimate: a layer keeps 34 h bytes a token in 16 bits (Korthikanti et al., arXiv 2205.05198,
+eq. 1, without the attention matrix), and logits and their gradients three fp32 numbers a token and word.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from azero.config import BASE, Config
+from azero.errors import UserError
+from azero.policies import Policies, Policy
+
+MIB, GIB = 1024**2, 1024**3
+PUBLISHED = "published bytes"  # in the host's memory
+ASKED_S = 3.0  # how long the Hub is waited for
+GPU_BYTES = 80 * 10**9  # of a GPU where none is seen
+# Qwen2.5 by billions of parameters: layers, hidden, feed-forward, heads, key-value heads, head, vocabulary.
+FAMILY = {
+    0.5: (24, 896, 4864, 14, 2, 64, 151936),
+    1.5: (28, 1536, 8960, 12, 2, 128, 151936),
+    3.0: (36, 2048, 11008, 16, 2, 128, 151936),
+    7.0: (28, 3584, 18944, 28, 4, 128, 152064),
+    14.0: (48, 5120, 13824, 40, 8, 128, 152064),
+    32.0: (64, 5120, 27648, 40, 8, 128, 152064),
+    72.0: (80, 8192, 29568, 64, 8, 128, 152064),
+}
+TIED = 3.0  # billions, up to which the head is the embedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The sizes of a decoder that memory depends on."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    queries: int  # width of all heads
+    keys: int  # width of all key-value heads
+    vocabulary: int
+    known_from: str  # for a person
+
+    def adapter(self, rank: int) -> int:
+        """Parameters of an adapter on every linear layer."""
+        h, f, q, k = self.hidden, self.feed_forward, self.queries, self.keys
+        return self.layers * rank * ((h + q) + 2 * (h + k) + (q + h) + 3 * (h + f))
+
+
+@lru_cache
+def shape_of(model: str) -> ModelShape | None:
+    """The shape of a folder's or Hub id's model; if its config.json cannot be had, a guess from its name, or None."""
+    found = _config_of(model)
+    if found:
+        (layers, hidden, feed_forward, heads, kv_heads, head, vocabulary), tied = _sizes(found)
+        known_from = "its config.json"
+    else:
+        billions = re.search(r"(?<![\dx.])(\d+(?:\.\d+)?)[bB]\b", model)
+        if not billions or not float(billions[1]):
+            return None
+        size = min(FAMILY, key=lambda known: abs(math.log(known / float(billions[1]))))
+        layers, hidden, feed_forward, heads, kv_heads, head, vocabulary = FAMILY[size]
+        tied, known_from = size <= TIED, f"a guess from its name, as of Qwen2.5 {size:g}B"
+    queries, keys = heads * head, kv_heads * head
+    blocks = layers * (hidden * (2 * queries + 2 * keys) + 3 * hidden * feed_forward)
+    return ModelShape(
+        parameters=count_parameters(Path(model)) or blocks + vocabulary * hidden * (1 if tied else 2),
+        layers=layers,
+        hidden=hidden,
+        feed_forward=feed_forward,
+        queries=queries,
+        keys=keys,
+        vocabulary=vocabulary,
+        known_from=known_from,
+    )
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[tuple[int, ...], bool]:
+    """(numbers as in FAMILY, whether the head is the embedding)."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    kv_heads, head = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
+    sizes = (
+        config["num_hidden_layers"],
+        hidden,
+        config["intermediate_size"],
+        heads,
+        kv_heads,
+        head,
+        config["vocab_size"],
+    )
+    return tuple(map(int, sizes)), bool(config.get("tie_word_embeddings", True))
+
+
+NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
+
+
+def _config_of(model: str) -> dict[str, Any]:
+    """The config.json of a folder, of the Hub's cache or of the Hub; empty where none of them gives a usable one."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    text = ""
+    try:
+        if Path(model).is_dir():
+            text = (Path(model) / "config.json").read_text(encoding="utf-8")
+        elif isinstance(cached := try_to_load_from_cache(model, "config.json"), str):
+            text = Path(cached).read_text(encoding="utf-8")
+        elif not os.environ.get("HF_HUB_OFFLINE"):
+            with urllib.request.urlopen(hf_hub_url(model, "config.json"), timeout=ASKED_S) as answer:
+                text = answer.read().decode()
+        config = json.loads(text)
+    except (OSError, ValueError):  # HTTP errors and an id that is none are of these
+        return {}
+    return config if isinstance(config, dict) and all(isinstance(config.get(k), int) for k in NEEDED) else {}
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Count them from the headers of a folder's safetensors files; None if there are none. Raises UserError."""
+    total = 0
+    for file in folder.glob("*.safetensors") if folder.is_dir() else ():
+        with file.open("rb") as f:
+            size = int.from_bytes(f.read(8), "little")
+            try:
+                header = json.loads(f.read(size) if size < file.stat().st_size else b"")
+                total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise UserError(f"{file}: is no safetensors file, or a part of one; download it again") from None
+    return total or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Bytes by what they are for: of one worker of the learner, of one actor, and of Ray's object store."""
+
+    learner: dict[str, int]
+    actor: dict[str, int]
+    store: dict[str, int]
+    note: str  # of what the tokens of the KV cache are enough for
+
+
+def plan(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], gpu_bytes: int = GPU_BYTES) -> Plan:
+    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one."""
+    width = 4 if config.model.dtype == "float32" else 2
+    nets = {name: shapes[players[0].model] for name, players in policies.nets.items()}
+    weights = sum(shape.parameters for shape in nets.values())
+    adapters = sum(_adapter(p, shapes[p.model]) for p in policies.all)
+    learner, actor = _learner(config, policies, shapes, width), dict[str, int]()
+    actor["weights"] = weights * width // config.rollout.tensor_parallel
+    actor["adapters"] = adapters * width
+    if config.rollout.gpus_per_actor:
+        share = config.rollout.gpu_memory_utilization * gpu_bytes
+        actor["KV cache"] = max(0, int(share) - actor["weights"] - actor["adapters"])
+    else:
+        actor["KV cache"] = int(config.rollout.kv_cache_gib * GIB) * len(nets)
+    per_token = sum(2 * shape.layers * shape.keys * width for shape in nets.values()) / len(nets)
+    tokens = int(actor["KV cache"] * config.rollout.tensor_parallel // per_token)
+    versions = 2 + config.rollout.max_staleness
+    own = {p.name: _adapter(p, s := shapes[p.model]) or s.parameters for p in policies.all}
+    trained = sum(own[p.name] for p in policies.all if p.trains)
+    still = sum(nets[BASE].parameters for _ in nets.keys() & {BASE}) + sum(own.values()) - trained
+    store = {
+        "published versions": (versions * trained + still) * width,
+        "copy of the learner's state": 4 * sum(own.values()) + 8 * trained if config.learner.keep_every else 0,
+    }
+    note = f"{tokens:,} tokens, {tokens // config.rollout.max_model_len:,} sequences of {config.rollout.max_model_len}"
+    return Plan(learner=learner, actor=actor, store=store, note=note)
+
+
+def _learner(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], width: int) -> dict[str, int]:
+    """Of one worker, in fp32 but for what it publishes and for activations."""
+    learner, held = config.learner, dict[str, int]()
+    trained = [p for p in policies.all if p.trains]
+    own = {p.name: _adapter(p, shapes[p.model]) or shapes[p.model].parameters for p in trained}
+    nets = [shapes[players[0].model] for players in policies.nets.values()]
+    held["weights"] = 4 * sum(shape.parameters for shape in nets) // learner.workers
+    held["adapters"] = 4 * sum(_adapter(p, shapes[p.model]) for p in policies.all) // learner.workers
+    # One policy at a time; with two roles in it, that of each role's loss is held.
+    held["gradients"] = max(4 * own[p.name] * len(p.roles) for p in trained) // learner.workers
+    held["moments"] = 8 * sum(own.values()) // learner.workers
+    kl = config.algorithm.kl_beta > 0
+    held["reference"] = kl * 4 * sum(shapes[p.model].parameters for p in trained if not p.adapter) // learner.workers
+    held[PUBLISHED] = width * (sum(s.parameters for s in nets) + held["adapters"] * learner.workers // 4)
+    held["activations"] = max(_activations(config, shape) for shape in nets)
+    return held
+
+
+def _activations(config: Config, shape: ModelShape) -> int:
+    """Of one micro-batch, at most."""
+    learner, tokens = config.learner, config.learner.tokens_per_microbatch
+    scale = 2 if config.model.dtype == "float32" else 1
+    layer = 34 * shape.hidden * tokens * scale
+    kept = 2 * shape.hidden * tokens * scale * shape.layers + layer if learner.gradient_checkpointing else 0
+    return (kept or layer * shape.layers) + 3 * 4 * tokens * shape.vocabulary
+
+
+def _adapter(policy: Policy, shape: ModelShape) -> int:
+    """Parameters; of one with `targets`, those of an adapter on all layers, which are more."""
+    return shape.adapter(policy.adapter.rank) if policy.adapter else 0

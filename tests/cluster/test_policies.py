@@ -1,0 +1,94 @@
+"""Policies of their own in whole runs: each sync of each policy is proven, and no death leaves a trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from chaos import Victim, check_whole, timeless
+
+from cluster.cli import main
+from cluster.records.rundir import read_jsonl
+from learner.checkpoint import checkpoints_in
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SMALL = ["rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0", "optim.warmup_steps=1"]
+SMALL += ["rollout.threads=1", "learner.threads=1", "cluster.progress=plain", "run.eval_every=0", "optim.lr=1e-3"]
+LONG = pytest.mark.long
+
+
+def shape(name: str) -> str:
+    return f"policies={name}"
+
+
+@pytest.mark.parametrize("name", ["adapters", pytest.param("separate", marks=LONG)])
+def test_a_run_proves_each_policy_and_is_exported_and_evaluated(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "local", *SMALL, shape(name), "run.steps=4", f"run.dir={folder}"]) == 0
+    lines = [m for m in read_jsonl(folder / "metrics.jsonl") if m["step"]]
+    for metrics in lines:
+        for policy in ("proposer", "solver"):
+            assert 0 <= metrics[f"sync/logprob_gap/{policy}"] <= metrics["sync/logprob_gap"] <= 1e-4
+            assert metrics[f"sync/bytes/{policy}"] > 0
+    assert all("sync/bytes/base" not in m for m in lines[1:])  # it travels once, or there is none
+    assert lines[-1]["kl/reference/solver"] > 0
+    (checkpoint,) = checkpoints_in(folder / "checkpoints")
+    assert checkpoint.policies == ["proposer", "solver"]
+    capsys.readouterr()
+    merge = ["--merge"] if name == "adapters" else []
+    assert main(["export", str(folder), str(tmp_path / "solver"), *merge]) == 0
+    assert main(["export", str(folder), str(tmp_path / "proposer"), "--policy", "proposer"]) == 0
+    accuracy = {}
+    for what, model in {"run": folder, "exported": tmp_path / "solver"}.items():
+        out = tmp_path / f"{what}.json"
+        argv = ["eval", str(model), "--config", str(folder / "config.yaml"), "--json", str(out)]
+        assert main([*argv, "rollout.engine=hf"]) == 0
+        accuracy[what] = [p["completion"] for p in json.loads(out.read_text())["problems"]]
+    assert accuracy["run"] == accuracy["exported"]
+    out = tmp_path / "base.json"  # another config's engine and protocol, and the run's own policies
+    assert main(["eval", str(folder), "--config", "local", "--json", str(out), "rollout.engine=hf"]) == 0
+    assert [p["completion"] for p in json.loads(out.read_text())["problems"]] == accuracy["run"]
+    assert main(["eval", str(folder), "--policy", "nobody"]) == 2
+    assert "its policies are proposer, solver" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["adapters", *(pytest.param(n, marks=LONG) for n in ("separate", "shared"))])
+def test_actor_learner_and_driver_die_and_nothing_shows(name: str, tmp_path: Path) -> None:
+    """In synchronous mode: metrics and evaluations are those of a run that nobody disturbed, to the last bit."""
+    overrides = [*SMALL, shape(name), "rollout.engine=hf", "rollout.max_staleness=0", "run.steps=12"]
+    overrides += ["run.checkpoint_every=3", "run.eval_every=6", "learner.keep_every=2"]
+    whole = Victim.start(tmp_path / "whole", overrides)
+    assert whole.finish() == 0, whole.said()
+    victim = Victim.start(tmp_path / "killed", overrides)
+    for kill, step in (("actor", 2), ("learner", 4)):
+        victim.wait_for_step(step)
+        processes = victim.actors() if kill == "actor" else victim.learners()
+        processes[0].kill()
+    victim.wait_to_say("the learner goes on from version", 120)
+    victim.wait_for_step(8)
+    victim.kill_all()
+    victim = Victim.start(tmp_path / "killed", overrides, resume=True)
+    assert victim.finish() == 0, victim.said()
+    check_whole(tmp_path / "killed", 12, 6)
+    runs = [[_undisturbed(m) for m in read_jsonl(tmp_path / d / "metrics.jsonl")] for d in ("whole", "killed")]
+    assert runs[0] == runs[1]
+    assert read_jsonl(tmp_path / "whole" / "evals.jsonl") == read_jsonl(tmp_path / "killed" / "evals.jsonl")
+
+
+def _undisturbed(metrics: dict) -> dict:
+    """Without what counts faults, and loads after them."""
+    return {k: v for k, v in timeless(metrics).items() if not k.startswith(("faults/", "actors/", "sync/"))}
+
+
+def test_a_resume_with_other_policies_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    argv = ["train", "local", *SMALL, "rollout.engine=hf", "run.steps=1", f"run.dir={folder}"]
+    assert main([*argv, shape("adapters")]) == 0
+    rank, still = "policies.solver.adapter.rank=8", "policies.proposer.trains=false"
+    for other in (["policies=separate"], ["policies=shared"], *(["policies=adapters", o] for o in (rank, still))):
+        capsys.readouterr()
+        assert main([*argv, *other, "--resume"]) == 2
+        assert "makes it another run" in capsys.readouterr().err
