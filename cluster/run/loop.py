@@ -309,13 +309,14 @@ class TrainingLoop:
             "time/sync": seconds,
         }
 
-    @staticmethod
-    def _sync_of_parts(syncs: Sequence[SyncReport]) -> dict[str, float]:
-        """Return the same of each part, where the last load had several."""
-        parts = syncs[-1].bytes if len(syncs[-1].bytes) > 1 else {}
+    def _sync_of_parts(self, syncs: Sequence[SyncReport]) -> dict[str, float]:
+        """Return the same of each part that was loaded, where a publication has several."""
+        if len(self.publication.parts) == 1:
+            return {}
+        names = {name for s in syncs for name in s.bytes}
         return {
-            **{f"sync/bytes/{name}": size for name, size in parts.items()},
-            **{f"sync/logprob_gap/{n}": max(s.gaps[n] for s in syncs if n in s.gaps) for n in parts},
+            **{f"sync/bytes/{n}": max(s.bytes.get(n, 0) for s in syncs) for n in names},
+            **{f"sync/logprob_gap/{n}": max(s.gaps[n] for s in syncs if n in s.gaps) for n in names},
         }
 
     def _checkpoint(self, is_last: bool = False) -> None:
