@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from chaos import Victim, check_whole, timeless
 
+from azero.config import load_config, to_yaml
+from azero.errors import UserError
 from cluster.cli import main
-from cluster.records.rundir import read_jsonl
+from cluster.records.resume import require_same_run
+from cluster.records.rundir import RunDirectory, read_jsonl
 from learner.checkpoint import checkpoints_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -57,7 +60,8 @@ def test_a_run_proves_each_policy_and_is_exported_and_evaluated(
     assert "its policies are proposer, solver" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["adapters", *(pytest.param(n, marks=LONG) for n in ("separate", "shared"))])
+@LONG
+@pytest.mark.parametrize("name", ["adapters", "separate", "shared"])
 def test_actor_learner_and_driver_die_and_nothing_shows(name: str, tmp_path: Path) -> None:
     """In synchronous mode: metrics and evaluations are those of a run that nobody disturbed, to the last bit."""
     overrides = [*SMALL, shape(name), "rollout.engine=hf", "rollout.max_staleness=0", "run.steps=12"]
@@ -85,12 +89,25 @@ def _undisturbed(metrics: dict) -> dict:
     return {k: v for k, v in timeless(metrics).items() if not k.startswith(("faults/", "actors/", "sync/"))}
 
 
-def test_a_resume_with_other_policies_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "run"
-    argv = ["train", "local", *SMALL, "rollout.engine=hf", "run.steps=1", f"run.dir={folder}"]
-    assert main([*argv, shape("adapters")]) == 0
-    rank, still = "policies.solver.adapter.rank=8", "policies.proposer.trains=false"
-    for other in (["policies=separate"], ["policies=shared"], *(["policies=adapters", o] for o in (rank, still))):
-        capsys.readouterr()
-        assert main([*argv, *other, "--resume"]) == 2
-        assert "makes it another run" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["policies=separate"],
+        ["policies=shared"],
+        ["policies=adapters", "policies.solver.adapter.rank=8"],
+        ["policies=adapters", "policies.proposer.trains=false"],
+    ],
+)
+def test_a_resume_with_other_policies_is_refused(tmp_path: Path, other: list[str]) -> None:
+    folder, named = tmp_path / "run", [shape("adapters"), f"run.dir={tmp_path / 'run'}"]
+    with RunDirectory(folder).open(to_yaml(load_config("local", named)), {"time": "t0"}, resume=False) as run:
+        run.records.append("metrics.jsonl", {"step": 0})
+    changed = to_yaml(load_config("local", [*named, *other]))
+    with pytest.raises(UserError, match="makes it another run"):
+        RunDirectory(folder).open(changed, {"time": "t1"}, resume=True).__enter__()
+
+
+def test_another_base_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    key = "policies.solver.model"
+    with pytest.raises(UserError, match=f"{key} with other content"):
+        require_same_run(tmp_path, {}, {key: "a"}, {key: "b"})
