@@ -107,7 +107,7 @@ class Credit:
         rewarded, metrics = list(assigned.episodes), dict(assigned.metrics)
         if self.is_deferred:  # without an update nothing has improved, and the proposals have no reward
             self.pending = []
-            if result.is_finite or self.policies.of(Role.SOLVER) in result.after:
+            if result.is_finite or result.after.get(self.policies.of(Role.SOLVER)):
                 logprobs = self._logprobs(rewarded, assigned.batch, result)
                 rewarded, diagnostics = self.reward_proposals(rewarded, assigned.novelties, logprobs)
                 metrics |= diagnostics
