@@ -12,7 +12,7 @@ from torch import Tensor
 from azero.config import AdapterConfig
 from azero.engine import Engine
 from azero.errors import SyncError, UserError, first_line, listed
-from azero.models.adapters import shapes
+from azero.models.adapters import adapter_shapes
 from azero.models.loading import eos_ids, load_configs, load_model, load_tokenizer, positions
 from azero.models.weights import owned_state
 from azero.types import SHARED, Sampling, WeightVersion
@@ -34,7 +34,7 @@ class ModelEngine(Engine):
         self.use_tokenizer(load_tokenizer(path))
         config, generation_config = load_configs(path)
         self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
-        self.expected = {net: weight_shapes(config), **(shapes(path, self.adapters) if self.adapters else {})}
+        self.expected = {net: weight_shapes(config), **(adapter_shapes(config, self.adapters) if self.adapters else {})}
         self.max_tokens = min(n for n in (max_model_len, positions(config), sys.maxsize) if n)
         load_model(path, device="meta")  # raises UserError where weights are missing, which vLLM may fill with noise
 

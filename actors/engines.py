@@ -28,7 +28,7 @@ def build_engine(model: ModelConfig, rollout: RolloutConfig, seed: int, policies
 
 
 def parts(net: str, players: Sequence[Policy]) -> set[str]:
-    """What an engine loads by name: the net's own weights, and adapters on it."""
+    """Return the names under which an engine loads weights: the net's own, and those of adapters on it."""
     return {net, *(policy.name for policy in players)}
 
 
@@ -125,7 +125,7 @@ class EngineGroup(Engine):
 
     def reseed(self, seed: int) -> None:
         for i, engine in enumerate(self.engines):
-            engine.reseed(seed + i)  # one generator each, or in one process the same: the last counts then
+            engine.reseed(seed + i)  # vLLM engines of one process share a generator, which the last one then seeds
 
     def sleep(self) -> None:
         for engine in self.engines:

@@ -64,13 +64,13 @@ class WeightLoader:
         refresh_head(self.model_runner.get_model())
 
     def sample_on_cpu(self) -> None:
-        """Once, at the start."""
+        """Take our sampler; call once, at the start."""
         from actors.vllm_sampler import CpuSampler
 
         self.model_runner.sampler = CpuSampler()
 
     def multiply_on_cpu(self) -> None:
-        """Once, at the start of an engine with adapters."""
+        """Take our products with adapters; call once, at the start of an engine that has some."""
         from actors.vllm_products import group_products
 
         group_products(self._adapter_manager)

@@ -63,7 +63,7 @@ def policies_of(config: Config, resolve: Callable[[str], str] = resolve_model_pa
     found = [
         Policy(
             name=name,
-            roles=tuple(Role(role) for role in policy.roles),
+            roles=tuple(policy.roles),
             model=resolve(policy.model) if policy.model else start,
             adapter=policy.adapter if policy.adapter.rank else None,
             trains=policy.trains,

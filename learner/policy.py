@@ -89,7 +89,7 @@ class PolicyOptimizer:
 
     @property
     def adapter(self) -> str | None:
-        """What the net wears for this policy."""
+        """Name of the adapter that the net wears for this policy; None if it has none."""
         return self.policy.name if self.policy.adapter else None
 
     @property

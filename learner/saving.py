@@ -106,10 +106,11 @@ def _write_policy(checkpoint: Checkpoint, weights: dict[str, Tensor], files: Mod
         write_adapter(folder, weights, policy.adapter, policy.model)
         files.tokenizer.save_pretrained(folder)
     else:
-        _write_model(checkpoint.model(policy.name), weights, files)
+        write_model(checkpoint.model(policy.name), weights, files)
 
 
-def _write_model(folder: Path, weights: dict[str, Tensor], files: ModelFiles) -> None:
+def write_model(folder: Path, weights: dict[str, Tensor], files: ModelFiles) -> None:
+    """Write a plain model folder."""
     given = files.model.generation_config
     files.model.generation_config = (
         GenerationConfig()

@@ -64,7 +64,7 @@ class Trainer:
         )
         self.probes, self.files = dict[str, list[tuple[int, ...]]](), dict[str, ModelFiles]()
         for name, policy in self.policies.items():
-            tokenizer = load_tokenizer(policy.policy.model)  # every checkpoint has it and the next one as they are
+            tokenizer = load_tokenizer(policy.policy.model)  # every checkpoint holds it as it is
             self.probes[policy.policy.net] = [tuple(tokenizer(t)["input_ids"]) for t in probe_texts]
             self.files[name] = ModelFiles(
                 policy=policy.policy,

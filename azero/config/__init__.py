@@ -41,6 +41,7 @@ from azero.config.sections import (
     TaskConfig,
 )
 from azero.errors import UserError
+from azero.types import Role
 
 __all__ = [
     "BASE",
@@ -98,7 +99,7 @@ class Config(Section):
     def _combinations(self) -> Config:
         rollout, learner = self.rollout, self.learner
         require_sound(self.policies)
-        _require_signal(self)
+        _require_use_of_policies(self)
         if rollout.max_model_len <= self.eval.max_new_tokens:
             raise UserError(
                 f"rollout.max_model_len={rollout.max_model_len}: must exceed eval.max_new_tokens="
@@ -114,15 +115,17 @@ class Config(Section):
         return self
 
 
-def _require_signal(c: Config) -> None:
-    """Raises UserError where a reward or a way of the weights needs what the policies do not have."""
-    solver_trains, nets = trains(c.policies, "solver"), {p.adapter.rank > 0 or n for n, p in c.policies.items()}
+def _require_use_of_policies(c: Config) -> None:
+    """Raises UserError if these policies leave nothing to learn from, or cannot be served or sent as configured."""
+    adapted = [name for name, policy in c.policies.items() if policy.adapter.rank]
+    nets = len(c.policies) - len(adapted) + bool(adapted)  # adapters share one
+    solver_trains = trains(c.policies, Role.SOLVER)
     if not solver_trains and c.task.source != "selfplay":
         raise UserError(
             f"task.source={c.task.source} with a solver that does not train: nothing would be learned; set its trains "
             "to true, or use task.source=selfplay"
         )
-    if len(nets) > 1 and c.rollout.sleep and c.rollout.engine == "vllm":
+    if nets > 1 and c.rollout.sleep and c.rollout.engine == "vllm":
         raise UserError(
             "rollout.sleep=true: vLLM lets one engine a process sleep, and these policies need two; use "
             "policies=shared or adapters, or rollout.sleep=false"
@@ -132,7 +135,7 @@ def _require_signal(c: Config) -> None:
             "reward.learnability=improvement with a solver that does not train: it measures the solver's step; choose "
             "another, such as variance"
         )
-    if c.rollout.transfer == "nccl" and (len(c.policies) > 1 or any(p.adapter.rank for p in c.policies.values())):
+    if c.rollout.transfer == "nccl" and (len(c.policies) > 1 or adapted):
         raise UserError(
             "rollout.transfer=nccl: sends the weights of one policy without an adapter; use rollout.transfer=store"
         )

@@ -15,7 +15,6 @@ ProtocolName = Literal["raw", "chat"]
 Dtype = Literal["float32", "bfloat16"]
 Layout = Literal["disaggregated", "colocated"]
 Transfer = Literal["store", "nccl"]
-RoleName = Literal["proposer", "solver"]
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Whole = Annotated[int, Field(ge=0, lt=2**31)]

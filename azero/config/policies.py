@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from azero.config.kinds import BelowOne, File, NotNegative, Positive, RoleName, Whole
+from azero.config.kinds import BelowOne, File, NotNegative, Positive, Whole
 from azero.config.overrides import Section
 from azero.config.sections import OptimConfig
 from azero.errors import UserError
+from azero.types import ROLES, Role
 
 BASE = "base"  # the part of a publication that adapters share
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-ROLE_NAMES = ("proposer", "solver")
 
 
 class AdapterConfig(Section):
@@ -27,7 +27,7 @@ class AdapterConfig(Section):
 
 
 class PolicyOptimConfig(Section):
-    """What of `optim` is the policy's own; null: as there."""
+    """Holds a policy's own settings of `optim`; null takes the run's."""
 
     lr: NotNegative | None = None
     warmup_steps: Whole | None = None
@@ -39,7 +39,7 @@ class PolicyOptimConfig(Section):
 
 
 class PolicyConfig(Section):
-    roles: list[RoleName] = []
+    roles: list[Role] = []
     model: File | None = None  # the start weights; null: model.path
     adapter: AdapterConfig = AdapterConfig()
     trains: bool = True  # false: it stays as it started
@@ -47,11 +47,12 @@ class PolicyConfig(Section):
 
 
 def _apart(**options: Any) -> dict[str, dict[str, Any]]:
-    return {role: {"roles": [role], **options} for role in ROLE_NAMES}
+    """Return a policy for each role, of its name."""
+    return {role.value: {"roles": [role.value], **options} for role in ROLES}
 
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "shared": {"shared": {"roles": list(ROLE_NAMES)}},
+    "shared": {"shared": {"roles": [role.value for role in ROLES]}},
     "adapters": _apart(adapter={"rank": 16}),
     "separate": _apart(),
 }
@@ -65,7 +66,7 @@ def optim_of(policy: PolicyConfig, optim: OptimConfig) -> OptimConfig:
 def require_sound(policies: Mapping[str, PolicyConfig]) -> None:
     """Raises UserError unless each role is played by one policy, at least one trains, and adapters share one base."""
     shapes = f"policies={', '.join(SHAPES)} are the shapes that ship"
-    players: dict[str, list[str]] = {role: [] for role in ROLE_NAMES}
+    players: dict[Role, list[str]] = {role: [] for role in ROLES}
     for name, policy in policies.items():
         if not NAME.fullmatch(name) or name == BASE:
             raise UserError(f"policies.{name}: give a name of letters, digits, - and _, other than {BASE}")
@@ -89,5 +90,6 @@ def require_sound(policies: Mapping[str, PolicyConfig]) -> None:
         )
 
 
-def trains(policies: Mapping[str, PolicyConfig], role: str) -> bool:
+def trains(policies: Mapping[str, PolicyConfig], role: Role) -> bool:
+    """Whether the policy of a role trains."""
     return any(policy.trains for policy in policies.values() if role in policy.roles)

@@ -196,9 +196,8 @@ class Credit:
         groups = [e.group for e in episodes if e.group is not None]
         solver = [s for g in groups for s in g.samples] if self.policies.train(Role.SOLVER) else []
         proposer = list(proposals) if self.trains_proposer else []
-        named = [(g.id, s) for g in groups for s in g.samples if solver] + [
-            (f"p{i}", s) for i, s in enumerate(proposer)
-        ]
+        named = [(g.id, s) for g in groups for s in g.samples] if solver else []
+        named += [(f"p{i}", s) for i, s in enumerate(proposer)]
         scored = [Scored(role=s.role, cell=s.cell, group=group, reward=s.reward) for group, s in named]
         values = self.baseline.advantages(scored)
         found: dict[str, list[TrainRow]] = {name: [] for name in self.policies.names}

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from azero.config import AdapterConfig
 from azero.errors import UserError, first_line
-from azero.models.loading import generation_file, load_model, load_tokenizer
-from azero.models.weights import owned_state
+from azero.models.loading import load_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,13 +88,13 @@ def scaled(state: Mapping[str, Tensor], adapter: AdapterConfig) -> dict[str, Ten
     return {name: tensor * factor if ".lora_B." in name else tensor for name, tensor in state.items()}
 
 
-def shapes(path: str, adapters: Mapping[str, AdapterConfig]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """By adapter, name -> shape of each tensor. No memory is allocated for the model."""
+def adapter_shapes(config: Any, adapters: Mapping[str, AdapterConfig]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """By adapter, name -> shape of each tensor on a model of this config. No memory is allocated."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+        model = AutoModelForCausalLM.from_config(config)
         add_adapters(model, adapters)
     return {name: {k: tuple(t.shape) for k, t in adapter_state(model, name).items()} for name in adapters}
 
@@ -128,15 +127,13 @@ def base_of(folder: Path) -> str:
 
 def adapter_config(folder: Path) -> AdapterConfig:
     settings = json.loads((folder / CONFIG).read_text())
-    return AdapterConfig(rank=settings["r"], alpha=settings["lora_alpha"], targets=_targets(settings["target_modules"]))
+    named = settings["target_modules"]  # text such as "all-linear", or names
+    targets = [] if isinstance(named, str) else sorted(named)
+    return AdapterConfig(rank=settings["r"], alpha=settings["lora_alpha"], targets=targets)
 
 
-def _targets(named: Any) -> list[str]:
-    return [] if isinstance(named, str) else sorted(named)
-
-
-def write_merged(folder: Path, out: Path) -> None:
-    """Write the model that an adapter's folder makes of its base, as a plain model folder."""
+def merged(folder: Path) -> Any:
+    """The base of an adapter's folder with the adapter multiplied into its weights (weights.py: owned_state)."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -152,7 +149,4 @@ def write_merged(folder: Path, out: Path) -> None:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge(adapter_names=[name])
-    model.save_pretrained(out, state_dict=owned_state(model))
-    load_tokenizer(base).save_pretrained(out)
-    if (generation := generation_file(base)) is not None:
-        (out / "generation_config.json").write_bytes(generation)
+    return model

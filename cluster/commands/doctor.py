@@ -215,7 +215,8 @@ def _run(config_name: str) -> Iterator[Check]:
     if not config_name:
         return
     from azero.config import load_config
-    from cluster.supervise.room import Answer, memory_of_shapes, room_for
+    from cluster.supervise.memory import memory_of_shapes
+    from cluster.supervise.room import Answer, room_for
 
     name, config = f"room for {config_name}", load_config(config_name)
     try:
@@ -227,5 +228,9 @@ def _run(config_name: str) -> Iterator[Check]:
     else:
         what, _, action = room.text.partition("; ")
         yield Check(name, what, action or "change the config", blocks=True)
-    for shape, memory in memory_of_shapes(config):
-        yield Check(f"memory, policies={shape}", memory)
+    try:
+        for shape, memory in memory_of_shapes(config):
+            yield Check(f"memory, policies={shape}", memory)
+    except UserError as e:  # its model is missing
+        what, _, action = str(e).partition("; ")
+        yield Check("memory", what, action or "change the config", blocks=True)

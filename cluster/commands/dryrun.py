@@ -11,12 +11,11 @@ from rich.console import Console
 from azero.config import Config, to_yaml
 from azero.domains import get_domain
 from azero.errors import UserError
-from azero.models.gguf import is_gguf
-from azero.models.loading import resolve_model_path
 from azero.policies import policies_of
 from azero.verbatim import VerbatimTable
 from cluster.records.rundir import RunDirectory
 from cluster.run.preparation import prepare, unchecked
+from cluster.supervise.memory import named_model
 from cluster.supervise.room import needs, room_for
 
 
@@ -28,7 +27,7 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
     get_domain(config.task.domain)
     print(to_yaml(config))
     table = VerbatimTable("needs", "", title=f"{config.run.name}: {config.run.steps} steps")
-    policies = policies_of(config, lambda name: name if is_gguf(name) else resolve_model_path(name))
+    policies = policies_of(config, named_model)
     for what, amount in needs(config, policies):
         table.add_row(what, amount)
     room = room_for(config.cluster).answer(config)

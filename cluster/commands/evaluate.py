@@ -90,7 +90,7 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) ->
 
 
 def _played(source: Source, config: Config | None, names: Sequence[str]) -> Policies:
-    """What to build an engine of: those of a checkpoint's policies, or a plain model."""
+    """Return what to build an engine of: some of a checkpoint's policies, or a plain model."""
     if not source.checkpoint:
         return one_policy(resolve_model_path(source.model))
     return Policies(tuple(p for p in policies_in(source.checkpoint, config).all if p.name in names))

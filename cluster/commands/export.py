@@ -7,7 +7,8 @@ from pathlib import Path
 
 from azero.config import load_config
 from azero.errors import UserError
-from azero.models.adapters import is_adapter, write_merged
+from azero.models.adapters import base_of, is_adapter, merged
+from azero.policies import one_policy
 from azero.types import Role
 from cluster.commands.models import Source, source_of
 from cluster.records.rundir import config_of
@@ -34,7 +35,7 @@ def export_run(source: str, out: str, policy: str = "", merge: bool = False) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         if merge:
-            write_merged(folder, aside)
+            _write_merged(folder, aside)
         else:
             shutil.copytree(folder, aside)
         aside.rename(target)
@@ -52,3 +53,15 @@ def _folder(source: Source, policy: str) -> Path:
         return Path(source.model).resolve()
     adapter = source.checkpoint.adapter(name)
     return (adapter if is_adapter(adapter) else source.checkpoint.model(name)).resolve()
+
+
+def _write_merged(folder: Path, out: Path) -> None:
+    """Write the model that an adapter and its base make, as a checkpoint writes one."""
+    from azero.models.loading import generation_file, load_tokenizer
+    from azero.models.weights import owned_state
+    from learner.saving import ModelFiles, write_model
+
+    base, model = base_of(folder), merged(folder)
+    (policy,) = one_policy(base).all
+    files = ModelFiles(policy=policy, model=model, tokenizer=load_tokenizer(base), generation=generation_file(base))
+    write_model(out, owned_state(model), files)

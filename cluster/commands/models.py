@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from azero.config import Config
 from azero.engine import Engine
 from azero.errors import UserError
@@ -25,7 +23,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a name stands for: a checkpoint with its policies, or a plain model."""
+    """Holds what a name stands for: a checkpoint with its policies, or a plain model."""
 
     name: str  # as it was given
     model: str = ""  # folder, .gguf file or Hub id of a plain model
@@ -100,6 +98,8 @@ def _policy(checkpoint: Checkpoint, name: str, known: Policy | None) -> Policy:
 
 def load(engine: Engine, policies: Sequence[Policy], checkpoint: Checkpoint) -> None:
     """Have an engine hold the policies as the checkpoint has them."""
+    from safetensors.torch import load_file
+
     version = WeightVersion(lineage=0, step=checkpoint.step)
     for policy in policies:
         if policy.adapter:

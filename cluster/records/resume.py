@@ -48,7 +48,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list
 
 
 def fingerprints(models: Mapping[str, str], items: Sequence[EvalItem]) -> dict[str, str | None]:
-    """Of what keys name, so that it may move, and may not become something else; None where it is not here.
+    """Return a digest of what each key names, which may move but not become something else; None if it is not here.
 
     `models`: by key, such as model.path.
     """

@@ -12,15 +12,18 @@ import math
 import os
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from azero.config import BASE, Config
+from azero.config import BASE, SHAPES, Config, PolicyConfig
 from azero.errors import UserError
-from azero.policies import Policies, Policy
+from azero.models.gguf import is_gguf
+from azero.models.loading import resolve_model_path
+from azero.policies import Policies, Policy, policies_of
+from cluster.records import machine
 
 MIB, GIB = 1024**2, 1024**3
 PUBLISHED = "published bytes"  # in the host's memory
@@ -177,7 +180,7 @@ def plan(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], g
 
 
 def _learner(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], width: int) -> dict[str, int]:
-    """Of one worker, in fp32 but for what it publishes and for activations."""
+    """Return bytes of one worker by use: fp32, except for what it publishes and for activations."""
     learner, held = config.learner, dict[str, int]()
     trained = [p for p in policies.all if p.trains]
     own = {p.name: _adapter(p, shapes[p.model]) or shapes[p.model].parameters for p in trained}
@@ -195,7 +198,7 @@ def _learner(config: Config, policies: Policies, shapes: Mapping[str, ModelShape
 
 
 def _activations(config: Config, shape: ModelShape) -> int:
-    """Of one micro-batch, at most."""
+    """Return the bytes that one micro-batch keeps, at most."""
     learner, tokens = config.learner, config.learner.tokens_per_microbatch
     scale = 2 if config.model.dtype == "float32" else 1
     layer = 34 * shape.hidden * tokens * scale
@@ -206,3 +209,71 @@ def _activations(config: Config, shape: ModelShape) -> int:
 def _adapter(policy: Policy, shape: ModelShape) -> int:
     """Parameters; of one with `targets`, those of an adapter on all layers, which are more."""
     return shape.adapter(policy.adapter.rank) if policy.adapter else 0
+
+
+def needed_memory(config: Config, policies: Policies) -> list[tuple[str, str]]:
+    """(what, how much) for a person, and whether it fits on the GPUs."""
+    shapes = {path: shape_of(path) for path in dict.fromkeys(p.model for p in policies.all)}
+    known = {path: shape for path, shape in shapes.items() if shape is not None}
+    rows = [
+        ("model", f"{s.parameters / 1e6:,.2f} million parameters ({s.known_from})" if s else f"{path}: of unknown size")
+        for path, s in shapes.items()
+    ]
+    if len(known) < len(shapes):
+        return [*rows, ("memory", "unknown until the model is loaded")]
+    found = plan(config, policies, known, machine.gpu_bytes() or GPU_BYTES)
+    rows += [
+        ("memory, learner", _sum(found.learner)),
+        ("memory, each actor", f"{_sum(found.actor)}: {found.note}"),
+        ("memory, Ray's object store", _sum(found.store)),
+    ]
+    return rows + _on_gpu(config, found)
+
+
+def memory_of_shapes(config: Config) -> Iterator[tuple[str, str]]:
+    """(shape, what learner, actor and object store hold) of the config with each shape of policies that ships."""
+    for word, mapping in SHAPES.items():
+        policies = {name: PolicyConfig.model_validate(policy) for name, policy in mapping.items()}
+        shaped = config.model_copy(update={"policies": policies})
+        played = policies_of(shaped, named_model)
+        model = played.all[0].model
+        shape = shape_of(model)
+        if shape is None:
+            yield word, "unknown until the model is loaded"
+            continue
+        made = plan(shaped, played, {model: shape}, machine.gpu_bytes() or GPU_BYTES)
+        sums = {"learner": made.learner, "each actor": made.actor, "object store": made.store}
+        yield word, ", ".join(f"{name} {_sum(parts).partition(' (')[0]}" for name, parts in sums.items())
+
+
+def named_model(name: str) -> str:
+    """Do as `resolve_model_path` does, but convert no .gguf file. Raises UserError."""
+    return name if is_gguf(name) else resolve_model_path(name)
+
+
+def _sum(parts: Mapping[str, int]) -> str:
+    total = sum(parts.values())
+    unit, name_of_unit = (GIB, "GiB") if total >= GIB else (MIB, "MiB")
+    inside = ", ".join(f"{name} {size / unit:.2f}" for name, size in parts.items() if size)
+    return f"{total / unit:.2f} {name_of_unit} ({inside})"
+
+
+def _on_gpu(config: Config, found: Plan) -> list[tuple[str, str]]:
+    """Whether learner and actor fit on their GPUs, by the plan."""
+    size = machine.gpu_bytes()
+    capacity, whose = size or GPU_BYTES, "the GPU here" if size else "a GPU of 80 GB"
+    learner = sum(found.learner.values()) - found.learner[PUBLISHED]  # those are in the host's memory
+    actor = sum(found.actor.values())
+    if config.cluster.layout == "colocated":
+        both = {
+            "learner beside weights that sleep in the host's memory": learner,
+            "actor while the learner waits": actor,
+        }
+        parts = both if config.rollout.sleep else {"learner and actor": learner + actor}
+    else:
+        parts = {
+            "learner": learner * bool(config.learner.gpus_per_worker),
+            "actor": actor * bool(config.rollout.gpus_per_actor),
+        }
+    rows = [f"{name} {'fits' if size <= capacity else 'does not fit'}" for name, size in parts.items() if size]
+    return [("on GPUs", f"{', '.join(rows)} on {whose}")] if rows else []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,11 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from azero.config import SHAPES, ClusterConfig, Config, PolicyConfig
+from azero.config import ClusterConfig, Config
 from azero.errors import RunFailed, UserError
-from azero.models.loading import EMBEDDED
-from azero.policies import Policies, Policy, policies_of
+from azero.policies import Policies, Policy
 from cluster.records import machine
-from cluster.supervise.memory import GIB, GPU_BYTES, MIB, PUBLISHED, Plan, plan, shape_of
+from cluster.supervise.memory import needed_memory
 from cluster.supervise.runtime import cluster_address, ray_session
 
 Bundle = dict[str, float]  # resource -> amount, of one part of a run: it lies on one node
@@ -78,7 +77,7 @@ def needs(config: Config, policies: Policies) -> list[tuple[str, str]]:
     batch = rollout.problems_per_step * rollout.solutions_per_problem
     return [
         ("policies", "; ".join(map(_described, policies.all))),
-        *_needed_memory(config, policies),
+        *needed_memory(config, policies),
         ("CPUs", f"{run.total('CPU'):g}"),
         ("GPUs", f"{run.total('GPU'):g}"),
         ("rollout actors", str(rollout.actors)),
@@ -96,67 +95,6 @@ def _tokens(config: Config) -> int:
 def _described(policy: Policy) -> str:
     what = f"adapter of rank {policy.adapter.rank}" if policy.adapter else "all weights"
     return f"{policy.name}: {what}{'' if policy.trains else ', frozen'}"
-
-
-def _needed_memory(config: Config, policies: Policies) -> list[tuple[str, str]]:
-    shapes = {path: shape_of(path) for path in dict.fromkeys(p.model for p in policies.all)}
-    known = {path: shape for path, shape in shapes.items() if shape is not None}
-    rows = [
-        ("model", f"{s.parameters / 1e6:,.2f} million parameters ({s.known_from})" if s else f"{path}: of unknown size")
-        for path, s in shapes.items()
-    ]
-    if len(known) < len(shapes):
-        return [*rows, ("memory", "unknown until the model is loaded")]
-    found = plan(config, policies, known, machine.gpu_bytes() or GPU_BYTES)
-    rows += [
-        ("memory, learner", _sum(found.learner)),
-        ("memory, each actor", f"{_sum(found.actor)}: {found.note}"),
-        ("memory, Ray's object store", _sum(found.store)),
-    ]
-    return rows + _on_gpu(config, found)
-
-
-def memory_of_shapes(config: Config) -> Iterator[tuple[str, str]]:
-    """(shape, what learner, actor and object store hold) of the config with each shape of policies that ships."""
-    for word, mapping in SHAPES.items():
-        policies = {name: PolicyConfig.model_validate(policy) for name, policy in mapping.items()}
-        shaped = config.model_copy(update={"policies": policies})
-        found = policies_of(shaped, lambda name: name)
-        shape = shape_of(config.model.path if config.model.path != "embedded" else str(EMBEDDED))
-        if shape is None:
-            yield word, "unknown until the model is loaded"
-            continue
-        made = plan(shaped, found, {config.model.path: shape}, machine.gpu_bytes() or GPU_BYTES)
-        sums = {"learner": made.learner, "each actor": made.actor, "object store": made.store}
-        yield word, ", ".join(f"{name} {_sum(parts).partition(' (')[0]}" for name, parts in sums.items())
-
-
-def _sum(parts: Mapping[str, int]) -> str:
-    total = sum(parts.values())
-    unit, name_of_unit = (GIB, "GiB") if total >= GIB else (MIB, "MiB")
-    inside = ", ".join(f"{name} {size / unit:.2f}" for name, size in parts.items() if size)
-    return f"{total / unit:.2f} {name_of_unit} ({inside})"
-
-
-def _on_gpu(config: Config, found: Plan) -> list[tuple[str, str]]:
-    """Whether learner and actor fit on their GPUs, by the plan."""
-    size = machine.gpu_bytes()
-    capacity, whose = size or GPU_BYTES, "the GPU here" if size else "a GPU of 80 GB"
-    learner = sum(found.learner.values()) - found.learner[PUBLISHED]  # those are in the host's memory
-    actor = sum(found.actor.values())
-    if config.cluster.layout == "colocated":
-        both = {
-            "learner beside weights that sleep in the host's memory": learner,
-            "actor while the learner waits": actor,
-        }
-        parts = both if config.rollout.sleep else {"learner and actor": learner + actor}
-    else:
-        parts = {
-            "learner": learner * bool(config.learner.gpus_per_worker),
-            "actor": actor * bool(config.rollout.gpus_per_actor),
-        }
-    rows = [f"{name} {'fits' if size <= capacity else 'does not fit'}" for name, size in parts.items() if size]
-    return [("on GPUs", f"{', '.join(rows)} on {whose}")] if rows else []
 
 
 def share_threads(config: Config, local: bool) -> None:

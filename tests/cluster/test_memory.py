@@ -14,8 +14,8 @@ from azero.models.loading import EMBEDDED
 from azero.policies import policies_of
 from cluster.commands.doctor import doctor
 from cluster.supervise import memory
-from cluster.supervise.memory import ModelShape, plan, shape_of
-from cluster.supervise.room import memory_of_shapes, needs
+from cluster.supervise.memory import ModelShape, memory_of_shapes, plan, shape_of
+from cluster.supervise.room import needs
 
 QWEN_7B = {
     "hidden_size": 3584,
@@ -56,11 +56,12 @@ def test_an_adapter_has_the_parameters_that_peft_gives_it() -> None:
     from math import prod
 
     from azero.config import AdapterConfig
-    from azero.models.adapters import shapes
+    from azero.models.adapters import adapter_shapes
+    from azero.models.loading import load_configs
 
     shape = shape_of(str(EMBEDDED))
     assert shape is not None
-    made = shapes(str(EMBEDDED), {"solver": AdapterConfig(rank=16)})["solver"]
+    made = adapter_shapes(load_configs(str(EMBEDDED))[0], {"solver": AdapterConfig(rank=16)})["solver"]
     assert shape.adapter(16) == sum(map(prod, made.values()))
 
 

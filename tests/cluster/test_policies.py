@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from chaos import Victim, check_whole, timeless
 
-from azero.config import load_config, to_yaml
+from azero.config import AdapterConfig, load_config, to_yaml
 from azero.errors import UserError
+from azero.models.adapters import adapter_state, add_adapters, write_adapter
+from azero.models.loading import EMBEDDED, load_model
 from cluster.cli import main
 from cluster.records.resume import require_same_run
 from cluster.records.rundir import RunDirectory, read_jsonl
-from learner.checkpoint import checkpoints_in
+from learner.checkpoint import Checkpoint, checkpoints_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0", "optim.warmup_steps=1"]
@@ -105,6 +108,21 @@ def test_a_resume_with_other_policies_is_refused(tmp_path: Path, other: list[str
     changed = to_yaml(load_config("local", [*named, *other]))
     with pytest.raises(UserError, match="makes it another run"):
         RunDirectory(folder).open(changed, {"time": "t1"}, resume=True).__enter__()
+
+
+def test_a_merged_model_keeps_a_generation_config_that_transformers_refuses(tmp_path: Path) -> None:
+    """As checkpoints do."""
+    base, odd = tmp_path / "base", b'{"do_sample": false, "temperature": 0.6}'
+    shutil.copytree(EMBEDDED, base)
+    (base / "generation_config.json").write_bytes(odd)
+    model, adapter = load_model(str(base)), AdapterConfig(rank=2)
+    add_adapters(model, {"solver": adapter})
+    made = Checkpoint.of_step(tmp_path / "run", 1)
+    write_adapter(made.adapter("solver"), adapter_state(model, "solver"), adapter, str(base))
+    assert main(["export", str(made.path), str(tmp_path / "out"), "--merge"]) == 0
+    assert (tmp_path / "out" / "generation_config.json").read_bytes() == odd
+    assert load_model(str(tmp_path / "out")) is not None
+    assert main(["export", str(base), str(tmp_path / "other"), "--merge"]) == 2
 
 
 def test_another_base_under_the_same_name_is_refused(tmp_path: Path) -> None:

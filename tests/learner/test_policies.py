@@ -13,7 +13,7 @@ import torch
 from rows import random_rows
 
 from azero.config import BASE, AdapterConfig, AlgorithmConfig, Config, LearnerConfig, load_config
-from azero.models.adapters import WEIGHTS, adapter_state, read_adapter, scaled, write_merged
+from azero.models.adapters import WEIGHTS, adapter_state, merged, read_adapter, scaled
 from azero.models.weights import owned_state, unflatten
 from azero.policies import Policies, policies_of
 from azero.types import TrainBatch
@@ -175,7 +175,7 @@ def test_an_adapter_of_a_checkpoint_is_one_for_peft(tiny_model: str, tmp_path: P
     saved = t.save(tmp_path / "checkpoints", {}, capacity=1)
     assert saved is not None
     folder, ids = saved.adapter("solver"), torch.tensor([[5, 6, 7, 8]])
-    write_merged(folder, tmp_path / "merged")
+    together = merged(folder)
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny_model
     with torch.no_grad():
         solver = t.policies["solver"]
@@ -184,7 +184,7 @@ def test_an_adapter_of_a_checkpoint_is_one_for_peft(tiny_model: str, tmp_path: P
         assert not torch.allclose(expected, load_model(tiny_model)(input_ids=ids).logits, atol=1e-4)
         peft = PeftModel.from_pretrained(load_model(tiny_model), str(folder)).eval()
         assert torch.allclose(peft(input_ids=ids).logits, expected, atol=1e-5)
-        assert torch.allclose(load_model(str(tmp_path / "merged"))(input_ids=ids).logits, expected, atol=1e-5)
+        assert torch.allclose(together(input_ids=ids).logits, expected, atol=1e-5)
 
 
 def test_a_checkpoint_without_an_adapter_s_weights_is_damaged(tiny_model: str, tmp_path: Path) -> None:
