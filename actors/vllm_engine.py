@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -77,7 +77,7 @@ class VllmEngine(ModelEngine):
                     distributed_executor_backend="mp" if tensor_parallel > 1 else None,
                     enable_sleep_mode=sleep,
                     weight_transfer_config={"backend": transfer} if transfer else None,
-                    **room_for_adapters(self.adapters),
+                    **room_for_adapters(self.adapters, chain.from_iterable(self.expected[n] for n in self.adapters)),
                 )
         except UserError:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,8 +21,11 @@ ENVIRONMENT = {
 }
 
 
-def room_for_adapters(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:
-    """Arguments of vLLM's: all adapters are in memory at once, and serve one batch."""
+def room_for_adapters(adapters: Mapping[str, AdapterConfig], tensors: Iterable[str]) -> dict[str, Any]:
+    """Arguments of vLLM's: all adapters are in memory at once, and serve one batch.
+
+    `tensors`: the names of theirs. No other layer is made for adapters, as vLLM would make embeddings and head.
+    """
     if not adapters:
         return {}
     rank = room_for([adapter.rank for adapter in adapters.values()])
@@ -31,6 +34,7 @@ def room_for_adapters(adapters: Mapping[str, AdapterConfig]) -> dict[str, Any]:
         "max_loras": len(adapters),
         "max_cpu_loras": len(adapters),
         "max_lora_rank": rank,
+        "lora_target_modules": sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors}),
     }
 
 

@@ -71,9 +71,9 @@ class WeightLoader:
 
     def multiply_on_cpu(self) -> None:
         """Take our products with adapters; call once, at the start of an engine that has some."""
-        from actors.vllm_products import group_products
+        from actors.vllm_products import join_products
 
-        group_products(self._adapter_manager)
+        join_products(self._adapter_manager)
 
     def reseed_sampling(self, seed: int) -> None:
         """Unseeded requests draw from torch's global generator; vLLM's second GPU model runner from numpy's."""

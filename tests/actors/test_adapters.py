@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from helpers import at
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.engines import EngineGroup, build_engine
 from actors.proof import SyncProof
 from azero.config import BASE, AdapterConfig, RolloutConfig, load_config
 from azero.errors import SyncError
 from azero.models.adapters import adapter_state, add_adapters, scaled, wear
-from azero.models.loading import load_model
+from azero.models.loading import load_configs, load_model
 from azero.models.weights import digest, owned_state
 from azero.policies import Policies, policies_of
 from azero.types import HeldWeights, ProbeSet, Publication, PublishedWeights, Sampling
@@ -278,12 +282,41 @@ def test_a_group_asks_the_engine_that_serves_a_policy() -> None:
 
 
 @pytest.mark.slow
+def test_a_family_whose_embeddings_vllm_would_adapt_too(tiny_path: str, tmp_path: Path) -> None:
+    """Llama: vLLM has room for adapters of its embeddings and head, which no adapter of ours has."""
+    shutil.copytree(tiny_path, tmp_path, dirs_exist_ok=True)
+    tiny = load_configs(tiny_path)[0].to_dict()
+    keys = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "eos_token_id",
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**{key: tiny[key] for key in keys}, tie_word_embeddings=True)).save_pretrained(
+        tmp_path
+    )
+    reference = Reference(str(tmp_path))
+    rank = [f"policies.{name}.adapter.rank=4" for name in NAMES]
+    engine = built(str(tmp_path), "vllm", "policies=adapters", *rank)
+    for part in (BASE, *NAMES):
+        engine.load(at(0), reference.sent(part), part)
+    for part in (BASE, *NAMES):
+        assert engine.held(part).digests == {n: digest(t) for n, t in reference.sent(part).items()}
+        for sequence, ours in zip(SEQUENCES, engine.score(SEQUENCES, part), strict=True):
+            assert gap(ours, reference.logprobs(part, sequence)) < 1e-4
+    engine.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [[0, 0, 1, 1, 1, -1], [1, 1], [-1, -1], [0, 1, -1, 0, 1, 0, -1, 1, 0], [1]])
 def test_products_with_adapters_are_those_of_each_token(slots: list[int]) -> None:
     """In rows of tokens of one adapter, and mixed."""
     from vllm.lora.layers import LoRAMapping
 
-    from actors.vllm_products import GroupedProducts
+    from actors.vllm_products import JointProducts, joined
 
     draw = torch.Generator().manual_seed(0)
     a, b = (tuple(torch.randn(2, 1, *shape, generator=draw) for _ in range(2)) for shape in ((4, 8), (6, 4)))
@@ -292,10 +325,14 @@ def test_products_with_adapters_are_those_of_each_token(slots: list[int]) -> Non
     for i, slot in enumerate(slots):
         if slot >= 0:
             expected[i] += torch.cat([b[s][slot, 0] @ (a[s][slot, 0] @ x[i]) for s in range(2)])
-    products = GroupedProducts(64, max_batches=16, device="cpu")
+    layer = SimpleNamespace(lora_a_stacked=a, lora_b_stacked=b)
+    joined(layer)
+    for given, held in ((a, layer.lora_a_stacked), (b, layer.lora_b_stacked)):
+        assert all(torch.equal(one, other) for one, other in zip(given, held, strict=True))
+    products = JointProducts(64, max_batches=16, device="cpu")
     numbers = tuple(slot + 1 for slot in slots)  # vLLM's, of which 0 is no adapter
     products.update_metadata(LoRAMapping(numbers, numbers, is_prefill=True), [1, 2], 3, 100)
-    products.add_lora_linear(y, x, a, b, 1.0, (6, 6))
+    products.add_lora_linear(y, x, layer.lora_a_stacked, layer.lora_b_stacked, 1.0, (6, 6))
     assert torch.allclose(y, expected, atol=1e-5)
 
 
