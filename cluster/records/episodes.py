@@ -24,6 +24,7 @@ def episode_record(episode: Episode, step: int, with_text: bool) -> dict[str, An
 
 def _proposal(sample: Sample, prompt: str, with_text: bool) -> dict[str, Any]:
     record = {
+        "policy": sample.completion.policy,
         "version": sample.completion.version,
         "verdict": sample.verdict.value,
         "reason": sample.reason,
@@ -53,6 +54,7 @@ def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
     samples = group.samples
     record = {
         "group": group.id,
+        "policy": group.samples[0].completion.policy,
         "success_rate": group.success_rate,
         "rewards": [s.reward for s in samples],
         "reward_parts": [dict(s.reward_parts) for s in samples],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import re
 import warnings
@@ -55,7 +56,7 @@ class Curve:
 
     title: str
     unit: str
-    keys: Sequence[str]  # of metrics.jsonl
+    keys: Sequence[str]  # of metrics.jsonl; "entropy/*" is that of each policy, or part, that has one of its own
     note: str = ""
     limits: Sequence[float | None] = (None, None)
     scale: str = "linear"  # or log
@@ -111,7 +112,10 @@ def percent(*axes: Any) -> None:
 
 def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
     """None where no run has any of the metrics yet."""
-    colour, keys = colours(runs), [key for key in spec.keys if any(run.series(key).count() for run in runs)]
+    colour, keys = (
+        colours(runs),
+        [key for key in _expanded(runs, spec.keys) if any(r.series(key).count() for r in runs)],
+    )
     found = [(run, i, values) for run in runs for i, key in enumerate(keys) if (values := run.series(key)).count()]
     if not found:
         return None
@@ -122,7 +126,8 @@ def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
                 raw = values[:: -(-len(values) // POINTS)]
                 axes.plot(raw.index, raw, color=colour[run.arm], alpha=0.25, linewidth=0.8)
             order = i if len(keys) > 1 else list(colour).index(run.arm) if len(colour) > 1 else 1
-            plot(axes, smooth(values) if linear else values, order, color=colour[run.arm], linestyle=STYLES[i])
+            style = STYLES[i % len(STYLES)]
+            plot(axes, smooth(values) if linear else values, order, color=colour[run.arm], linestyle=style)
         axes.set_yscale(spec.scale)
         if not linear:  # matplotlib's own labels are in mathematical notation, which is switched off here
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -133,8 +138,13 @@ def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
         if spec.unit == "share":
             percent(axes.yaxis)
         for i, key in enumerate(keys if len(keys) > 1 else ()):
-            plot(axes, pd.Series(dtype=float), i, color=INK, linestyle=STYLES[i], label=key)
+            plot(axes, pd.Series(dtype=float), i, color=INK, linestyle=STYLES[i % len(STYLES)], label=key)
     return picture
+
+
+def _expanded(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    logged = sorted({key for run in runs for key in run.metrics})
+    return [found for key in keys for found in ([key] if "*" not in key else fnmatch.filter(logged, key))]
 
 
 def plot(axes: Axes, values: pd.Series, order: int = 1, **style: Any) -> None:

@@ -17,6 +17,7 @@ from cluster.report import figures, tables
 from cluster.report.data import read
 from cluster.report.figures import Curve
 from cluster.report.page import build
+from cluster.report.sections import sections
 
 
 def page_of(*paths, **options):
@@ -68,6 +69,19 @@ def test_the_report_says_whether_the_run_trained_on_evaluation_problems(tmp_path
     both = page_of(old, new, out=tmp_path / "both.html")
     assert f"old: not counted (task.exclude_evaluation=false); new: 7 of {solved}" in both
     assert "leaves it out" not in both
+
+
+def test_each_policy_has_its_curve(tmp_path):
+    """Beside that of all policies, whatever they are called, and not among the other metrics a second time."""
+    run = write_run(tmp_path / "r", steps=5)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    own = {"entropy": 1.0, "entropy/writer": 0.5, "entropy/reader": 1.5, "sync/bytes": 30, "sync/bytes/writer": 10}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line | own) + "\n" for line in lines))
+    (found,) = read([run]).runs
+    shown = {p.title: p.keys for part in sections([found]) for p in part.pictures}
+    assert shown["Entropy of the policy"] == ["entropy", "entropy/reader", "entropy/writer"]
+    assert shown["Bytes of a weight load"] == ["sync/bytes", "sync/bytes/writer"]
+    assert "writer" not in shown
 
 
 def test_nothing_in_the_page_asks_the_network(tmp_path):

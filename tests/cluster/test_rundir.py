@@ -211,6 +211,7 @@ def test_episode_record():
     assert (full["id"], full["step"], full["batch"], full["requested_cell"]) == ("e", 8, 7, "arithmetic/easy")
     assert full["references"] == ["2 + 2"] and full["proposal"]["completion"] == "1 + 2"
     assert full["proposal"]["reward_parts"] == {"learnability": 0.75} and full["proposal"]["version"] == 4
+    assert full["proposal"]["policy"] == full["solver"]["policy"] == "shared"
     assert full["problem"]["cell"] == "arithmetic/medium" and full["problem"]["answer"] == "3"
     solver = full["solver"]
     assert (solver["success_rate"], solver["rewards"], solver["versions"]) == (0.5, [1.0, -1.0], [5, 6])
