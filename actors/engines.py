@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from azero.config import ModelConfig, RolloutConfig
-from azero.engine import Engine
+from azero.engine import Engine, of_each
 from azero.errors import UserError
 from azero.models.loading import resolve_model_path
 from azero.policies import Policies, Policy, one_policy
@@ -107,8 +107,15 @@ class EngineGroup(Engine):
     def busy(self) -> bool:
         return any(engine.busy() for engine in self.engines)
 
-    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
-        return self.by_policy[policy].score(sequences, policy)
+    def score(self, sequences: Sequence[Sequence[int]], policy: str | Sequence[str] = SHARED) -> list[list[float]]:
+        found: dict[int, list[float]] = {}
+        asked = of_each(sequences, policy)
+        for engine in self.engines:
+            mine = [i for i, (_, name) in enumerate(asked) if self.by_policy[name] is engine]
+            if mine:
+                scores = engine.score([asked[i][0] for i in mine], [asked[i][1] for i in mine])
+                found.update(zip(mine, scores, strict=True))
+        return [found[i] for i in range(len(asked))]
 
     def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         self.by_policy[policy].load(version, weights, policy)

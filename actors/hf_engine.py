@@ -13,6 +13,7 @@ from torch import Tensor
 
 from actors.base import ModelEngine, score_length
 from azero.config import AdapterConfig
+from azero.engine import of_each
 from azero.errors import UserError, first_line
 from azero.models.adapters import adapter_state, add_adapters, wear
 from azero.models.loading import load_model
@@ -148,13 +149,13 @@ class HfEngine(ModelEngine):
         return bool(self._queue)
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], policy: str | Sequence[str] = SHARED) -> list[list[float]]:
         """Score as the protocol says, one sequence at a time, as the learner does it, so that rounding is the same."""
         self.idle_for("score")
         score_length(sequences)
-        self._wear(policy)
         found = []
-        for sequence in sequences:
+        for sequence, name in of_each(sequences, policy):
+            self._wear(name)
             ids = torch.tensor([list(sequence)], device=self.device)
             logprobs = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
             found.append(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from azero.engine import Engine
 from azero.errors import SyncError, listed
@@ -67,7 +68,7 @@ class SyncProof:
                 load(part)
             load_seconds = time.monotonic() - began
             probes = learner_probes()
-            proven = {part: self._prove(engine, part, publication, probes[part]) for part in new}
+            proven = self._prove(engine, new, publication, probes)
             for part in publication.parts.keys() - proven.keys():
                 engine.keep(publication.version, part)
         except BaseException:  # an interrupted load too
@@ -88,14 +89,26 @@ class SyncProof:
             gap_mean=sum(gaps) / len(gaps),
         )
 
-    def _prove(self, engine: Engine, name: str, publication: Publication, probes: ProbeSet) -> _Proven:
-        who = f"weights of version {publication.version.step}" + (f" of {name}" if name != SHARED else "")
-        part, held = publication.parts[name], engine.held(name)
-        _check_tensors(who, probes.digests, held)
-        scores = engine.score(probes.sequences, name)
-        gaps = _differences(scores, probes.logprobs)
-        proven = _Proven(since=part.since, probes=probes, held=held, scores=scores, gaps=gaps)
-        self._check_logprobs(who, proven, part.dtype, self._last.get(name))
+    def _prove(
+        self, engine: Engine, new: Sequence[str], publication: Publication, probes: Mapping[str, ProbeSet]
+    ) -> dict[str, _Proven]:
+        """What was found of each new part. Their probes are scored in one batch."""
+        who = {
+            name: f"weights of version {publication.version.step}" + (f" of {name}" if name != SHARED else "")
+            for name in new
+        }
+        held = {name: engine.held(name) for name in new}
+        for name in new:
+            _check_tensors(who[name], probes[name].digests, held[name])
+        asked = [(sequence, name) for name in new for sequence in probes[name].sequences]
+        scores = iter(engine.score([sequence for sequence, _ in asked], [name for _, name in asked]))
+        proven = {}
+        for name in new:
+            part, own = publication.parts[name], list(islice(scores, len(probes[name].sequences)))
+            gaps = _differences(own, probes[name].logprobs)
+            found = _Proven(since=part.since, probes=probes[name], held=held[name], scores=own, gaps=gaps)
+            self._check_logprobs(who[name], found, part.dtype, self._last.get(name))
+            proven[name] = found
         return proven
 
     def _check_logprobs(self, who: str, proven: _Proven, dtype: str, last: _Proven | None) -> None:

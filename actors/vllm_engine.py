@@ -15,6 +15,7 @@ from actors.transfer import announced, joining
 from actors.vllm_readback import Placement, held_weights, unprovable
 from actors.vllm_start import reason, room_for_adapters, start
 from azero.config import AdapterConfig
+from azero.engine import of_each
 from azero.errors import SyncError, UserError, listed
 from azero.types import SHARED, Completion, HeldWeights, Sampling, TensorSpec, WeightVersion
 
@@ -126,7 +127,7 @@ class VllmEngine(ModelEngine):
     def busy(self) -> bool:
         return bool(self._in_flight)
 
-    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], policy: str | Sequence[str] = SHARED) -> list[list[float]]:
         """Score as the protocol says. No prefix cache is read: a stale one would not show here."""
         from vllm import SamplingParams
 
@@ -144,8 +145,8 @@ class VllmEngine(ModelEngine):
             detokenize=False,
             output_kind=_final_only(),
         )
-        for i, sequence in enumerate(sequences):
-            self._add(i, sequence, params, policy)
+        for i, (sequence, name) in enumerate(of_each(sequences, policy)):
+            self._add(i, sequence, params, name)
         found: dict[Hashable, list[float]] = {}
         while self.busy():
             found.update((r.tag, list(output.prompt_logprobs.logprobs)) for r, output in self._finished())

@@ -40,8 +40,11 @@ class Engine(Protocol):
     def busy(self) -> bool:
         """Whether submitted requests have not come back yet."""
 
-    def score(self, sequences: Sequence[Sequence[int]], policy: str = SHARED) -> list[list[float]]:
-        """Log-probs (temperature 1) of tokens 1.. of each sequence, given those before. Nothing may be in flight."""
+    def score(self, sequences: Sequence[Sequence[int]], policy: str | Sequence[str] = SHARED) -> list[list[float]]:
+        """Log-probs (temperature 1) of tokens 1.. of each sequence, given those before. Nothing may be in flight.
+
+        `policy`: whose, of all sequences, or of each its own.
+        """
 
     def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
         """Replace all weights of a policy (HF name -> numpy array or torch tensor). Caches of old ones are dropped."""
@@ -65,3 +68,9 @@ class Engine(Protocol):
         """Ready again, with the same weights; nothing where it was awake."""
 
     def close(self) -> None: ...
+
+
+def of_each(sequences: Sequence[Sequence[int]], policy: str | Sequence[str]) -> list[tuple[Sequence[int], str]]:
+    """Each sequence with its policy, where one name stands for all."""
+    names = [policy] * len(sequences) if isinstance(policy, str) else policy
+    return list(zip(sequences, names, strict=True))
