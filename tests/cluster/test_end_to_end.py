@@ -126,6 +126,7 @@ def test_other_sources_of_problems(source: str, tmp_path: Path) -> None:
     assert all(("proposer/reward" in m) == (source == "solver_only") for m in lines)
 
 
+@pytest.mark.long
 def test_grpo_on_a_fixed_set(tmp_path: Path) -> None:
     lines = run(tmp_path / "run", "task.source=fixed", "task.fixed_size=8", "baseline.by=problem", "run.steps=3",
                 "rollout.engine=hf")[1:]  # fmt: skip

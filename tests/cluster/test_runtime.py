@@ -104,7 +104,7 @@ def test_rays_folder_is_short_and_writable(tmp_path: Path, monkeypatch: pytest.M
         ray_folder()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_run_starts_with_a_long_temporary_folder_and_without_a_home(tmp_path: Path) -> None:
     """And on one core: what the process may use is what Ray may give out."""

@@ -30,7 +30,11 @@ SMALL = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("domain", "source"), [("sorting", "selfplay"), ("my_domain:Sorting", "random")], ids=["built in", "a user's file"]
+    ("domain", "source"),
+    [
+        pytest.param("sorting", "selfplay", id="built in", marks=pytest.mark.long),
+        pytest.param("my_domain:Sorting", "random", id="a user's file"),
+    ],
 )
 def test_train_on_sorting(domain: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's file lies in the working directory only, from where the rollout actors import it too."""
@@ -78,7 +82,7 @@ class Growing(Sorting):
 '''
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_problems_that_outgrow_the_engine_are_rejected_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
