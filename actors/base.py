@@ -18,52 +18,14 @@ from azero.models.weights import owned_state
 from azero.types import SHARED, Sampling, WeightVersion
 
 
-class ModelEngine(Engine):
-    """An engine of one transformers model folder or Hub id, and of the adapters on it."""
+class ModelTexts:
+    """What a transformers model folder or Hub id makes of texts, and how long they may be. It holds no weights."""
 
-    def __init__(
-        self,
-        path: str,
-        max_model_len: int | None = None,
-        net: str = SHARED,
-        adapters: Mapping[str, AdapterConfig] | None = None,
-    ) -> None:
-        """`net`: the policy of the model's own weights, or the base that the `adapters`, by policy, share."""
-        self.path, self.net, self.adapters = path, net, adapters or {}
-        self.versions: dict[str, WeightVersion | None] = dict.fromkeys((net, *self.adapters))
+    def __init__(self, path: str, max_model_len: int | None = None) -> None:
+        self.path = path
         self.use_tokenizer(load_tokenizer(path))
-        config, generation_config = load_configs(path)
-        self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
-        self.expected = {net: weight_shapes(config), **(adapter_shapes(config, self.adapters) if self.adapters else {})}
-        self.max_tokens = min(n for n in (max_model_len, positions(config), sys.maxsize) if n)
-        load_model(path, device="meta")  # raises UserError where weights are missing, which vLLM may fill with noise
-
-    @property
-    def version(self) -> WeightVersion | None:
-        """That of all policies; None where one has none, or they differ."""
-        held = set(self.versions.values())
-        return held.pop() if len(held) == 1 else None
-
-    def step_of(self, policy: str) -> int:
-        """That of the policy's weights, for its completions; -1 before the first load. Raises KeyError."""
-        version = self.versions[policy]
-        return -1 if version is None else version.step
-
-    def forget(self) -> None:
-        self.versions = dict.fromkeys(self.versions)
-
-    def keep(self, version: WeightVersion, policy: str = SHARED) -> None:
-        assert self.versions[policy] is not None, f"nothing of {policy} was loaded"
-        self.versions[policy] = version
-
-    def require_room(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
-        """Raises UserError where prompt and completion do not fit."""
-        longest = len(prompt_ids) + sampling.max_new_tokens
-        if longest > self.max_tokens:
-            raise UserError(
-                f"rollout.max_model_len={self.max_tokens}: a prompt of {len(prompt_ids)} tokens and "
-                f"{sampling.max_new_tokens} new ones need {longest}; raise it"
-            )
+        self.configs = load_configs(path)  # the model's, and that of its generation
+        self.max_tokens = min(n for n in (max_model_len, positions(self.configs[0]), sys.maxsize) if n)
 
     def use_tokenizer(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -95,6 +57,53 @@ class ModelEngine(Engine):
             f"model.path={self.path}: its chat template {why}; repair it, or use task.protocol=raw and "
             "eval.protocol=raw"
         ) from None
+
+
+class ModelEngine(ModelTexts, Engine):
+    """An engine of one transformers model folder or Hub id, and of the adapters on it."""
+
+    def __init__(
+        self,
+        path: str,
+        max_model_len: int | None = None,
+        net: str = SHARED,
+        adapters: Mapping[str, AdapterConfig] | None = None,
+    ) -> None:
+        """`net`: the policy of the model's own weights, or the base that the `adapters`, by policy, share."""
+        super().__init__(path, max_model_len)
+        self.net, self.adapters = net, adapters or {}
+        self.versions: dict[str, WeightVersion | None] = dict.fromkeys((net, *self.adapters))
+        config, generation_config = self.configs
+        self.eos_ids = eos_ids(config, generation_config, self.tokenizer)  # each ends a completion
+        self.expected = {net: weight_shapes(config), **(adapter_shapes(config, self.adapters) if self.adapters else {})}
+        load_model(path, device="meta")  # raises UserError where weights are missing, which vLLM may fill with noise
+
+    @property
+    def version(self) -> WeightVersion | None:
+        """That of all policies; None where one has none, or they differ."""
+        held = set(self.versions.values())
+        return held.pop() if len(held) == 1 else None
+
+    def step_of(self, policy: str) -> int:
+        """That of the policy's weights, for its completions; -1 before the first load. Raises KeyError."""
+        version = self.versions[policy]
+        return -1 if version is None else version.step
+
+    def forget(self) -> None:
+        self.versions = dict.fromkeys(self.versions)
+
+    def keep(self, version: WeightVersion, policy: str = SHARED) -> None:
+        assert self.versions[policy] is not None, f"nothing of {policy} was loaded"
+        self.versions[policy] = version
+
+    def require_room(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Raises UserError where prompt and completion do not fit."""
+        longest = len(prompt_ids) + sampling.max_new_tokens
+        if longest > self.max_tokens:
+            raise UserError(
+                f"rollout.max_model_len={self.max_tokens}: a prompt of {len(prompt_ids)} tokens and "
+                f"{sampling.max_new_tokens} new ones need {longest}; raise it"
+            )
 
     def warm_up(self) -> None:
         """Run every path once, so that the first real call is not several times slower. Draws from the generator."""

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from azero.config import ModelConfig, RolloutConfig
-from azero.engine import Engine, of_each
+from azero.engine import Engine, Texts, of_each
 from azero.errors import UserError
 from azero.models.loading import resolve_model_path
 from azero.policies import Policies, Policy, one_policy
-from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
+from azero.types import ROLES, SHARED, Completion, HeldWeights, Role, Sampling, WeightVersion
 
 
-def build_engine(model: ModelConfig, rollout: RolloutConfig, seed: int, policies: Policies | None = None) -> Engine:
-    """A warm engine of the policies (None: one, of `model.path`), seeded: one a net. Raises UserError."""
+def build_engine(
+    model: ModelConfig,
+    rollout: RolloutConfig,
+    seed: int,
+    policies: Policies | None = None,
+    roles: Collection[Role] = ROLES,
+) -> Engine:
+    """A warm engine of those of the policies (None: one, of `model.path`) that play the roles, seeded: one a net.
+
+    It measures texts of the other policies too, without their weights. Raises UserError.
+    """
     policies = policies or one_policy(resolve_model_path(model.path))
-    nets = policies.nets
+    played = policies.playing(roles)
+    nets = played.nets
     engines = {name: _build(model, rollout, seed, name, players, len(nets)) for name, players in nets.items()}
-    if len(engines) == 1:
+    if len(engines) == 1 and played == policies:
         (engine,) = engines.values()
     else:
-        engine = EngineGroup({part: engines[name] for name, players in nets.items() for part in parts(name, players)})
+        from actors.base import ModelTexts
+
+        served = {part: engines[name] for name, players in nets.items() for part in Policies(players).parts}
+        others = [policy for policy in policies.all if policy not in played.all]
+        engine = EngineGroup(served, {p.name: ModelTexts(p.model, rollout.max_model_len) for p in others})
     engine.reseed(seed)
     return engine
-
-
-def parts(net: str, players: Sequence[Policy]) -> set[str]:
-    """Return the names under which an engine loads weights: the net's own, and those of adapters on it."""
-    return {net, *(policy.name for policy in players)}
 
 
 def _build(
@@ -79,11 +88,14 @@ def _build(
 class EngineGroup(Engine):
     """Several engines as one: each policy, or base, is served by one of them. They run in turns."""
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
-        """`engines`: by name of what each serves; one may stand under several names."""
-        self.by_policy = dict(engines)
+    def __init__(self, engines: Mapping[str, Engine], absent: Mapping[str, Texts] | None = None) -> None:
+        """`engines`: by name of what each serves; one may stand under several names.
+
+        `absent`: by name, policies that others serve, and whose texts are measured here.
+        """
+        self.by_policy, self.texts = dict(engines), {**(absent or {}), **engines}
         self.engines = list(dict.fromkeys(engines.values()))
-        self.max_tokens = min(engine.max_tokens for engine in self.engines)
+        self.max_tokens = min(texts.max_tokens for texts in self.texts.values())
 
     @property
     def version(self) -> WeightVersion | None:
@@ -91,10 +103,10 @@ class EngineGroup(Engine):
         return held.pop() if len(held) == 1 else None
 
     def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
-        return self.by_policy[policy].encode(text, rendered, policy)
+        return self.texts[policy].encode(text, rendered, policy)
 
     def chat_template(self, user_message: str, policy: str = SHARED) -> str:
-        return self.by_policy[policy].chat_template(user_message, policy)
+        return self.texts[policy].chat_template(user_message, policy)
 
     def submit(
         self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED

@@ -56,8 +56,8 @@ class SyncProof:
         publication: Publication,
         load: Callable[[str], None],
         learner_probes: Callable[[], Mapping[str, ProbeSet]],
-    ) -> SyncReport:
-        """Load and prove what is new of the publication. `load` loads one part.
+    ) -> SyncReport | None:
+        """Load and prove what is new of the publication; None if nothing is. `load` loads one part.
 
         Raises SyncError, and what `load` and `learner_probes` raise. The report's seconds are of all of it.
         """
@@ -67,7 +67,7 @@ class SyncProof:
             for part in new:
                 load(part)
             load_seconds = time.monotonic() - began
-            probes = learner_probes()
+            probes = learner_probes() if new else {}
             proven = self._prove(engine, new, publication, probes)
             for part in publication.parts.keys() - proven.keys():
                 engine.keep(publication.version, part)
@@ -75,6 +75,8 @@ class SyncProof:
             engine.forget()
             self._last = {}
             raise
+        if not proven:
+            return None
         self._last |= proven
         gaps = [gap for p in proven.values() for gap in p.gaps]
         return SyncReport(

@@ -8,17 +8,10 @@ from typing import Any, Protocol
 from azero.types import SHARED, Completion, HeldWeights, Sampling, WeightVersion
 
 
-class Engine(Protocol):
-    """Serves one policy or several, by name. Not thread-safe; the caller drives it by `step`.
-
-    With adapters the base that they share is loaded and proven as a policy is, under the name BASE.
-    """
+class Texts(Protocol):
+    """Makes token ids of the prompts of a policy or several. That takes no weights."""
 
     max_tokens: int  # of a prompt and its completion together
-
-    @property
-    def version(self) -> WeightVersion | None:
-        """That it holds of all policies; None before the first load."""
 
     def encode(self, text: str, rendered: bool = False, policy: str = SHARED) -> tuple[int, ...]:
         """Token ids of a prompt, after those that the tokenizer begins every text with, and without any that end it.
@@ -28,6 +21,17 @@ class Engine(Protocol):
 
     def chat_template(self, user_message: str, policy: str = SHARED) -> str:
         """The prompt text of one user message. Raises UserError where the tokenizer's template is missing or fails."""
+
+
+class Engine(Texts, Protocol):
+    """Serves one policy or several, by name. Not thread-safe; the caller drives it by `step`.
+
+    With adapters the base that they share is loaded and proven as a policy is, under the name BASE.
+    """
+
+    @property
+    def version(self) -> WeightVersion | None:
+        """That it holds of all policies; None before the first load."""
 
     def submit(
         self, tag: Hashable, prompt_ids: Sequence[int], n: int, sampling: Sampling, policy: str = SHARED

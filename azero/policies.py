@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from azero.config import BASE, AdapterConfig, Config, OptimConfig, optim_of
@@ -44,6 +44,15 @@ class Policies:
     def train(self, role: Role) -> bool:
         """Whether the policy of a role trains."""
         return next(policy.trains for policy in self.all if role in policy.roles)
+
+    def playing(self, roles: Collection[Role]) -> Policies:
+        """Those that play any of these roles."""
+        return Policies(tuple(policy for policy in self.all if not set(roles).isdisjoint(policy.roles)))
+
+    @property
+    def parts(self) -> set[str]:
+        """Names under which their weights are published and loaded: each policy's, and the base of adapters."""
+        return {part for policy in self.all for part in (policy.net, policy.name)}
 
     @property
     def nets(self) -> Mapping[str, tuple[Policy, ...]]:

@@ -22,7 +22,7 @@ from azero.models.adapters import adapter_state, add_adapters, scaled, wear
 from azero.models.loading import load_configs, load_model
 from azero.models.weights import digest, owned_state
 from azero.policies import Policies, policies_of
-from azero.types import HeldWeights, ProbeSet, Publication, PublishedWeights, Sampling
+from azero.types import HeldWeights, ProbeSet, Publication, PublishedWeights, Role, Sampling
 
 ENGINES = [pytest.param("vllm", marks=pytest.mark.slow), "hf"]
 SEQUENCES = ((5, 6, 7, 8, 9, 10, 11), (40, 41, 42))
@@ -279,6 +279,22 @@ def test_a_group_asks_the_engine_that_serves_a_policy() -> None:
     assert group.held("base").digests == {"b": 1} and group.held("proposer").digests == {"a": 1}
     group.keep(at(1), "base")
     assert b.kept == [(at(1), "base")] and not a.kept
+
+
+def test_an_actor_of_one_role_has_one_engine_and_measures_for_both(tiny_path: str) -> None:
+    given = ["policies=separate", "policies.proposer.model=embedded", "rollout.engine=hf", "rollout.max_model_len=400"]
+    config = load_config("local", [*given, f"model.path={tiny_path}"])
+    engine, whole = (
+        build_engine(config.model, config.rollout, 0, policies_of(config), roles) for roles in ((Role.SOLVER,), Role)
+    )
+    assert isinstance(engine, EngineGroup) and len(engine.engines) == 1
+    ids = [engine.encode("12 + ab", policy=name) for name in NAMES]
+    assert ids[0] != ids[1] and ids == [whole.encode("12 + ab", policy=name) for name in NAMES]
+    assert engine.max_tokens == whole.max_tokens
+    with pytest.raises(KeyError):
+        engine.submit("x", (5, 6), 1, Sampling(temperature=1.0, max_new_tokens=2), "proposer")
+    engine.load(at(3), owned_state(load_model(tiny_path)), "solver")
+    assert engine.version == at(3)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from helpers import at, publication
 
 from actors.proof import SyncProof
 from azero.errors import SyncError
-from azero.types import SHARED, HeldWeights, ProbeSet, WeightVersion
+from azero.types import SHARED, HeldWeights, ProbeSet, Publication, WeightVersion
 
 SEQUENCES = ((1, 2, 3), (4, 5))
 DIGESTS = {"a": 5, "b": 6}
@@ -89,6 +90,25 @@ def test_tensors_that_are_not_those_published_stop_the_run(digests: dict[str, in
     with pytest.raises(SyncError, match=f"weights of version 3: {message}"):
         prove(SyncProof(0.5), engine, 3, LEARNER, LEARNER)
     assert engine.version is None
+
+
+def test_of_a_publication_without_anything_new_nothing_is_loaded() -> None:
+    """As where an actor holds the policy of one role, and the other's alone has moved."""
+
+    class Kept(Scripted):
+        def keep(self, version: WeightVersion, policy: str) -> None:
+            self.version = version
+
+    engine, proof, parts = Kept(), SyncProof(0.5), {SHARED: replace(publication().parts[SHARED], since=at(1))}
+    probes = {SHARED: ProbeSet(sequences=SEQUENCES, logprobs=LEARNER, digests=DIGESTS)}
+
+    def load(part: str) -> None:
+        engine.load(at(1), {"scores": LEARNER}, part)
+
+    first, second = Publication(version=at(1), parts=parts), Publication(version=at(2), parts=parts)
+    assert proof.load_and_prove(engine, first, load, lambda: probes)  # type: ignore[arg-type]
+    assert proof.load_and_prove(engine, second, pytest.fail, pytest.fail) is None  # type: ignore[arg-type]
+    assert engine.version == at(2)
 
 
 def test_a_gap_of_the_tolerance_is_allowed() -> None:
