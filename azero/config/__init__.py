@@ -26,7 +26,7 @@ from azero.config.kinds import (
 )
 from azero.config.overrides import Section, Words, as_yaml, merged, yaml_layers
 from azero.config.policies import BASE, SHAPES, AdapterConfig, PolicyConfig, optim_of, require_sound, trains
-from azero.config.rollout import RolloutConfig, stops, sync_tolerance
+from azero.config.rollout import RolesConfig, RolloutConfig, stops, sync_tolerance
 from azero.config.sections import (
     AlgorithmConfig,
     BaselineConfig,
@@ -64,6 +64,7 @@ __all__ = [
     "PolicyConfig",
     "Positive",
     "RewardConfig",
+    "RolesConfig",
     "RolloutConfig",
     "Seed",
     "Source",
@@ -125,10 +126,22 @@ def _require_use_of_policies(c: Config) -> None:
             f"task.source={c.task.source} with a solver that does not train: nothing would be learned; set its trains "
             "to true, or use task.source=selfplay"
         )
-    if nets > 1 and c.rollout.sleep and c.rollout.engine == "vllm":
+    alone = c.rollout.roles.proposer > 0
+    if nets > 1 and not alone and c.rollout.sleep and c.rollout.engine == "vllm":
         raise UserError(
             "rollout.sleep=true: vLLM lets one engine a process sleep, and these policies need two; use "
-            "policies=shared or adapters, or rollout.sleep=false"
+            "policies=shared or adapters, actors of one role each (rollout.roles), or rollout.sleep=false"
+        )
+    if nets == 1 and alone:
+        raise UserError(
+            f"rollout.roles.proposer={c.rollout.roles.proposer}: is for policies of their own models, and here one "
+            "model serves both roles, so each actor would hold all of it; use policies=separate, or leave "
+            "rollout.roles at 0"
+        )
+    if c.task.source in ("random", "fixed") and alone:
+        raise UserError(
+            f"rollout.roles.proposer={c.rollout.roles.proposer} with task.source={c.task.source}: nobody would be "
+            "proposing; use task.source=selfplay or solver_only, or leave rollout.roles at 0"
         )
     if c.reward.learnability == "improvement" and c.task.source == "selfplay" and not solver_trains:
         raise UserError(

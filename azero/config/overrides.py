@@ -276,7 +276,8 @@ def _unknown(key: str, origin: str, keys: Mapping[str, Any]) -> str:
     if key in GONE:
         return f"{key}: is gone (in {origin}); {GONE[key]}"
     tail = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
-    near = tail or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    inside = [k for k in keys if k.startswith(f"{key}.")][:2]
+    near = inside or tail or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `azero train base --dry-run` for all keys"
     return f"{key}: unknown key in {origin}; {hint}"
 

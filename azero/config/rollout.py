@@ -10,11 +10,20 @@ from pydantic import Field, model_validator
 from azero.config.kinds import Count, Dtype, EngineName, Positive, ProtocolName, Resource, Share, Transfer, Whole
 from azero.config.overrides import Section
 from azero.errors import UserError
+from azero.types import ROLES, Role
+
+
+class RolesConfig(Section):
+    """How many actors play a role alone; 0 of both: each plays both."""
+
+    proposer: Whole = 0
+    solver: Whole = 0
 
 
 class RolloutConfig(Section):
     engine: EngineName = "vllm"
     actors: Count = 1
+    roles: RolesConfig = RolesConfig()  # with policies of their own models: actors that hold one role's model alone
     gpus_per_actor: Resource = 0.0
     cpus_per_actor: Resource = 1.0
     threads: Whole = 0  # torch threads an actor; 0: the machine's cores shared out
@@ -38,7 +47,14 @@ class RolloutConfig(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> RolloutConfig:
-        if self.actors > self.problems_per_step:
+        proposer, solver = self.roles.proposer, self.roles.solver
+        if (proposer or solver) and not (proposer and solver and proposer + solver == self.actors):
+            raise UserError(
+                f"rollout.roles.proposer={proposer} and rollout.roles.solver={solver} with rollout.actors="
+                f"{self.actors}: both must be positive and rollout.actors their sum; or leave both at 0, and each "
+                "actor plays both roles"
+            )
+        if self.parts > self.problems_per_step:
             raise UserError(
                 f"rollout.actors={self.actors}: more than rollout.problems_per_step={self.problems_per_step}, so some "
                 "would never work; lower the first or raise the second"
@@ -60,6 +76,22 @@ class RolloutConfig(Section):
                 f"rollout.max_model_len={self.max_model_len}: must exceed the longest completion ({longest} tokens)"
             )
         return self
+
+    @property
+    def parts(self) -> int:
+        """Into how many assignments a batch is cut: one for each actor that plays at the same time."""
+        return max(self.roles.proposer, self.roles.solver) or self.actors
+
+    def played_by(self, actor: int) -> tuple[Role, ...]:
+        """The roles that an actor plays. The first two are of both roles, so that a run can start with them."""
+        if not self.roles.proposer:
+            return ROLES
+        return (Role.SOLVER,) if 1 <= actor <= self.roles.solver else (Role.PROPOSER,)
+
+    @property
+    def casts(self) -> list[tuple[Role, ...]]:
+        """The kinds of actors, each as the roles that it plays."""
+        return [self.played_by(actor) for actor in range(2 if self.roles.proposer else 1)]
 
 
 def stops(stop: Sequence[str] | None, protocol: ProtocolName) -> tuple[str, ...]:

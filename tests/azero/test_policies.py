@@ -21,6 +21,26 @@ def test_the_shapes_that_ship() -> None:
 
 
 SHAPES = ("shared", "adapters", "separate")
+ROLES = ["policies=separate", "rollout.actors=4", "rollout.roles.proposer=1", "rollout.roles.solver=3"]
+
+
+def test_actors_play_both_roles_or_one_alone() -> None:
+    both, one = load_config("local", ["rollout.actors=3"]).rollout, load_config("local", ROLES).rollout
+    assert [both.played_by(i) for i in range(3)] == [(Role.PROPOSER, Role.SOLVER)] * 3 and both.parts == 3
+    assert [one.played_by(i) for i in range(4)] == [(Role.PROPOSER,)] + [(Role.SOLVER,)] * 3 and one.parts == 3
+    more = load_config("local", [*ROLES, "rollout.roles.proposer=3", "rollout.roles.solver=1"]).rollout
+    assert [role for i in range(4) for role in more.played_by(i)] == ["proposer", "solver", "proposer", "proposer"]
+    assert more.parts == 3 and more.casts == one.casts == [(Role.PROPOSER,), (Role.SOLVER,)] and len(both.casts) == 1
+    asleep = ["rollout.sleep=true", "rollout.gpus_per_actor=1", "rollout.max_staleness=0"]
+    assert load_config("local", [*ROLES, *asleep]).rollout.sleep  # one engine a process
+
+
+def test_policies_of_one_role_and_their_parts() -> None:
+    adapters, separate = (policies_of(load_config("local", [f"policies={w}"])) for w in SHAPES[1:])
+    assert separate.playing([Role.SOLVER]).names == ("solver",) and separate.playing(Role) == separate
+    assert separate.playing([Role.SOLVER]).parts == {"solver"} and separate.parts == {"proposer", "solver"}
+    assert adapters.parts == {"base", "proposer", "solver"} and ONE_POLICY.parts == {"shared"}
+    assert ONE_POLICY.playing([Role.PROPOSER]) == ONE_POLICY
 
 
 def test_a_policy_has_settings_of_its_own() -> None:
@@ -68,6 +88,13 @@ def test_a_word_and_a_file_replace_and_a_key_changes(tmp_path: Path) -> None:
             ["policies=separate", "rollout.sleep=true", "rollout.gpus_per_actor=1", "rollout.max_staleness=0"],
             "vLLM lets one engine a process sleep",
         ),
+        ([*ROLES, "rollout.actors=3"], "rollout.actors=3: both must be positive and rollout.actors their sum"),
+        (["policies=separate", "rollout.roles.solver=1"], "rollout.roles.proposer=0 and rollout.roles.solver=1"),
+        ([*ROLES, "policies=shared"], "rollout.roles.proposer=1: is for policies of their own models"),
+        ([*ROLES, "policies=adapters"], "use policies=separate, or leave rollout.roles at 0"),
+        ([*ROLES, "task.source=random"], "task.source=random: nobody would be proposing"),
+        ([*ROLES, "rollout.roles.proposer=-1"], "rollout.roles.proposer=-1: must be 0 or more"),
+        (["policies=separate", "rollout.roles={proposer: 1}"], "mean rollout.roles.proposer or rollout.roles.solver?"),
         (["policies.base.roles=[solver]"], "other than base"),
         (["policies.a/b.roles=[solver]"], "letters, digits"),
         (
