@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import ray
@@ -116,6 +117,7 @@ class RolloutActor:
         keep_heap()
         self.log = log
         self.index, self.config, self.policies, self.items = index, config, policies, items
+        self.roles = config.rollout.played_by(index)
         self.problems = problems
         self.domain = get_domain(config.task.domain)
         self.judges = executor_of(self.domain)
@@ -130,7 +132,7 @@ class RolloutActor:
     def engine(self) -> Engine:
         if self._engine is None:
             c = self.config
-            self._engine = build_engine(c.model, c.rollout, c.run.seed, self.policies)
+            self._engine = build_engine(c.model, c.rollout, c.run.seed, self.policies, self.roles)
         return self._engine
 
     @property
@@ -138,7 +140,8 @@ class RolloutActor:
         if self._player is None:
             rules = play_rules(self.config.rollout, self.config.task, self.config.reward.ladder)
             evaluation = evaluation_problems(self.domain, self.items)
-            self._player = Player(self.engine, self.domain, rules, evaluation, self.policies, self.judges)
+            policies, judges, roles = self.policies, self.judges, self.roles
+            self._player = Player(self.engine, self.domain, rules, evaluation, policies, judges, roles)
         return self._player
 
     def __repr__(self) -> str:
@@ -208,6 +211,8 @@ class RolloutActor:
     def _sync(self, publication: Publication) -> SyncReport | None:
         if self.engine.version == publication.version:
             return None
+        own = self.policies.playing(self.roles).parts
+        publication = replace(publication, parts={n: part for n, part in publication.parts.items() if n in own})
         load = self._received(publication) or self._fetched(publication)
         try:
             return self.proof.load_and_prove(self.engine, publication, load, lambda: self._get(publication.probes))

@@ -9,13 +9,15 @@ With `barrier` the engine gets whole waves, each in the order of the slots: the 
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
 The domain reads proposals and judges solutions through an executor (azero/judging.py). If that has threads, the
 engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
+A player of the proposer alone leaves the groups without samples (rollout.roles): the driver has one of the solver play
+them, each as a slot that has its problem.
 Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the driver, in
 azero/credit/credit.py; here a solution gets its final reward, a proposal its verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +32,7 @@ from azero.judging import Inline
 from azero.policies import ONE_POLICY, Policies
 from azero.problems.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.types import (
+    ROLES,
     Assignment,
     Cell,
     Completion,
@@ -100,9 +103,10 @@ class Player:
         evaluation: EvaluationProblems | None = None,
         policies: Policies = ONE_POLICY,
         judges: Executor | None = None,
+        roles: Collection[Role] = ROLES,
     ) -> None:
-        """`judges` runs the domain's `read` and `judge`; without it the player's own thread does."""
-        self.engine, self.policies = engine, policies
+        """`judges` runs the domain's `read` and `judge`; without it the player's own thread does. `roles`: its own."""
+        self.engine, self.policies, self.roles = engine, policies, roles
         self.domain = domain
         self.rules = rules
         self.evaluation = evaluation or EvaluationProblems(domain)
@@ -207,7 +211,9 @@ class Player:
             self._ask(_Solving(slot=slot, attempt=attempt, problem=slot.problem, proposal=None))
 
     def _ask(self, tag: _Proposing | _Solving) -> None:
-        if self.rules.barrier:
+        if isinstance(tag, _Solving) and Role.SOLVER not in self.roles:
+            self._finish(tag.slot, tag.attempt, tag.proposal, Group(id=tag.slot.id, problem=tag.problem, samples=()))
+        elif self.rules.barrier:
             self._held.append(tag)
         else:
             self._submit(tag)

@@ -108,7 +108,7 @@ class Group:
     id: str  # unique in a run; the learner trains each id once
     problem: Problem
     prompt: str = ""  # the solver's, as a person reads it; its ids are in the samples
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...]  # none as long as only a proposer's actor had it, and a solver's is to come
 
     @property
     def success_rate(self) -> float:

@@ -64,11 +64,11 @@ def build_fleet(ready: Prepared, run: RunDirectory, placement: Placement, report
         return actor.remote(index, config, ready.policies, log, ready.items, known_problems)
 
     rollout, start_timeout_s = config.rollout, config.cluster.start_timeout_s
-    return Fleet(spawn, rollout.actors, rollout.timeout_s, start_timeout_s, report, trace)
+    return Fleet(spawn, rollout.actors, rollout.timeout_s, start_timeout_s, report, trace, rollout.played_by)
 
 
 def start_both(config: Config, learner: LearnerHost, fleet: Fleet, checkpoint: Checkpoint | None) -> LearnerStart:
-    """Start learner and actors beside each other; returns when the learner and one actor are ready.
+    """Start learner and actors beside each other; returns when the learner and one actor of each role are ready.
 
     Raises as LearnerHost.start and Fleet.wait_ready do.
     """

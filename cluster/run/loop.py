@@ -36,8 +36,9 @@ from azero.types import Episode, EvalItem, Played, Publication, StepResult, Sync
 from cluster.records.trace import LEARNER, NO_TRACE, Trace
 from cluster.run.batches import BatchBook
 from cluster.run.recorder import Recorder
-from cluster.supervise.fleet import EvalWork, Fleet, PlayWork, WeightsLost
+from cluster.supervise.fleet import Fleet, WeightsLost
 from cluster.supervise.learning import LearnerHost, LearnerLost, LearnerStart
+from cluster.supervise.work import EvalWork, PlayWork
 
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
 
@@ -77,7 +78,7 @@ class TrainingLoop:
         for name, part in self._parts.items():
             part.load((started.driver_state or self._initial)[name])
         self._assigned: Assigned | None = None  # what the learner trains on
-        self.book = BatchBook(self.version, config.run.steps, config.rollout.max_staleness, config.rollout.actors)
+        self.book = BatchBook(self.version, config.run.steps, config.rollout.max_staleness, config.rollout.parts)
         self._saved = self._tried = self.version if started.is_on_disk else 0  # last checkpoint, and last try of one
         self._copied = self.version  # last copy of the learner's state
         self._played: dict[int, list[Played]] = {}
@@ -235,7 +236,8 @@ class TrainingLoop:
         if isinstance(work, EvalWork):
             self.recorder.evaluation(work.publication.version.step, result.result)
             return
-        self.book.add(work.assignment, result.episodes)
+        if second := self.book.add(work.assignment, result.episodes):
+            self.fleet.submit(PlayWork(assignment=second))
         self._played.setdefault(work.assignment.batch, []).append(result)
 
     def _learned(self, result: StepResult, publication: Publication) -> None:

@@ -8,15 +8,15 @@
        +--- ten minutes --- RETIRED <--- died again and again without a result
 
 A STARTING actor may wait for a node with room: actors join when nodes do. A STALE one is up and holds no weights that
-count; every call carries the publication that an actor must hold, proven, before it plays. The run fails if all
-actors are retired at once.
+count; every call carries the publication that an actor must hold, proven, before it plays. An actor gets work of the
+roles that it plays: both, or one alone (rollout.roles). The run fails if all actors of a role are retired at once.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -25,9 +25,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_line
-from azero.types import Assignment, EvalItem, Publication
+from azero.types import ROLES, Publication, Role
 from cluster.records.trace import NO_TRACE, Trace
 from cluster.supervise.failures import failure, is_loss
+from cluster.supervise.work import EvalWork, PlayWork, Work
 
 MAX_DEATHS_WITHOUT_RESULT = 3  # of one actor; a machine that kills every actor it starts is not worth a fourth try
 MAX_DEATHS_OVER_WORK = 5  # of any actors over one piece of work: the work itself kills
@@ -52,31 +53,10 @@ class ActorState(StrEnum):
 UP = (ActorState.STALE, ActorState.SERVING)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlayWork:
-    assignment: Assignment
-
-    @property
-    def id(self) -> str:
-        return f"assignment {self.assignment.id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalWork:
-    items: Sequence[EvalItem]
-    publication: Publication
-
-    @property
-    def id(self) -> str:
-        return f"evaluation of version {self.publication.version.step}"
-
-
-Work = PlayWork | EvalWork
-
-
 @dataclass(slots=True)
 class _Member:
     index: int
+    roles: tuple[Role, ...]  # that it plays
     handle: Any = None
     state: ActorState = ActorState.DEAD
     ref: Any = None  # of the call that goes on: its start, or work
@@ -92,7 +72,7 @@ class _Member:
 
 @dataclass(slots=True)
 class Fleet:
-    """Sends queued work to idle actors, evaluations first. What a hung or dead actor had is sent again.
+    """Sends queued work to idle actors that can do it, evaluations first. What a hung or dead actor had is sent again.
 
     A late result of work that another actor has done meanwhile is dropped, so that each piece counts once.
     `start` comes first.
@@ -104,6 +84,7 @@ class Fleet:
     start_timeout_s: float
     report: Callable[[str], None]
     trace: Trace = NO_TRACE
+    roles_of: Callable[[int], tuple[Role, ...]] = lambda _: ROLES  # that the actor of an index plays
     restarts: int = 0
     redispatched: int = 0
     _members: list[_Member] = field(default_factory=list)
@@ -112,25 +93,25 @@ class Fleet:
     _evaluations: set[str] = field(default_factory=set)  # those of them that are evaluations
     _deaths: Counter[str] = field(default_factory=Counter)  # by id of the work
     _idle_s: float = 0.0
-    _was_up: bool = False  # whether any actor ever was
+    _were_up: set[tuple[Role, ...]] = field(default_factory=set)  # roles of actors that ever were
 
     def start(self) -> None:
         """Spawn all actors, and do not wait for them."""
-        self._members = [_Member(index=i) for i in range(self.size)]
+        self._members = [_Member(index=i, roles=self.roles_of(i)) for i in range(self.size)]
         for member in self._members:
             self._start_member(member)
 
     def wait_ready(self, count: int = 1) -> None:
-        """Returns when `count` actors are up. Raises RunFailed, and UserError where no engine can be built."""
+        """Returns when `count` actors a role are up. Raises RunFailed, and UserError where no engine can be built."""
         began = time.monotonic()
-        while sum(m.state in UP for m in self._members) < count:
+        while late := [role for role in ROLES if sum(m.state in UP for m in self._playing(role)) < count]:
             refs = self.refs  # all that are ready: nobody is late who is only not looked at
             for ref in ray.wait(refs, num_returns=len(refs), timeout=0.2)[0] if refs else ():
                 self.collect(ref)
             self.check()
             if time.monotonic() - began > self.start_timeout_s:
                 raise RunFailed(
-                    f"fewer than {count} rollout actors were ready after {self.start_timeout_s:g} s "
+                    f"fewer than {count} {self._named(late[0])} were ready after {self.start_timeout_s:g} s "
                     "(cluster.start_timeout_s); see logs/"
                 )
 
@@ -164,13 +145,13 @@ class Fleet:
         return {state: counts[state] for state in ActorState}
 
     def dispatch(self, publication: Publication, evaluations_only: bool = False) -> None:
-        """Give every idle actor the first queued work, on `publication` (evaluations on their own)."""
+        """Give every idle actor the first queued work of its roles, on `publication` (evaluations on their own)."""
         for member in self._members:
-            if not self._queue or (evaluations_only and isinstance(self._queue[0], PlayWork)):
-                return
             if member.state not in UP or member.ref is not None:
                 continue
-            work = self._queue.popleft()
+            work = self._next(member.roles, evaluations_only)
+            if work is None:
+                continue
             now = time.monotonic()
             self._idle_s += now - member.since
             member.work, member.since = work, now
@@ -178,6 +159,14 @@ class Fleet:
                 member.ref = member.handle.play.remote(work.assignment, publication)
             else:
                 member.ref = member.handle.evaluate.remote(work.items, work.publication)
+
+    def _next(self, roles: tuple[Role, ...], evaluations_only: bool) -> Work | None:
+        """Take the first queued work of these roles; None where there is none."""
+        for i, work in enumerate(self._queue):
+            if work.role in roles and not (evaluations_only and isinstance(work, PlayWork)):
+                del self._queue[i]
+                return work
+        return None
 
     def collect(self, ref: Any) -> tuple[Work, Any] | None:
         """The result of a finished call, where it is work's and still wanted.
@@ -199,7 +188,8 @@ class Fleet:
             if not member.placed:  # the answer to `hello`: there is a process, which now makes its engine
                 member.placed, member.ref = True, member.ready
             else:
-                member.state, self._was_up = ActorState.STALE, True
+                member.state = ActorState.STALE
+                self._were_up.add(member.roles)
             return None
         if member.state is ActorState.SUSPECT:
             self.report(f"rollout actor {member.index} answers again")
@@ -220,7 +210,7 @@ class Fleet:
         return work, result
 
     def check(self) -> None:
-        """Deadlines, and starts that are due. Raises RunFailed where no actor is left."""
+        """Deadlines, and starts that are due. Raises RunFailed where no actor of a role is left."""
         now = time.monotonic()
         pauses = {ActorState.DEAD: _pause_s, ActorState.RETIRED: lambda _: RETIREMENT_S}
         for member in self._members:
@@ -235,11 +225,19 @@ class Fleet:
                 self._suspect(member, waited)
             elif member.state is ActorState.SUSPECT and waited > 2 * self.timeout_s:
                 self._end(member, f"was silent for {waited:.0f} s")
-        if all(m.state is ActorState.RETIRED for m in self._members):
-            raise RunFailed(
-                f"all {self.size} rollout actors are retired, each after {MAX_DEATHS_WITHOUT_RESULT + 1} deaths "
-                "without a result; see logs/"
-            )
+        for role in ROLES:
+            if all(m.state is ActorState.RETIRED for m in self._playing(role)):
+                raise RunFailed(
+                    f"all {len(self._playing(role))} {self._named(role)} are retired, each after "
+                    f"{MAX_DEATHS_WITHOUT_RESULT + 1} deaths without a result; see logs/"
+                )
+
+    def _playing(self, role: Role) -> list[_Member]:
+        return [member for member in self._members if role in member.roles]
+
+    def _named(self, role: Role) -> str:
+        """Return what to call the actors of a role."""
+        return f"rollout actors of the {role}" if len(self._playing(role)) < self.size else "rollout actors"
 
     def _trace_work(self, index: int, work: Work, began: float, result: Any) -> None:
         sync = getattr(result, "sync", None)
@@ -270,7 +268,7 @@ class Fleet:
         late = f"the driver waited {waited:.0f} s for rollout actor {member.index} on {what}"
         self.report(f"{late} (rollout.timeout_s={self.timeout_s:g}); see logs/actor-{member.index}.log")
         member.state = ActorState.SUSPECT
-        if not any(m.state in UP for m in self._members):
+        if not any(m.state in UP for m in self._members if m.roles == member.roles):
             self._end(member, "nobody else is up")
         else:
             self._requeue(member.work)
@@ -285,7 +283,7 @@ class Fleet:
         if isinstance(cause, SyncError):
             raise cause
         log = f"logs/actor-{member.index}.log"
-        if not self._was_up and isinstance(error, RayTaskError):  # nothing can start: bad input, or a bug
+        if member.roles not in self._were_up and isinstance(error, RayTaskError):  # none starts: bad input, or a bug
             raise failure(f"the start of rollout actor {member.index}", error, log) from error
         if isinstance(cause, VersionGone | VersionLate):  # the actor is well
             work, member.ref, member.work, member.since = member.work, None, None, time.monotonic()

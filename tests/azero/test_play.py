@@ -1,7 +1,9 @@
 """The control flow of an assignment, with an engine that answers from a script."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import pytest
 from helpers import request
 from scripted import ScriptedEngine, rules
 
@@ -108,6 +110,26 @@ def test_each_role_is_played_by_its_policy() -> None:
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(slot("0.0"),)))
     assert episode.proposal.completion.policy == "writer"
     assert [s.completion.policy for s in episode.group.samples] == ["reader", "reader"]
+
+
+@pytest.mark.parametrize("barrier", [False, True])
+def test_proposer_and_solver_apart_make_what_one_player_does(barrier: bool) -> None:
+    earlier = Arithmetic().seeds()[0]
+    slots = (slot("0.0"), Slot(id="0.1", tries=slot("0.1", tries=1).tries, problem=earlier))
+    proposals, answers = ["y", "x", "2 + 3"], [earlier.answer, "z", "5", "6"]  # slot 0.1's come first
+
+    def played(proposals: list[str], answers: list[str], slots: tuple[Slot, ...], *roles: Role) -> list[Episode]:
+        engine = ScriptedEngine(proposals, answers)
+        player = Player(engine, Arithmetic(), rules(barrier), roles=roles)  # type: ignore[arg-type]
+        return player.play(Assignment(id="0/0", batch=0, slots=slots))
+
+    proposed = played(proposals, [], slots, Role.PROPOSER)
+    left = tuple(Slot(id=e.group.id, problem=e.group.problem) for e in proposed if e.group and not e.group.samples)
+    assert [(s.id, s.problem.statement) for s in left if s.problem] == [("0.0", "2 + 3"), ("0.1", earlier.statement)]
+    solved = {e.group.id: e.group for e in played([], answers, left, Role.SOLVER) if e.group}
+    merged = [replace(e, group=solved[e.group.id]) if e.group else e for e in proposed]
+    assert merged == played(proposals, answers, slots, *Role)
+    assert [e.group and e.group.success_rate for e in merged] == [None, 0.5, None, 0.5]
 
 
 def test_a_list_mark_stands_before_each_reference_and_asks_for_the_next() -> None:

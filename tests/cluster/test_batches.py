@@ -1,8 +1,11 @@
 """Pacing: what is admitted when, and that a batch is exactly what was admitted for it."""
 
-import pytest
+from dataclasses import replace
 
-from azero.types import Slot
+import pytest
+from helpers import episode, problem
+
+from azero.types import Episode, Group, Slot, Verdict
 from cluster.run.batches import BatchBook
 
 
@@ -42,8 +45,8 @@ def test_a_batch_is_whole_only_with_all_its_parts_and_in_the_order_of_its_slots(
     assert [s.id for a in work for s in a.slots] == [f"0.{i}" for i in range(7)]
     for a in reversed(work):
         assert book.take(0) is None
-        book.add(a, [a.id])  # type: ignore[list-item]
-    assert book.take(0) == ["0/0", "0/1", "0/2"]
+        assert book.add(a, [episode(a.id, [Verdict.RIGHT])]) is None
+    assert [e.id for e in book.take(0) or ()] == ["0/0.0", "0/1.0", "0/2.0"]
     assert book.take(0) is None
 
 
@@ -53,3 +56,40 @@ def test_work_that_comes_back_twice_is_refused() -> None:
     book.add(work[0], [])
     with pytest.raises(ValueError, match="came back twice"):
         book.add(work[0], [])
+
+
+def proposed(slot: str, text: str) -> Episode:
+    """What a proposer's actor makes of a valid proposal."""
+    made = episode(slot, [Verdict.RIGHT], text=text)
+    return replace(made, group=Group(id=slot, problem=problem(text), samples=()))
+
+
+def test_what_a_proposer_alone_played_is_solved_in_a_second_stage() -> None:
+    book = BatchBook(0, 1, 0, parts=2)
+    one, two = book.admit(slots(0))
+    invalid = episode("0.1", None, proposal=Verdict.REJECTED)
+    second = book.add(one, [proposed("0.0", "1 + 2"), invalid])
+    assert second is not None and (second.id, second.batch) == ("0/0/solver", 0)
+    assert second.slots == (Slot(id="0.0", problem=problem("1 + 2")),)  # the other has nothing to solve
+    assert book.add(two, [invalid]) is None and book.take(0) is None
+    with pytest.raises(ValueError, match="came back twice"):
+        book.add(one, [proposed("0.0", "1 + 2")])
+    solved = episode("0.0", [Verdict.RIGHT, Verdict.WRONG], proposal=None)
+    assert book.add(second, [solved]) is None
+    episodes = book.take(0)
+    assert episodes is not None
+    assert [(e.proposal.verdict, e.group) for e in episodes if e.proposal] == [
+        (Verdict.VALID, solved.group),
+        (Verdict.REJECTED, None),
+        (Verdict.REJECTED, None),
+    ]
+    with pytest.raises(KeyError):
+        book.add(second, [solved])
+
+
+def test_a_second_stage_that_lacks_a_group_is_refused() -> None:
+    book = BatchBook(0, 1, 0, parts=1)
+    second = book.add(book.admit(slots(0))[0], [proposed("0.0", "1 + 2"), proposed("0.1", "2 + 2")])
+    assert second is not None
+    with pytest.raises(KeyError, match=r"0\.1"):
+        book.add(second, [episode("0.0", [Verdict.RIGHT], proposal=None)])

@@ -6,19 +6,21 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import ray
-from helpers import publication
+from helpers import publication, request
 from lost import lost_reference
 from remote import require_follows
 
 from actors.rollout import fetched
 from azero.errors import RunFailed, UserError
-from azero.types import SHARED, Assignment, Publication
+from azero.types import SHARED, Assignment, Publication, Role, Slot
 from cluster.supervise import fleet as module
-from cluster.supervise.fleet import ActorState, EvalWork, Fleet, PlayWork, WeightsLost
+from cluster.supervise.fleet import ActorState, Fleet, WeightsLost
 from cluster.supervise.remote import RemoteActor
+from cluster.supervise.work import EvalWork, PlayWork
 
 PUBLICATION = publication()
 
@@ -64,12 +66,29 @@ class Sleeper:
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
+PROPOSER, SOLVER = (Role.PROPOSER,), (Role.SOLVER,)
+
+
+def split(index: int) -> tuple[Role, ...]:
+    """Actor 0 plays the proposer, all others the solver."""
+    return SOLVER if index else PROPOSER
+
+
+def asking(id: str) -> PlayWork:
+    """Work for a proposer."""
+    slot = Slot(id=id, tries=(request("1 + 2"),))
+    return PlayWork(assignment=Assignment(id=id, batch=0, slots=(slot,)))
+
+
 def work(id: str) -> PlayWork:
     return PlayWork(assignment=Assignment(id=id, batch=0, slots=()))
 
 
-def make(size: int, said: list[str], seconds: float = 0.2, timeout_s: float = 30.0) -> Fleet:
-    fleet = Fleet(lambda i: Sleeper.remote(i, seconds), size, timeout_s, 60.0, said.append)  # type: ignore[attr-defined]
+def make(size: int, said: list[str], seconds: float = 0.2, timeout_s: float = 30.0, **options: Any) -> Fleet:
+    def spawn(index: int) -> Any:
+        return Sleeper.remote(index, seconds)  # type: ignore[attr-defined]
+
+    fleet = Fleet(spawn, size, timeout_s, 60.0, said.append, **options)
     fleet.start()
     fleet.wait_ready()
     drive(fleet, lambda: fleet.states()[ActorState.STALE] == size)
@@ -177,6 +196,54 @@ def test_a_sole_actor_that_hangs_is_replaced_at_its_deadline(monkeypatch: pytest
     fleet = make(1, said, timeout_s=2.0)
     stop_at_work(fleet)
     assert drive(fleet, finished(fleet)) == [(0, "0/0")] and fleet.restarts == 1
+
+
+def test_each_piece_goes_to_an_actor_of_its_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where actors of the other role are idle, and after a death."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.2)
+    fleet = make(3, [], seconds=0.5, roles_of=split)
+    fleet.submit(work("s0"))
+    fleet.submit(work("s1"))
+    fleet.submit(work("s2"))
+    fleet.submit(asking("p0"))
+    fleet.submit(asking("p1"))
+    fleet.dispatch(PUBLICATION)
+    os.kill(pid_of(fleet, 0), signal.SIGKILL)  # has p0, though solvers' work was queued before
+    results = drive(fleet, finished(fleet))
+    assert sorted(id for _, id in results) == ["p0", "p1", "s0", "s1", "s2"]
+    assert all(split(index) == (PROPOSER if id.startswith("p") else SOLVER) for index, id in results)
+    assert fleet.restarts == fleet.redispatched == 1
+
+
+def test_the_sole_actor_of_a_role_that_hangs_is_replaced_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.2)
+    fleet = make(2, [], timeout_s=2.0, roles_of=split)
+    victim = pid_of(fleet, 0)
+    fleet.submit(asking("p0"))
+    fleet.dispatch(PUBLICATION)
+    os.kill(victim, signal.SIGSTOP)
+    assert drive(fleet, finished(fleet)) == [(0, "p0")] and fleet.restarts == 1
+
+
+def test_without_an_actor_of_a_role_the_run_ends_and_names_it() -> None:
+    fleet = make(2, [], roles_of=split)
+    fleet._members[0].deaths = 3
+    fleet.submit(asking("fatal"))
+    with pytest.raises(RunFailed, match="all 1 rollout actors of the proposer are retired"):
+        drive(fleet, finished(fleet))
+    assert fleet.states()[ActorState.STALE] == 1  # the solver's is well
+
+
+def test_a_run_begins_with_an_actor_of_each_role() -> None:
+    def spawn(index: int) -> Any:
+        return Sleeper.options(num_cpus=64 * index).remote(index, 0.1)  # type: ignore[attr-defined]
+
+    fleet = Fleet(spawn, 2, 30.0, 60.0, print, roles_of=split)
+    fleet.start()
+    drive(fleet, lambda: fleet.states()[ActorState.STALE] == 1)
+    fleet.start_timeout_s = 1.0
+    with pytest.raises(RunFailed, match="fewer than 1 rollout actors of the solver were ready after 1 s"):
+        fleet.wait_ready()
 
 
 def test_an_engine_that_fails_ends_its_actor(monkeypatch: pytest.MonkeyPatch) -> None:
