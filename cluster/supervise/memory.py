@@ -12,7 +12,7 @@ import math
 import os
 import re
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from azero.errors import UserError
 from azero.models.gguf import is_gguf
 from azero.models.loading import resolve_model_path
 from azero.policies import Policies, Policy, policies_of
+from azero.types import ROLES, Role
 from cluster.records import machine
 
 MIB, GIB = 1024**2, 1024**3
@@ -151,22 +152,17 @@ class Plan:
     note: str  # of what the tokens of the KV cache are enough for
 
 
-def plan(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], gpu_bytes: int = GPU_BYTES) -> Plan:
-    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one."""
+def plan(
+    config: Config,
+    policies: Policies,
+    shapes: Mapping[str, ModelShape],
+    gpu_bytes: int = GPU_BYTES,
+    roles: Collection[Role] = ROLES,
+) -> Plan:
+    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one. `roles`: of the actor."""
     width = 4 if config.model.dtype == "float32" else 2
     nets = {name: shapes[players[0].model] for name, players in policies.nets.items()}
-    weights = sum(shape.parameters for shape in nets.values())
-    adapters = sum(_adapter(p, shapes[p.model]) for p in policies.all)
-    learner, actor = _learner(config, policies, shapes, width), dict[str, int]()
-    actor["weights"] = weights * width // config.rollout.tensor_parallel
-    actor["adapters"] = adapters * width
-    if config.rollout.gpus_per_actor:
-        share = config.rollout.gpu_memory_utilization * gpu_bytes
-        actor["KV cache"] = max(0, int(share) - actor["weights"] - actor["adapters"])
-    else:
-        actor["KV cache"] = int(config.rollout.kv_cache_gib * GIB) * len(nets)
-    per_token = sum(2 * shape.layers * shape.keys * width for shape in nets.values()) / len(nets)
-    tokens = int(actor["KV cache"] * config.rollout.tensor_parallel // per_token)
+    actor, note = _actor(config, policies.playing(roles), shapes, width, gpu_bytes)
     versions = 2 + config.rollout.max_staleness
     own = {p.name: _adapter(p, s := shapes[p.model]) or s.parameters for p in policies.all}
     trained = sum(own[p.name] for p in policies.all if p.trains)
@@ -175,8 +171,25 @@ def plan(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], g
         "published versions": (versions * trained + still) * width,
         "copy of the learner's state": 4 * sum(own.values()) + 8 * trained if config.learner.keep_every else 0,
     }
-    note = f"{tokens:,} tokens, {tokens // config.rollout.max_model_len:,} sequences of {config.rollout.max_model_len}"
-    return Plan(learner=learner, actor=actor, store=store, note=note)
+    return Plan(learner=_learner(config, policies, shapes, width), actor=actor, store=store, note=note)
+
+
+def _actor(
+    config: Config, policies: Policies, shapes: Mapping[str, ModelShape], width: int, gpu_bytes: int
+) -> tuple[dict[str, int], str]:
+    """(bytes of an actor of these policies by use, what the tokens of its KV cache are enough for)."""
+    rollout, held = config.rollout, dict[str, int]()
+    nets = [shapes[players[0].model] for players in policies.nets.values()]
+    held["weights"] = sum(shape.parameters for shape in nets) * width // rollout.tensor_parallel
+    held["adapters"] = sum(_adapter(p, shapes[p.model]) for p in policies.all) * width
+    if rollout.gpus_per_actor:
+        share = rollout.gpu_memory_utilization * gpu_bytes
+        held["KV cache"] = max(0, int(share) - held["weights"] - held["adapters"])
+    else:
+        held["KV cache"] = int(rollout.kv_cache_gib * GIB) * len(nets)
+    per_token = sum(2 * shape.layers * shape.keys * width for shape in nets) / len(nets)
+    tokens = int(held["KV cache"] * rollout.tensor_parallel // per_token)
+    return held, f"{tokens:,} tokens, {tokens // rollout.max_model_len:,} sequences of {rollout.max_model_len}"
 
 
 def _learner(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], width: int) -> dict[str, int]:
@@ -221,13 +234,26 @@ def needed_memory(config: Config, policies: Policies) -> list[tuple[str, str]]:
     ]
     if len(known) < len(shapes):
         return [*rows, ("memory", "unknown until the model is loaded")]
-    found = plan(config, policies, known, machine.gpu_bytes() or GPU_BYTES)
+    plans = _plans(config, policies, known)
+    found = max(plans.values(), key=lambda made: sum(made.actor.values()))
     rows += [
         ("memory, learner", _sum(found.learner)),
-        ("memory, each actor", f"{_sum(found.actor)}: {found.note}"),
+        *((f"memory, {whose}", f"{_sum(made.actor)}: {made.note}") for whose, made in plans.items()),
         ("memory, Ray's object store", _sum(found.store)),
     ]
     return rows + _on_gpu(config, found)
+
+
+def _plans(config: Config, policies: Policies, shapes: Mapping[str, ModelShape]) -> dict[str, Plan]:
+    """Return a plan with each kind of actor, by what to call one."""
+    casts = config.rollout.casts if len(policies.nets) > 1 else [ROLES]  # one net serves both roles
+    gpu_bytes = machine.gpu_bytes() or GPU_BYTES
+    return {
+        "each actor" if roles == ROLES else f"each actor of the {roles[0]}": plan(
+            config, policies, shapes, gpu_bytes, roles
+        )
+        for roles in casts
+    }
 
 
 def memory_of_shapes(config: Config) -> Iterator[tuple[str, str]]:
@@ -241,8 +267,10 @@ def memory_of_shapes(config: Config) -> Iterator[tuple[str, str]]:
         if shape is None:
             yield word, "unknown until the model is loaded"
             continue
-        made = plan(shaped, played, {model: shape}, machine.gpu_bytes() or GPU_BYTES)
-        sums = {"learner": made.learner, "each actor": made.actor, "object store": made.store}
+        plans = _plans(shaped, played, {model: shape})
+        made = next(iter(plans.values()))
+        actors = {whose: each.actor for whose, each in plans.items()}
+        sums = {"learner": made.learner, **actors, "object store": made.store}
         yield word, ", ".join(f"{name} {_sum(parts).partition(' (')[0]}" for name, parts in sums.items())
 
 

@@ -20,7 +20,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from azero.config import ClusterConfig, Config
+from azero.config import ClusterConfig, Config, RolesConfig
 from azero.errors import RunFailed, UserError
 from azero.policies import Policies, Policy
 from cluster.records import machine
@@ -56,7 +56,9 @@ def demand(config: Config) -> Demand:
     if config.cluster.layout == "colocated":
         pair = {name: worker.get(name, 0) + actor.get(name, 0) for name in worker | actor}
         return Demand(first=[pair] * config.learner.workers, later=[])
-    return Demand(first=[worker] * config.learner.workers + [actor], later=[actor] * (config.rollout.actors - 1))
+    kinds = len(config.rollout.casts)  # of actors, of which a run needs one each
+    first = [worker] * config.learner.workers + [actor] * kinds
+    return Demand(first=first, later=[actor] * (config.rollout.actors - kinds))
 
 
 def worker_bundle(config: Config) -> Bundle:
@@ -80,7 +82,7 @@ def needs(config: Config, policies: Policies) -> list[tuple[str, str]]:
         *needed_memory(config, policies),
         ("CPUs", f"{run.total('CPU'):g}"),
         ("GPUs", f"{run.total('GPU'):g}"),
-        ("rollout actors", str(rollout.actors)),
+        ("rollout actors", f"{rollout.actors}{_described_roles(rollout.roles)}"),
         ("batch", f"{batch} solver samples a step"),
         ("tokens", f"at most {_tokens(config):,} completion tokens a step, proposals counted once"),
     ]
@@ -95,6 +97,10 @@ def _tokens(config: Config) -> int:
 def _described(policy: Policy) -> str:
     what = f"adapter of rank {policy.adapter.rank}" if policy.adapter else "all weights"
     return f"{policy.name}: {what}{'' if policy.trains else ', frozen'}"
+
+
+def _described_roles(roles: RolesConfig) -> str:
+    return f": {roles.proposer} of the proposer, {roles.solver} of the solver" if roles.proposer else ""
 
 
 def share_threads(config: Config, local: bool) -> None:
@@ -161,8 +167,9 @@ class Room:
         run, free = demand(config), [Node.unused(node) for node in self.nodes]
         if missing := lacking(run.first, free):
             nodes = " | ".join(_words([_bundle(CPU=n.get("CPU", 0), GPU=n.get("GPU", 0))]) for n in self.nodes)
+            first = "an actor of each role" if config.rollout.roles.proposer else "first rollout actor"
             text = (
-                f"{self.where} cannot hold learner and first rollout actor: no node has {_words(missing)} left, of "
+                f"{self.where} cannot hold learner and {first}: no node has {_words(missing)} left, of "
                 f"{nodes or 'no node at all'}; lower learner.workers or what a part takes (rollout.cpus_per_actor, "
                 "learner.cpus_per_worker, ...), or use larger nodes or more"
             )

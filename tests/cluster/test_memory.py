@@ -12,6 +12,7 @@ from azero.config import load_config
 from azero.errors import UserError
 from azero.models.loading import EMBEDDED
 from azero.policies import policies_of
+from azero.types import Role
 from cluster.commands.doctor import doctor
 from cluster.supervise import memory
 from cluster.supervise.memory import ModelShape, memory_of_shapes, plan, shape_of
@@ -109,6 +110,23 @@ def test_needs_and_doctor_show_it() -> None:
     assert "adapter of rank 16" in rows["policies"] and "adapters" in rows["memory, learner"]
     assert [word for word, _ in memory_of_shapes(config)] == ["shared", "adapters", "separate"]
     assert sum(check.name.startswith("memory, policies=") for check in doctor(config="local")) == 3
+
+
+def test_actors_of_one_role_hold_one_model(tmp_path: Path) -> None:
+    n = of_7b(tmp_path).parameters
+    given = ["policies=separate", "rollout.actors=4", "rollout.roles.proposer=1", "rollout.roles.solver=3"]
+    config = load_config("journal", [*given, f"model.path={tmp_path}", "policies.proposer.adapter.rank=16"])
+    policies, shapes = policies_of(config), {str(tmp_path.resolve()): of_7b(tmp_path)}
+    held = [plan(config, policies, shapes, roles=(role,)).actor for role in Role]
+    assert [actor["weights"] for actor in held] == [2 * n, 2 * n]
+    assert [actor["adapters"] for actor in held] == [2 * of_7b(tmp_path).adapter(16), 0]
+    assert plan(config, policies, shapes).actor["weights"] == 4 * n
+    rows = dict(needs(config, policies))
+    assert rows["rollout actors"] == "4: 1 of the proposer, 3 of the solver"
+    assert "adapters" in rows["memory, each actor of the proposer"]
+    assert "adapters" not in rows["memory, each actor of the solver"] and "memory, each actor" not in rows
+    found = dict(memory_of_shapes(config))
+    assert "each actor of the solver" in found["separate"] and "each actor of" not in found["shared"]
 
 
 def test_the_plan_of_a_gpu_says_whether_it_fits() -> None:

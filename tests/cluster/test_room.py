@@ -60,6 +60,15 @@ def test_colocated_pairs() -> None:
     assert not none.starts and "no node has 2 CPU, 1 GPU left" in none.text
 
 
+def test_a_run_starts_with_an_actor_of_each_role() -> None:
+    given = [*TP, "policies=separate", "rollout.roles.proposer=1", "rollout.roles.solver=2"]
+    needed = demand(load_config("local", given))
+    assert len(needed.first) == 4 + 2 and len(needed.later) == 1
+    assert answer(given, HEAD, GPU8).text.startswith("the cluster cannot hold learner and an actor of each role")
+    text = "1 of 3 rollout actors do not fit yet (2 CPU, 4 GPU) and join when they do"
+    assert answer(given, HEAD, GPU8, {"CPU": 8.0, "GPU": 4.0}).text == text
+
+
 def test_what_takes_more_than_all_nodes_have() -> None:
     run = demand(load_config("local", TP))
     Room([HEAD, GPU8, GPU8], "this machine").require_all(run)
