@@ -69,6 +69,11 @@ class Victim:
     def actors(self) -> list[psutil.Process]:
         return list(self._named("ray::RolloutActor"))
 
+    def actor(self, index: int) -> psutil.Process:
+        """The one that writes logs/actor-INDEX.log."""
+        written = {os.readlink(f"/proc/{process.pid}/fd/1"): process for process in self.actors()}
+        return next(process for log, process in written.items() if log.endswith(f"/actor-{index}.log"))
+
     def learners(self) -> list[psutil.Process]:
         return list(self._named("ray::Learner"))
 

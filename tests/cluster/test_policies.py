@@ -21,6 +21,8 @@ from learner.checkpoint import Checkpoint, checkpoints_in
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["rollout.problems_per_step=6", "rollout.solutions_per_problem=4", "eval.samples=0", "optim.warmup_steps=1"]
 SMALL += ["rollout.threads=1", "learner.threads=1", "cluster.progress=plain", "run.eval_every=0", "optim.lr=1e-3"]
+APART = ["policies=separate", "rollout.actors=2", "rollout.roles.proposer=1", "rollout.roles.solver=1"]
+APART += ["rollout.cpus_per_actor=0.5"]
 LONG = pytest.mark.long
 
 
@@ -64,10 +66,29 @@ def test_a_run_proves_each_policy_and_is_exported_and_evaluated(
 
 
 @LONG
-@pytest.mark.parametrize("name", ["adapters", "separate", "shared"])
+def test_an_actor_of_each_role_loads_its_policy_alone_and_is_survived(tmp_path: Path) -> None:
+    victim = Victim.start(tmp_path / "run", [*SMALL, *APART, "run.steps=10"])
+    for step, index in ((2, 0), (5, 1)):
+        victim.wait_for_step(step)
+        victim.actor(index).kill()
+    assert victim.finish() == 0, victim.said()
+    check_whole(tmp_path / "run", 10, 6)
+    assert len(victim.recoveries("rollout actor 0")) == len(victim.recoveries("rollout actor 1")) == 1
+    lines = [m for m in read_jsonl(tmp_path / "run" / "metrics.jsonl") if m["step"]]
+    assert lines[-1]["faults/restarts"] == 2
+    for metrics in lines:
+        loaded = [metrics[f"sync/bytes/{p}"] for p in ("proposer", "solver") if f"sync/bytes/{p}" in metrics]
+        assert metrics["sync/bytes"] == max(loaded)  # with both it would be their sum
+        assert metrics["sync/logprob_gap"] <= 1e-4 and metrics["staleness/max"] <= 1
+    assert all(any(f"sync/bytes/{p}" in m for m in lines[7:]) for p in ("proposer", "solver"))
+
+
+@LONG
+@pytest.mark.parametrize("name", ["adapters", "separate", "shared", "apart"])
 def test_actor_learner_and_driver_die_and_nothing_shows(name: str, tmp_path: Path) -> None:
     """In synchronous mode: metrics and evaluations are those of a run that nobody disturbed, to the last bit."""
-    overrides = [*SMALL, shape(name), "rollout.engine=hf", "rollout.max_staleness=0", "run.steps=12"]
+    named = APART if name == "apart" else [shape(name)]
+    overrides = [*SMALL, *named, "rollout.engine=hf", "rollout.max_staleness=0", "run.steps=12"]
     overrides += ["run.checkpoint_every=3", "run.eval_every=6", "learner.keep_every=2"]
     whole = Victim.start(tmp_path / "whole", overrides)
     assert whole.finish() == 0, whole.said()
