@@ -67,8 +67,7 @@ class SyncProof:
             for part in new:
                 load(part)
             load_seconds = time.monotonic() - began
-            probes = learner_probes() if new else {}
-            proven = self._prove(engine, new, publication, probes)
+            proven = self._prove(engine, new, publication, learner_probes()) if new else {}
             for part in publication.parts.keys() - proven.keys():
                 engine.keep(publication.version, part)
         except BaseException:  # an interrupted load too
