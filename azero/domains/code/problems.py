@@ -1,0 +1,252 @@
+"""Making problems: the rules that a proposal has to keep, each with a named reason, and what a program's runs say.
+
+A program runs twice, with different random seeds and hash seeds and a tenth of the limits, and must give equal values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from azero.domains.code.executed import marked
+from azero.domains.code.programs import (
+    Bounds,
+    Program,
+    Reason,
+    Rejected,
+    canonical,
+    nodes,
+    parse,
+    require_use,
+    returned_literals,
+    structure,
+    telling_lines,
+)
+from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
+from azero.domains.code.values import NotLiteral, read_arguments, same, write
+from azero.sandbox import Failure, Limits, Outcome, Sandbox
+from azero.types import Cell, Problem
+
+TIERS = ("small", "medium", "large")
+MAX_MESSAGE = 200  # characters
+SHARE_OF_LIMITS = 10  # a proposed program may use one part in so many
+SEEDS = (1, 2)  # of the two runs
+
+FAILURES = {
+    Failure.SYNTAX: Reason.UNSUPPORTED,  # Python's own parser has taken it
+    Failure.UNSUPPORTED: Reason.UNSUPPORTED,
+    Failure.ERROR: Reason.RAISES,
+    Failure.TIME: Reason.TIME,
+    Failure.MEMORY: Reason.MEMORY,
+    Failure.RECURSION: Reason.RECURSION,
+    Failure.PERMISSION: Reason.PERMISSION,
+    Failure.NOT_LITERAL: Reason.NOT_LITERAL,
+    Failure.CRASH: Reason.CRASH,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """Makes problems by the rules. Every method raises Rejected with the first rule that is broken."""
+
+    sandbox: Sandbox
+    limits: Limits
+    bounds: Bounds
+    tiers: Sequence[int]  # the most nodes that run of each tier's problems
+    inputs: int  # of a problem of induction
+
+    def make(self, task: str, program: str, inputs: Sequence[str], message: str = "", version: int = -1) -> Problem:
+        """The problem of these texts. `inputs`: argument lists, of which induction takes the first `self.inputs`."""
+        parsed = parse(program, self.bounds)
+        require_use(parsed)
+        arguments = [_arguments(text, parsed) for text in inputs]
+        if task == INDUCTION:
+            return self._induction(parsed, arguments, message, version)
+        return self._of_one_input(task, parsed, arguments[0], version)
+
+    def run(self, program: str, calls: Sequence[Sequence[Any]], limits: Limits, seed: int = 0) -> list[Outcome]:
+        """The outcomes. What ran out of time runs once more, since a busy machine may be the cause."""
+        outcomes = self.sandbox.run(program, calls, limits, seed)
+        late = [i for i, outcome in enumerate(outcomes) if outcome.failure is Failure.TIME]
+        if late:
+            again = self.sandbox.run(program, [calls[i] for i in late], limits, seed)
+            for i, outcome in zip(late, again, strict=True):
+                outcomes[i] = outcome
+        return outcomes
+
+    def _of_one_input(self, task: str, program: Program, arguments: tuple[Any, ...], version: int) -> Problem:
+        calls = [arguments, *(perturbed(arguments, k) for k in (0, 1))]
+        first = self._tenth(program, calls, SEEDS[0])
+        output = _value(first[0])
+        others = [(a, o.value) for a, o in zip(calls[1:], first[1:]) if o.failure is None]
+        _require_idea([(arguments, output), *others], enough=1 + bool(others))
+        copied = [(output,)] if task == ABDUCTION and len(arguments) == 1 else []
+        again, *copies = self._tenth(program, [arguments, *copied], SEEDS[1])
+        if not same(_value(again), output):
+            raise Rejected(Reason.NOT_DETERMINISTIC)
+        if task == ABDUCTION:
+            copies = [c for c in copies if c.failure is None and same(c.value, output)]
+            if copies or any(same(output, argument) for argument in (*arguments, arguments)):
+                raise Rejected(Reason.ANSWER_SHOWN)
+        elif any(same(output, literal) for literal in returned_literals(program)):
+            raise Rejected(Reason.ANSWER_SHOWN)
+        cell = Cell(task=task, tier=self._tier(program, [arguments]))
+        return one_input_problem(program, cell, arguments, output, version)
+
+    def _induction(
+        self, program: Program, arguments: Sequence[tuple[Any, ...]], message: str, version: int
+    ) -> Problem:
+        chosen = {written(a): a for a in arguments}
+        if len(chosen) < self.inputs:
+            raise Rejected(Reason.FEW_INPUTS)
+        calls = list(chosen.values())[: self.inputs]
+        if not message or len(message) > MAX_MESSAGE:
+            raise Rejected(Reason.NO_MESSAGE)
+        outputs = [_value(outcome) for outcome in self._tenth(program, calls, SEEDS[0])]
+        again = [_value(outcome) for outcome in self._tenth(program, calls, SEEDS[1])]
+        if not all(map(same, outputs, again)):
+            raise Rejected(Reason.NOT_DETERMINISTIC)
+        pairs = list(zip(calls, outputs, strict=True))
+        _require_idea(pairs, enough=2)
+        told = [*telling_lines(program), *(f"f({written(a)})" for a in calls)]
+        if any(_squeezed(line) in _squeezed(message) for line in told):
+            raise Rejected(Reason.MESSAGE_SHOWS_PROGRAM)
+        cell = Cell(task=INDUCTION, tier=self._tier(program, calls))
+        return induction_problem(program, cell, pairs, message, version)
+
+    def _tenth(self, program: Program, calls: Sequence[Sequence[Any]], seed: int) -> list[Outcome]:
+        """The outcomes of a run with a tenth of the limits."""
+        limits = replace(
+            self.limits,
+            seconds=self.limits.seconds / SHARE_OF_LIMITS,
+            memory_mib=max(1, self.limits.memory_mib // SHARE_OF_LIMITS),
+            recursion=max(1, self.limits.recursion // SHARE_OF_LIMITS),
+        )
+        return self.run(program.text, calls, limits, seed)
+
+    def _tier(self, program: Program, calls: Sequence[Sequence[Any]]) -> str:
+        """Of the nodes that run for some call; of all where that cannot be told."""
+        ran = nodes(program)
+        if not program.is_one_line:
+            counts = [o.value for o in self.run(marked(program), calls, self.limits) if type(o.value) is int]
+            ran = max(counts, default=ran)
+        return next((tier for tier, most in zip(TIERS, self.tiers) if ran <= most), TIERS[-1])
+
+
+def one_input_problem(
+    program: Program, cell: Cell, arguments: Sequence[Any], output: Any, version: int
+) -> Problem:
+    """The problem of deduction or abduction of a program that gives `output`. Checks nothing."""
+    given, value = written(arguments), write(output)
+    return _problem(
+        cell,
+        program,
+        statement(cell.task, program.text, [given], value),
+        value if cell.task == DEDUCTION else given,
+        [given],
+        {"program": program.text, "arguments": given, "output": value},
+        version,
+    )
+
+
+def induction_problem(
+    program: Program, cell: Cell, pairs: Sequence[tuple[Sequence[Any], Any]], message: str, version: int
+) -> Problem:
+    """The problem of induction of (arguments, output) pairs, of which half are shown. Checks nothing."""
+    texts = [[written(arguments), write(output)] for arguments, output in pairs]
+    inputs, half = [given for given, _ in texts], max(1, len(texts) // 2)
+    payload = {
+        "program": program.text,
+        "parameters": len(program.parameters),
+        "message": message,
+        "shown": texts[:half],
+        "hidden": texts[half:],
+    }
+    text = statement(INDUCTION, program.text, inputs, message=message)
+    return _problem(cell, program, text, program.text, sorted(inputs), payload, version)
+
+
+def canonical_form(task: str, program: Program, inputs: Iterable[str]) -> str:
+    """The form by which problems are compared: of the task, the program and the written argument lists."""
+    return "\n".join([f"{task}: {canonical(program)}", *inputs])
+
+
+def _problem(
+    cell: Cell,
+    program: Program,
+    text: str,
+    answer: str,
+    inputs: Sequence[str],
+    payload: Mapping[str, Any],
+    version: int,
+) -> Problem:
+    return Problem(
+        id=hashlib.sha256(f"{cell.task}\n{text}".encode()).hexdigest()[:12],
+        cell=cell,
+        statement=text,
+        answer=answer,
+        canonical=canonical_form(cell.task, program, inputs),
+        structure=structure(program),
+        payload=payload,
+        author_version=version,
+    )
+
+
+def written(arguments: Sequence[Any]) -> str:
+    """The text of an argument list."""
+    return ", ".join(map(write, arguments))
+
+
+def perturbed(value: Any, k: int) -> Any:
+    """Another value of the same type, one for k 0 and another for k 1; those beside each other change differently."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value // 2 - 1 if k else value + 7
+        case float():
+            return value / 2 - 1 if k else value + 1.5
+        case str():
+            return value[::-1][:-1] if k else value + (value[:1] or "a") + "b"
+        case bytes():
+            return value[::-1][:-1] if k else value + (value[:1] or b"a") + b"b"
+        case list():
+            members = [perturbed(v, k) for v in value]
+            return members[::-1][1:] if k else [*members, *value[:1]]
+        case tuple():
+            return tuple(perturbed(v, (k + i) % 2) for i, v in enumerate(value))
+        case dict():
+            return {key: perturbed(v, k) for key, v in value.items()}
+    return value
+
+
+def _arguments(text: str, program: Program) -> tuple[Any, ...]:
+    """The literals of an argument list, as many as the program's parameters."""
+    try:
+        arguments = read_arguments(text)
+    except NotLiteral as e:
+        raise Rejected(Reason.INPUT) from e
+    if len(arguments) != len(program.parameters):
+        raise Rejected(Reason.INPUT)
+    return arguments
+
+
+def _value(outcome: Outcome) -> Any:
+    if outcome.failure is not None:
+        raise Rejected(FAILURES[outcome.failure])
+    return outcome.value
+
+
+def _require_idea(pairs: Sequence[tuple[Sequence[Any], Any]], enough: int) -> None:
+    """Raises Rejected where the outputs are fewer than `enough` different ones, or always one of the arguments."""
+    if sum(not any(same(output, earlier) for _, earlier in pairs[:i]) for i, (_, output) in enumerate(pairs)) < enough:
+        raise Rejected(Reason.CONSTANT)
+    arguments, _ = pairs[0]
+    if any(all(same(given[i], output) for given, output in pairs) for i in range(len(arguments))):
+        raise Rejected(Reason.IDENTITY)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split()).lower()
