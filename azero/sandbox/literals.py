@@ -18,7 +18,7 @@ MAX_SOURCE = 2_000  # characters of a text that is read: a value may be written 
 
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))  # an integer is measured before its digits are computed: they cost time
 _FLOATS = {"nan": "float('nan')", "inf": "float('inf')", "-inf": "float('-inf')"}
-_BRACKETS = {list: "[]", tuple: "()", set: "{}"}
+_BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}")}
 
 
 class NotLiteral(ValueError):
