@@ -1,5 +1,6 @@
 """On a domain of bare numbers: problem n is "n", its canonical form too, its cell is number n mod 3."""
 
+import hashlib
 import random
 from collections import Counter
 from typing import Any, cast, get_args
@@ -8,6 +9,7 @@ import pytest
 from helpers import problem
 
 from azero.config import Source, TaskConfig
+from azero.domains import get_domain
 from azero.domains.base import Domain, levels
 from azero.domains.expression import CELLS
 from azero.errors import UserError
@@ -174,3 +176,20 @@ def test_requests_of_a_cell_and_try_share_prompts(shared: int, prompts: int) -> 
         for cell in CELLS:
             asked = [r.references for r in requests if r.cell == cell]
             assert len(asked) == 8 and len(set(asked)) == prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("arithmetic", "e5db5ef0001080b1"), ("sorting", "9d7b9a95e8365b7c")],
+)
+def test_slots_of_a_seed_stay_what_they_are(name: str, digest: str) -> None:
+    """A run of an earlier version repeats; the digests are of that version's slots."""
+    domain = get_domain(name)
+    made = SlotSource(domain, TaskConfig(proposals_per_prompt=2, fill_from_buffer=True), 16, 3, seed=5)
+    slots = [made.slots(batch, ProblemBuffer(1000, domain.seeds())) for batch in (0, 7)]
+    told = [
+        (s.id, s.problem and s.problem.id, [(str(t.cell), [p.id for p in t.references]) for t in s.tries])
+        for batch in slots
+        for s in batch
+    ]
+    assert hashlib.sha256(repr(told).encode()).hexdigest()[:16] == digest
