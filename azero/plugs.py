@@ -68,6 +68,8 @@ def build(
     called = getattr(make, "__name__", name)
     try:
         made = make(*arguments)
+    except UserError:
+        raise
     except Exception as e:
         needs = "no arguments" if not arguments else f"the arguments {', '.join(type(a).__name__ for a in arguments)}"
         raise UserError(f"{key}={name}: {called}() fails with {told(e)}; it must work with {needs}") from e
