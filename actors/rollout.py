@@ -65,6 +65,7 @@ def play_rules(rollout: RolloutConfig, task: TaskConfig, ladder: Ladder) -> Play
         other_tiers=task.other_tiers,
         ladder=ladder,
         barrier=rollout.max_staleness == 0,
+        domain_stops=rollout.stop is None and task.protocol == "raw",
     )
 
 
@@ -86,7 +87,7 @@ def evaluate_solver(
         samples=config.samples,
         temperature=temperature,
         max_new_tokens=config.max_new_tokens,
-        stop=stops(config.stop, config.protocol),
+        stop=None if config.stop is None and config.protocol == "raw" else stops(config.stop, config.protocol),
         data=config.data,
         judges=judges,
         policy=policy,
@@ -119,7 +120,7 @@ class RolloutActor:
         self.index, self.config, self.policies, self.items = index, config, policies, items
         self.roles = config.rollout.played_by(index)
         self.problems = problems
-        self.domain = get_domain(config.task.domain)
+        self.domain = get_domain(config.task.domain, config.task.options)
         self.judges = executor_of(self.domain)
         self.proof = SyncProof(sync_tolerance(config.rollout, config.model.dtype))
         self._engine: Engine | None = None

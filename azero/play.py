@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import ChatTemplate, Domain, Proposal, judged
+from azero.domains.base import ChatTemplate, Domain, Proposal, judged, stops_of
 from azero.engine import Engine
 from azero.errors import UserError
 from azero.judging import Inline
@@ -64,6 +64,7 @@ class PlayRules:
     other_tiers: bool
     ladder: Ladder
     barrier: bool
+    domain_stops: bool = False  # the domain says what ends a completion, in place of what `proposer` and `solver` say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +168,10 @@ class Player:
             else:
                 self._solved(job.tag, job.completions, outcomes)
 
+    def _sampling(self, role: Role, cell: Cell) -> Sampling:
+        sampling = self.rules.proposer if role is Role.PROPOSER else self.rules.solver
+        return replace(sampling, stop=stops_of(self.domain, role, cell)) if self.rules.domain_stops else sampling
+
     def _chat(self, role: Role) -> ChatTemplate | None:
         return partial(self.engine.chat_template, policy=self.policies.of(role)) if self.rules.chat else None
 
@@ -233,8 +238,10 @@ class Player:
             self._submit_group(tag)
 
     def _submit_proposal(self, tag: _Proposing) -> None:
-        prompt = self._encoded(Role.PROPOSER, self._proposer_prompt(self._request(tag)))
-        self.engine.submit(tag, prompt, 1, self.rules.proposer, self.policies.of(Role.PROPOSER))
+        request = self._request(tag)
+        prompt = self._encoded(Role.PROPOSER, self._proposer_prompt(request))
+        sampling = self._sampling(Role.PROPOSER, request.cell)
+        self.engine.submit(tag, prompt, 1, sampling, self.policies.of(Role.PROPOSER))
 
     def _encoded(self, role: Role, prompt: str) -> tuple[int, ...]:
         return self.engine.encode(prompt, rendered=self.rules.chat, policy=self.policies.of(role))
@@ -276,7 +283,8 @@ class Player:
 
     def _submit_group(self, tag: _Solving) -> None:
         prompt = self._encoded(Role.SOLVER, self._solver_prompt(tag.problem))
-        self.engine.submit(tag, prompt, self.rules.solutions, self.rules.solver, self.policies.of(Role.SOLVER))
+        sampling = self._sampling(Role.SOLVER, tag.problem.cell)
+        self.engine.submit(tag, prompt, self.rules.solutions, sampling, self.policies.of(Role.SOLVER))
 
     def _solver_prompt(self, problem: Problem) -> str:
         return self.domain.pose(problem, self._chat(Role.SOLVER))

@@ -6,6 +6,7 @@ A user's mistake in a part of their own is told in one line, by the key, the nam
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import os
 import sys
@@ -58,16 +59,18 @@ def build(
     missing: Callable[[Any], Sequence[str]],
     protocol: str,
     *arguments: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The object that the class of `find` makes of the arguments.
+    """The object that the class of `find` makes of the arguments, and of options as keywords.
 
     `missing` gives the parts of `protocol`, which is named with where it is explained, that an object lacks. Raises
     UserError where making the object fails, or a part is missing.
     """
-    make = find(key, name, known)
+    make, options = find(key, name, known), options or {}
     called = getattr(make, "__name__", name)
+    _require_options(key, name, make, options)
     try:
-        made = make(*arguments)
+        made = make(*arguments, **options)
     except UserError:
         raise
     except Exception as e:
@@ -76,6 +79,19 @@ def build(
     if lacks := missing(made):
         raise UserError(f"{key}={name}: {called} lacks {', '.join(lacks)} of the {protocol}")
     return made
+
+
+def _require_options(key: str, name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that the callable does not take by its name."""
+    takes = inspect.signature(make).parameters.values() if options else ()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes):
+        return
+    named = [
+        p.name for p in takes if p.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    for option in options:
+        if option not in named:
+            raise UserError(f"{key}={name}: takes no option {option}; give {', '.join(named) or 'none'}")
 
 
 def checked(where: str, call: Callable[..., Any], wrong: Callable[[Any], str]) -> Callable[..., Any]:

@@ -79,6 +79,19 @@ class _Text(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def typed(value: Any) -> Any:
+    """Return the text of a mapping or list whose keys no schema knows as what YAML reads: a number, true, or null."""
+    if isinstance(value, dict):
+        return {key: typed(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [typed(v) for v in value]
+    try:
+        read = yaml.safe_load(value) if isinstance(value, str) else value
+    except (yaml.YAMLError, ValueError):
+        return value
+    return read if isinstance(read, bool | int | float | NoneType) else value
+
+
 def known_keys(schema: type[Section], prefix: str = "") -> dict[str, Any]:
     """Every leaf key in dotted form, with its type; ANY stands for the names of a mapping of sections."""
     keys: dict[str, Any] = {}
@@ -133,7 +146,7 @@ def values(config: Section, prefix: str = "") -> dict[str, Any]:
         for key, section in ({name: value} | {f"{name}.{own}": s for own, s in inside.items()}).items():
             if isinstance(section, Section):
                 found |= values(section, f"{prefix}{key}.")
-        if not isinstance(value, Section | dict):
+        if not isinstance(value, Section) and not any(isinstance(v, Section) for v in inside.values()):
             found[prefix + name] = value
     return found
 
@@ -218,11 +231,11 @@ def _override(text: str, keys: Mapping[str, Any], words: Mapping[str, Any]) -> L
     key, sep, value = text.partition("=")
     if not sep or not key:
         raise UserError(f"override {text!r}: give key=value, for example run.steps=20")
-    kind = keys.get(_pattern(key, keys))
+    kind = keys.get(_pattern(key, keys)) or next((k for name, k in keys.items() if _is_inside(key, name, k)), None)
     if kind is None and key not in words:
         raise UserError(_unknown(key, COMMAND_LINE, keys))
     content: Any = value
-    if list in [get_origin(k) for k in (kind, *get_args(kind))] and value not in NULLS:
+    if {list, dict}.intersection(get_origin(k) for k in (kind, *get_args(kind))) and value not in NULLS:
         try:
             read = yaml.load(value, _Text)
             content = value if read is None else read  # a comment alone
@@ -232,6 +245,11 @@ def _override(text: str, keys: Mapping[str, Any], words: Mapping[str, Any]) -> L
     for part in reversed(key.split(".")):
         content = {part: content}
     return COMMAND_LINE, content
+
+
+def _is_inside(key: str, name: str, kind: Any) -> bool:
+    """Whether the key is one of a mapping whose own keys no schema knows."""
+    return get_origin(kind) is dict and key.startswith(f"{name}.")
 
 
 def _typed(layer: Any, origin: str, keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

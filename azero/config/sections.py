@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from azero.config.kinds import (
     BelowOne,
@@ -27,7 +27,7 @@ from azero.config.kinds import (
     SourceName,
     Whole,
 )
-from azero.config.overrides import Section
+from azero.config.overrides import Section, typed
 from azero.errors import UserError
 
 
@@ -61,6 +61,7 @@ class RewardConfig(Section):
 
 class TaskConfig(Section):
     domain: str = "arithmetic"  # or sorting, or package.module:Class of your own (docs/your-own-domain.md)
+    options: Annotated[dict[str, Any], BeforeValidator(typed)] = {}  # of the domain, such as those of docs/code.md
     source: SourceName = "selfplay"  # solver_only: as selfplay, and solutions alone are trained
     fixed_size: Count = 256
     protocol: ProtocolName = "raw"

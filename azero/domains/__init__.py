@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from azero.domains.base import Domain
 from azero.domains.checked import Checked
@@ -12,18 +13,19 @@ from azero.types import Cell
 # Import paths, so that a run loads only the domain that it is about.
 DOMAINS = {
     "arithmetic": "azero.domains.arithmetic:Arithmetic",
+    "code": "azero.domains.code.domain:Code",
     "sorting": "azero.domains.sorting:Sorting",
 }
 
 
-def get_domain(name: str) -> Domain:
+def get_domain(name: str, options: Mapping[str, Any] | None = None) -> Domain:
     """The domain of `task.domain`: a built-in name, or "package.module:Class", looked up in the working directory too.
 
-    The class is called without arguments. Raises UserError as `azero.plugs.build` does. What the domain's methods do
-    wrong is RunFailed, with file and line.
+    The class is called with `task.options` as keywords. Raises UserError as `azero.plugs.build` does. What the domain's
+    methods do wrong is RunFailed, with file and line.
     """
     explained = "Domain protocol; see azero/domains/base.py and docs/your-own-domain.md"
-    return cast(Domain, Checked(build("task.domain", name, DOMAINS, _missing, explained), name))
+    return cast(Domain, Checked(build("task.domain", name, DOMAINS, _missing, explained, options=options), name))
 
 
 def _missing(domain: object) -> list[str]:

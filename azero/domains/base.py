@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from azero.errors import UserError
-from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Verdict
+from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Role, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,11 @@ class Domain(Protocol):
     """A family of problems with exact answers.
 
     Every method is a function of its arguments, and total: any string gives a result in bounded time and memory.
-    Two parts more are optional. `generate(rng, cell)` gives one problem of `cell` from the documented distribution of
-    task.source random and fixed. `judges` is a number of threads, see azero/judging.py.
+    These parts more are optional. `generate(rng, cell)` gives one problem of `cell` from the documented distribution of
+    task.source random and fixed. `judges` is a number of threads, see azero/judging.py. `given(cell)` names the shelves
+    of the buffer from which a request for `cell` is given a problem, which the new one is about; none where it is
+    empty. `stops` is {(role, task): what ends a raw completion}, a line break where it is silent. With `whole_answers`
+    a raw answer that was cut by its length says nothing, rather than all but its last word.
     """
 
     name: str
@@ -77,15 +80,27 @@ def generator(domain: Domain) -> Generator:
     return cast(Generator, found)
 
 
+def given(domain: Domain, cell: Cell) -> tuple[Cell, ...]:
+    """Return the shelves from which a request for a problem of `cell` is given one."""
+    found = getattr(domain, "given", None)
+    return tuple(found(cell)) if found else ()
+
+
+def stops_of(domain: Domain, role: Role, cell: Cell) -> tuple[str, ...]:
+    """Return what ends a raw completion where the configuration does not say it."""
+    return tuple(getattr(domain, "stops", {}).get((role, cell.task), ("\n",)))
+
+
 def judged(domain: Domain, completion: Completion, problem: Problem, chat: bool) -> Verdict:
     """The domain's verdict on what a completion says; of one that was cut by its length, on what it surely says.
 
     That is nothing in the chat protocol, where the answer comes last. In the raw one it is all but the last word: "12"
-    may be the beginning of "123".
+    may be the beginning of "123". Where the domain has `whole_answers` it is nothing, too: "a + b" may be that of
+    "a + b * c".
     """
     text = completion.text
     if completion.finish_reason == "length":
-        text = "" if chat else re.sub(r"\S+\Z", "", text)
+        text = "" if chat or getattr(domain, "whole_answers", False) else re.sub(r"\S+\Z", "", text)
     return domain.judge(text, problem, chat)
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from azero.domains.base import Domain, judged
+from azero.domains.base import Domain, judged, stops_of
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
 from azero.judging import Inline
-from azero.types import SHARED, Completion, EvalItem, Sampling, Verdict
+from azero.types import SHARED, Completion, EvalItem, Role, Sampling, Verdict
 from azero.verbatim import VerbatimTable
 
 
@@ -60,14 +60,14 @@ def evaluate(
     samples: int,
     temperature: float,
     max_new_tokens: int,
-    stop: tuple[str, ...],
+    stop: tuple[str, ...] | None,
     data: str,
     judges: Executor | None = None,
     policy: str = SHARED,
 ) -> dict[str, Any]:
     """Ask every item once greedily and `samples` times at `temperature`; nothing else may be in flight.
 
-    `judges` runs the verdicts, beside the engine if it has threads; without it they run in this thread.
+    `stop`: what ends a completion; None: what the domain says. `judges` runs the verdicts, beside the engine if it has threads; without it they run in this thread.
     Returns JSON-able {accuracy (greedy), mean_at_k (None without samples), k, interval [low, high], n, data,
     by_label, by_operation: {name: {accuracy, mean_at_k, n, correct, interval}}, problems: [{text, label, operation,
     answer, completion, verdict, correct, sampled_correct}]}, names and problems in the order of the items.
@@ -80,8 +80,9 @@ def evaluate(
         del kinds["sampled"]
     prompts = encoded(engine, domain, items, chat=chat, max_new_tokens=max_new_tokens, data=data, policy=policy)
     for kind, (n, t) in kinds.items():
-        sampling = Sampling(temperature=t, max_new_tokens=max_new_tokens, stop=stop)
         for i, prompt in enumerate(prompts):
+            ends = stops_of(domain, Role.SOLVER, items[i].problem.cell) if stop is None else stop
+            sampling = Sampling(temperature=t, max_new_tokens=max_new_tokens, stop=ends)
             engine.submit((kind, i), prompt, n, sampling, policy)
     judges = judges or Inline()
     done: dict[Any, tuple[Completion, ...]] = {}

@@ -17,8 +17,9 @@ CANDIDATES = 8  # drawn for each reference that is to differ in structure
 class ProblemBuffer:
     """Hold at most `capacity` problems with distinct canonical forms. Seeds stay; of the others the oldest goes first.
 
-    Adding takes O(1) and drawing k problems O(k), whatever the size: each cell has a shelf, a list in which the last
-    problem takes the place of one that is removed.
+    Where the seeds are of several tasks, each task has an equal share of the capacity, and the oldest of its own goes:
+    one that is proposed often does not crowd out another. Adding takes O(1) and drawing k problems O(k), whatever the
+    size: each cell has a shelf, a list in which the last problem takes the place of one that is removed.
     """
 
     def __init__(self, capacity: int, seeds: Sequence[Problem], excluded: Container[Problem] = ()) -> None:
@@ -27,8 +28,12 @@ class ProblemBuffer:
         self._clear()
         for seed in seeds:
             self._insert(seed)
-        if len(self) >= capacity:
-            raise UserError(f"task.buffer_size={capacity}: must exceed the domain's {len(self)} seed problems")
+        tasks = {seed.cell.task for seed in seeds}
+        self._share = capacity // max(1, len(tasks))  # of one task
+        most = max(map(self._held, tasks), default=0)
+        if most >= self._share:
+            each = f" {len(tasks)} times" if len(tasks) > 1 else ""
+            raise UserError(f"task.buffer_size={capacity}: must exceed{each} the domain's {most} seed problems")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -40,9 +45,10 @@ class ProblemBuffer:
         """Whether the problem is now held and was not before. A known form changes nothing, not even its age."""
         if not self._insert(problem):
             return False
-        self._ages.append(problem.canonical)
-        if len(self) > self.capacity:
-            self._remove(self._ages.popleft())
+        task = problem.cell.task
+        self._ages.setdefault(task, deque()).append(problem.canonical)
+        if self._held(task) > self._share:
+            self._remove(self._ages[task].popleft())
         return True
 
     def draw(self, rng: random.Random, cell: Cell, k: int, distinct: bool = False) -> tuple[Problem, ...]:
@@ -64,23 +70,29 @@ class ProblemBuffer:
         """Everything as JSON values, in an order that makes later draws and evictions equal."""
         return {
             "shelves": {str(cell): [problem_to_json(p) for p in held] for cell, held in self._shelves.items()},
-            "ages": list(self._ages),
+            "ages": [form for ages in self._ages.values() for form in ages],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Replace the contents, seeds included; where they exceed the capacity the oldest go."""
+        """Replace the contents, seeds included; where those of a task exceed its share the oldest go."""
         self._clear()
         for held in state["shelves"].values():
             for value in held:
                 self._insert(problem_from_json(value))
-        self._ages.extend(form for form in state["ages"] if form in self._places)
-        while len(self) > self.capacity and self._ages:
-            self._remove(self._ages.popleft())
+        for form in state["ages"]:
+            if form in self._places:
+                self._ages.setdefault(self._places[form][0].task, deque()).append(form)
+        for task, ages in self._ages.items():
+            while self._held(task) > self._share and ages:
+                self._remove(ages.popleft())
+
+    def _held(self, task: str) -> int:
+        return sum(len(held) for cell, held in self._shelves.items() if cell.task == task)
 
     def _clear(self) -> None:
         self._shelves: dict[Cell, list[Problem]] = {}
         self._places: dict[str, tuple[Cell, int]] = {}  # canonical -> cell and index on its shelf
-        self._ages: deque[str] = deque()  # canonical forms of all but the seeds, oldest first
+        self._ages: dict[str, deque[str]] = {}  # task -> canonical forms of all but the seeds, oldest first
 
     def _insert(self, problem: Problem) -> bool:
         if problem in self or problem in self._excluded:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 
 from azero.config import TaskConfig
-from azero.domains.base import Domain, generator
+from azero.domains.base import Domain, generator, given
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.exclusion import EvaluationProblems
@@ -31,7 +31,7 @@ class SlotSource:
     first tries of a batch, and of any run of batches, are balanced over the cells to within one, and so are the second,
     and so on. Without `task.other_tiers` every try of a place asks for its cell, so that the problems themselves are
     balanced. Of the requests of one batch, cell and try, `task.proposals_per_prompt` share one draw of references and
-    so one prompt.
+    of the given problem, and so one prompt.
     """
 
     def __init__(
@@ -81,9 +81,16 @@ class SlotSource:
         cell = self._cell(place + attempt * self.task.other_tiers)
         prompt = (place - batch * self.problems) // len(self.domain.cells) // self.task.proposals_per_prompt
         name = str(cell).removeprefix(f"{self.domain.name}/")
-        rng = random.Random(f"{self.seed}/{batch}/{attempt}/{name}/{prompt}")
+        draw = f"{self.seed}/{batch}/{attempt}/{name}/{prompt}"
+        rng = random.Random(draw)
         references = buffer.draw(rng, cell, self.task.references, self.task.distinct_references)
-        return ProposalRequest(cell=cell, references=references)
+        return ProposalRequest(cell=cell, references=references, given=self._given(f"{draw}/given", cell, buffer))
+
+    def _given(self, draw: str, cell: Cell, buffer: ProblemBuffer) -> Problem | None:
+        """One problem of the shelves that the domain names, the shelf uniform among those that hold some."""
+        shelves, rng = given(self.domain, cell), random.Random(draw)
+        found = (buffer.draw(rng, shelf, 1) for shelf in rng.sample(shelves, len(shelves)))
+        return next((problem for drawn in found for problem in drawn), None)
 
     def _earlier(self, batch: int, place: int, buffer: ProblemBuffer) -> Problem | None:
         rng = random.Random(f"{self.seed}/{batch}/{place}/fill")

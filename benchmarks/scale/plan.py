@@ -175,7 +175,7 @@ def _simulate(point: Point, options: ScaleConfig, folder: Path, pool: dict[int, 
         return [SimulatedLearner.remote(learn_rate, int(point.weights_mib * 2**20))]  # type: ignore[attr-defined]
 
     start_timeout_s = config.cluster.start_timeout_s
-    domain = get_domain(config.task.domain)
+    domain = get_domain(config.task.domain, config.task.options)
     warnings: list[str] = []
     learner = LearnerHost(spawn_learner, lambda: None, config.learner.timeout_s, start_timeout_s)
     fleet = Fleet(spawn, point.actors, config.rollout.timeout_s, start_timeout_s, warnings.append)

@@ -24,7 +24,7 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
 
     Raises UserError if the model, the domain or the cluster is missing.
     """
-    get_domain(config.task.domain)
+    get_domain(config.task.domain, config.task.options)
     print(to_yaml(config))
     table = VerbatimTable("needs", "", title=f"{config.run.name}: {config.run.steps} steps")
     policies = policies_of(config, named_model)

@@ -51,7 +51,7 @@ def evaluate_model(
         if config.eval.protocol == "chat":
             require_chat_template(path)
     require_fetched(Path(config.eval.data), "eval.data")
-    domain = get_domain(config.task.domain)
+    domain = get_domain(config.task.domain, config.task.options)
     items = domain.evaluation(config.eval.data)
     with _engine(config, played) as engine, executor_of(domain) as judges:
         if source.checkpoint:
@@ -98,7 +98,8 @@ def _played(source: Source, config: Config | None, names: Sequence[str]) -> Poli
 
 def _propose(engine: Engine, config: Config, policies: Policies) -> dict[str, Any]:
     """One proposal a slot, and the solver's samples of those that are valid."""
-    domain, task = get_domain(config.task.domain), config.task
+    task = config.task
+    domain = get_domain(task.domain, task.options)
     evaluation = evaluation_problems(domain, domain.evaluation(config.eval.data) if task.exclude_evaluation else ())
     excluded = evaluation if task.exclude_evaluation else ()
     seeds = ProblemBuffer(task.buffer_size, domain.seeds(), excluded)

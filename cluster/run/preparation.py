@@ -55,7 +55,7 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
     require_packages(config.run.sinks)
     for line in unlikely(config):
         warn(line)
-    domain = get_domain(config.task.domain)
+    domain = get_domain(config.task.domain, config.task.options)
     checked = partial(_checked_model, config, dry)
     policies, models = policies_of(config, checked), {key: checked(name) for key, name in models_of(config).items()}
     require_fetched(Path(config.eval.data), "eval.data")
