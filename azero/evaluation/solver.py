@@ -67,7 +67,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask every item once greedily and `samples` times at `temperature`; nothing else may be in flight.
 
-    `stop`: what ends a completion; None: what the domain says. `judges` runs the verdicts, beside the engine if it has threads; without it they run in this thread.
+    `stop`: what ends a completion; None: what the domain says. `judges` runs the verdicts, beside the engine if it has
+    threads; without it they run in this thread.
     Returns JSON-able {accuracy (greedy), mean_at_k (None without samples), k, interval [low, high], n, data,
     by_label, by_operation: {name: {accuracy, mean_at_k, n, correct, interval}}, problems: [{text, label, operation,
     answer, completion, verdict, correct, sampled_correct}]}, names and problems in the order of the items.

@@ -10,12 +10,13 @@ import ast
 from dataclasses import dataclass
 
 from azero.domains.code.programs import FILE, Reason, Rejected
-from azero.domains.code.prompts import DEDUCTION, INDUCTION
+from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
 from azero.domains.code.values import MAX_SOURCE
 
-READ_CHARACTERS = 32_768  # of a completion: the first in the raw protocol, the last in the chat protocol
+READ_RAW, READ_CHAT = 8_192, 32_768  # characters of a completion: the first in the raw protocol, the last in chat
 _FENCE = "```"
 _KINDS = {"py": "python", "python3": "python"}
+_BLOCKS = {DEDUCTION: "output", ABDUCTION: "input", INDUCTION: "python"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,29 +28,29 @@ class Parts:
     message: str = ""
 
 
-def read_raw(task: str, completion: str, given: str) -> Parts:
-    """The parts of the text before the first blank line. `given`: the program, where it is not of the completion.
+def read_proposal(task: str, completion: str, given: str) -> Parts:
+    """The parts of a proposal. `given`: the program, where it is not of the completion.
 
-    Raises Rejected.
+    They are those of the fenced blocks where there is a fence, or else of the text before the first blank line.
     """
-    block = completion[:READ_CHARACTERS].partition("\n\n")[0]
-    lines = [line.rstrip() for line in block.split("\n") if line.strip()]
+    return _read_chat(task, completion, given) if _FENCE in completion else _read_raw(task, completion, given)
+
+
+def read_answer(task: str, completion: str, chat: bool, head: str) -> str:
+    """The text of an answer: a value, an argument list, or a program, whose raw form begins with `head`."""
+    if chat:
+        text = fenced(completion).get(_BLOCKS[task], "")
+        return _not_empty(text)
+    text = completion[:READ_RAW]
     if task == INDUCTION:
-        return _read_inputs(lines, given)
-    at = max((i for i, line in enumerate(lines) if line.startswith("assert ")), default=0)
-    return Parts(program="\n".join(lines[:at]), inputs=(_asserted(task, lines[at] if lines else ""),))
-
-
-def read_chat(task: str, completion: str, given: str) -> Parts:
-    """The parts of the last fenced blocks. Raises Rejected."""
-    blocks = fenced(completion)
-    program, inputs = given or blocks.get("python", ""), blocks.get("input", "")
-    if not program or not inputs:
+        text = text.partition("\n" if head.endswith("return") else "\n\n")[0]
+        return head + _not_empty(text)
+    line = _not_empty(text.partition("\n")[0].strip())
+    if task == DEDUCTION:
+        return line
+    if not line.endswith(")"):
         raise Rejected(Reason.UNPARSEABLE)
-    if task != INDUCTION:
-        return Parts(program=program, inputs=(inputs,))
-    lines = tuple(line.strip() for line in inputs.split("\n") if line.strip())
-    return Parts(program=program, inputs=lines, message=_one_line(blocks.get("message", "")))
+    return line[:-1]
 
 
 def fenced(completion: str) -> dict[str, str]:
@@ -57,7 +58,7 @@ def fenced(completion: str) -> dict[str, str]:
     blocks: dict[str, str] = {}
     kind, inside = "", list[str]()
     is_open = False
-    for line in completion[-READ_CHARACTERS:].split("\n"):
+    for line in completion[-READ_CHAT:].split("\n"):
         if not line.lstrip().startswith(_FENCE):
             inside.append(line)
         elif is_open:
@@ -66,6 +67,26 @@ def fenced(completion: str) -> dict[str, str]:
             kind, inside, is_open = line.strip().strip("`").strip().lower(), [], True
             kind = _KINDS.get(kind, kind)
     return blocks
+
+
+def _read_raw(task: str, completion: str, given: str) -> Parts:
+    block = completion[:READ_RAW].partition("\n\n")[0]
+    lines = [line.rstrip() for line in block.split("\n") if line.strip()]
+    if task == INDUCTION:
+        return _read_inputs(lines, given)
+    at = max((i for i, line in enumerate(lines) if line.startswith("assert ")), default=0)
+    return Parts(program="\n".join(lines[:at]), inputs=(_asserted(task, lines[at] if lines else ""),))
+
+
+def _read_chat(task: str, completion: str, given: str) -> Parts:
+    blocks = fenced(completion)
+    program, inputs = given or blocks.get("python", ""), blocks.get("input", "")
+    if not program or not inputs:
+        raise Rejected(Reason.UNPARSEABLE)
+    if task != INDUCTION:
+        return Parts(program=program, inputs=(inputs,))
+    lines = tuple(line.strip() for line in inputs.split("\n") if line.strip())
+    return Parts(program=program, inputs=lines, message=_one_line(blocks.get("message", "")))
 
 
 def _read_inputs(lines: list[str], given: str) -> Parts:
@@ -110,3 +131,9 @@ def _expression(text: str) -> ast.expr:
 
 def _one_line(message: str) -> str:
     return " ".join(message.split())
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise Rejected(Reason.UNPARSEABLE)
+    return text

@@ -25,12 +25,13 @@ from azero.domains.code.programs import (
     telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
-from azero.domains.code.values import NotLiteral, read_arguments, same, write
+from azero.domains.code.values import NotLiteral, is_literal, read_arguments, same, write
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
 from azero.types import Cell, Problem
 
 TIERS = ("small", "medium", "large")
 MAX_MESSAGE = 200  # characters
+MOST_INPUTS = 4  # times those that are asked for: what is read of a longer list
 SHARE_OF_LIMITS = 10  # a proposed program may use one part in so many
 SEEDS = (1, 2)  # of the two runs
 
@@ -61,10 +62,18 @@ class Maker:
         """The problem of these texts. `inputs`: argument lists, of which induction takes the first `self.inputs`."""
         parsed = parse(program, self.bounds)
         require_use(parsed)
-        arguments = [_arguments(text, parsed) for text in inputs]
+        arguments = [_arguments(text, parsed) for text in inputs[: MOST_INPUTS * self.inputs]]
         if task == INDUCTION:
-            return self._induction(parsed, arguments, message, version)
+            return self._induction(parsed, arguments, " ".join(message.split()).lstrip("# "), version)
         return self._of_one_input(task, parsed, arguments[0], version)
+
+    def in_tier(self, problem: Problem) -> Problem:
+        """The problem in the tier of all nodes of its program, or in the largest where that breaks a rule."""
+        try:
+            tier = self._tier_of(nodes(parse(problem.payload["program"], self.bounds)))
+        except Rejected:
+            tier = TIERS[-1]
+        return replace(problem, cell=replace(problem.cell, tier=tier))
 
     def run(self, program: str, calls: Sequence[Sequence[Any]], limits: Limits, seed: int = 0) -> list[Outcome]:
         """The outcomes. What ran out of time runs once more, since a busy machine may be the cause."""
@@ -77,7 +86,8 @@ class Maker:
         return outcomes
 
     def _of_one_input(self, task: str, program: Program, arguments: tuple[Any, ...], version: int) -> Problem:
-        calls = [arguments, *(perturbed(arguments, k) for k in (0, 1))]
+        tried = (perturbed(arguments, k) for k in (0, 1))
+        calls = [arguments, *(other for other in tried if all(map(is_literal, other)) and not same(other, arguments))]
         first = self._tenth(program, calls, SEEDS[0])
         output = _value(first[0])
         others = [(a, o.value) for a, o in zip(calls[1:], first[1:]) if o.failure is None]
@@ -95,14 +105,12 @@ class Maker:
         cell = Cell(task=task, tier=self._tier(program, [arguments]))
         return one_input_problem(program, cell, arguments, output, version)
 
-    def _induction(
-        self, program: Program, arguments: Sequence[tuple[Any, ...]], message: str, version: int
-    ) -> Problem:
+    def _induction(self, program: Program, arguments: Sequence[tuple[Any, ...]], message: str, version: int) -> Problem:
         chosen = {written(a): a for a in arguments}
         if len(chosen) < self.inputs:
             raise Rejected(Reason.FEW_INPUTS)
         calls = list(chosen.values())[: self.inputs]
-        if not message or len(message) > MAX_MESSAGE:
+        if not message or len(message) > MAX_MESSAGE or not message.isprintable():
             raise Rejected(Reason.NO_MESSAGE)
         outputs = [_value(outcome) for outcome in self._tenth(program, calls, SEEDS[0])]
         again = [_value(outcome) for outcome in self._tenth(program, calls, SEEDS[1])]
@@ -132,12 +140,13 @@ class Maker:
         if not program.is_one_line:
             counts = [o.value for o in self.run(marked(program), calls, self.limits) if type(o.value) is int]
             ran = max(counts, default=ran)
+        return self._tier_of(ran)
+
+    def _tier_of(self, ran: int) -> str:
         return next((tier for tier, most in zip(TIERS, self.tiers) if ran <= most), TIERS[-1])
 
 
-def one_input_problem(
-    program: Program, cell: Cell, arguments: Sequence[Any], output: Any, version: int
-) -> Problem:
+def one_input_problem(program: Program, cell: Cell, arguments: Sequence[Any], output: Any, version: int) -> Problem:
     """The problem of deduction or abduction of a program that gives `output`. Checks nothing."""
     given, value = written(arguments), write(output)
     return _problem(
@@ -213,8 +222,10 @@ def perturbed(value: Any, k: int) -> Any:
         case bytes():
             return value[::-1][:-1] if k else value + (value[:1] or b"a") + b"b"
         case list():
-            members = [perturbed(v, k) for v in value]
+            members = [perturbed(v, k) for v in value] or [2, 1]
             return members[::-1][1:] if k else [*members, *value[:1]]
+        case set():
+            return {perturbed(v, k) for v in value}
         case tuple():
             return tuple(perturbed(v, (k + i) % 2) for i, v in enumerate(value))
         case dict():

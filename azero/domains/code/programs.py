@@ -17,8 +17,11 @@ from azero.domains.code.values import NotLiteral, read_value
 
 MODULES = ("bisect", "collections", "functools", "itertools", "json", "math", "operator", "re")
 FORBIDDEN = frozenset(
-    "random secrets time datetime id hash input print open eval exec compile globals locals vars getattr setattr "
-    "delattr breakpoint exit quit help memoryview".split()
+    {
+        *("random", "secrets", "time", "datetime", "id", "hash", "input", "print", "open", "eval", "exec", "compile"),
+        *("globals", "locals", "vars", "getattr", "setattr", "delattr", "breakpoint", "exit", "quit", "help"),
+        "memoryview",
+    }
 )
 MAX_PARAMETERS = 8
 MAX_NESTING = 50  # levels of the tree: Python's own functions on trees are recursive
@@ -271,7 +274,9 @@ def _bound(tree: ast.AST) -> set[str]:
         match node:
             case ast.ClassDef(body=body):
                 attributes |= {getattr(s, "name", "") or getattr(getattr(s, "target", None), "id", "") for s in body}
-                attributes |= {t.id for s in body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)}
+                attributes |= {
+                    t.id for s in body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)
+                }
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
                 names.add(name)
@@ -308,7 +313,7 @@ class _Clean(ast.NodeTransformer):
                 kept = [statement for statement in block if not _is_comment(statement)]
                 if not isinstance(node, ast.ClassDef):
                     kept = [_plain(statement) for statement in kept]
-                setattr(node, key, kept or block and [ast.Pass()])
+                setattr(node, key, kept or (block and [ast.Pass()]))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
         if isinstance(node, ast.arg):

@@ -21,7 +21,7 @@ from string import ascii_lowercase
 
 from azero.domains.base import ChatTemplate
 from azero.domains.code.programs import MODULES
-from azero.types import Cell, Problem, ProposalRequest
+from azero.types import Cell, Problem
 
 DEDUCTION, ABDUCTION, INDUCTION = TASKS = ("deduction", "abduction", "induction")
 
@@ -31,8 +31,8 @@ HEADERS = {
     INDUCTION: "# {tier} functions, each with inputs and a description",
 }
 _ASKED = {
-    DEDUCTION: "Write a program and an input for which it takes thought to say what the program returns.",
-    ABDUCTION: "Write a program and an input, so that it takes thought to find the input from what the program returns.",
+    DEDUCTION: "Write a program and an input for which it takes thought to say what f returns.",
+    ABDUCTION: "Write a program and an input, so that it takes thought to find the input from what f returns.",
     INDUCTION: "Write inputs and a description for a program, so that it can be found from them with thought.",
 }
 RULES = (
