@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from typing import Any
 
 MAX_TEXT = 200  # characters of a value as it is written; CODE.md, validity 4
@@ -17,6 +18,7 @@ MAX_DEPTH = 20  # containers in one another
 MAX_SOURCE = 2_000  # characters of a text that is read: a value may be written with blanks and escapes
 
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))  # an integer is measured before its digits are computed: they cost time
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FLOATS = {"nan": "float('nan')", "inf": "float('inf')", "-inf": "float('-inf')"}
 _BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}")}
 
@@ -141,7 +143,11 @@ def _text(value: Any, depth: int, in_order: bool, room: int = MAX_TEXT) -> str:
         text = repr(value)
         text = _FLOATS.get(text, text)
     elif kind is str or kind is bytes:
-        text = repr(value) if len(value) <= room else " " * (room + 1)
+        if len(value) > room:
+            raise NotLiteral(f"more than {MAX_TEXT} characters")
+        if kind is str and _SURROGATE.search(value):
+            raise NotLiteral("half a character")  # which no file, no tokenizer and no worker takes
+        text = repr(value)
     elif kind is dict:
         text = _dict_text(value, depth, in_order, room)
     elif kind in _BRACKETS:
