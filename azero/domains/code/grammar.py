@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from azero.domains.code.operations import (
     LETTERS,
@@ -37,10 +37,13 @@ KINDS = {Kind.INT: 8, Kind.LIST: 6, Kind.STR: 6, Kind.BOOL: 1}  # weights
 OLD_PARAMETER = 0.6  # share of the leaves that name a parameter again where a new one may be had
 SIDE_SHARE = 0.25
 REPEATING = ("add", "join", "chain")  # constructs that make sense of the same thing twice
-MAX_INTEGER, MAX_LENGTH = 150, 10  # of a value: absolute, and characters or elements
+MAX_INTEGER, MAX_LENGTH = 99, 8  # of a value: absolute, and characters or elements
 
 _DRAWS = 1000  # of programs, of which about one in three is of use, and of arguments, at worst one in twelve
+_TRIES = 5  # for each pair
 _PROBES = 12  # arguments that tell whether a program is of use
+
+Pairs: TypeAlias = list[tuple[tuple[Any, ...], Any]]  # arguments, output
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,23 @@ def draw_program(rng: random.Random, size: int) -> Program:
 
 
 def draw_arguments(rng: random.Random, program: Program) -> tuple[Any, ...]:
-    """Small arguments for which the program has a small value: 0 to 20, one to five letters, one to five of 0 to 9."""
+    """Small arguments for which the program has a small value: 0 to 20, one to four letters or of 0 to 9."""
     for _ in range(_DRAWS):
         if small(program, arguments := _arguments(rng, program)):
             return arguments
     raise ValueError(f"no arguments for {program.text!r}")
+
+
+def draw_pairs(rng: random.Random, program: Program, number: int) -> Pairs | None:
+    """Pairs of different arguments, of several not all with one output; None where a few tries give none."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for _ in range(_TRIES * number):
+        arguments = draw_arguments(rng, program)
+        found.setdefault(repr(arguments), arguments)
+        if len(found) == number:
+            pairs = [(arguments, program(arguments)) for arguments in found.values()]
+            return pairs if number == 1 or any(output != pairs[0][1] for _, output in pairs) else None
+    return None
 
 
 def draw_message(program: Program) -> str:
@@ -171,7 +186,7 @@ def _arguments(rng: random.Random, program: Program) -> tuple[Any, ...]:
 def _argument(rng: random.Random, kind: Kind) -> Any:
     if kind is Kind.INT:
         return rng.randint(0, 20)
-    length = rng.randint(1, 5)
+    length = rng.randint(1, 4)
     return "".join(rng.choices(LETTERS, k=length)) if kind is Kind.STR else rng.choices(range(10), k=length)
 
 
