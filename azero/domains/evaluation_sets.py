@@ -8,14 +8,11 @@ problems ship beside this module, so that training can leave them out. To rebuil
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import os
 import random
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,22 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from azero.domains.expression import HARD, Operation, Rejected, canonical, make_problem, parse, render
-from azero.errors import UserError, first_line
+from azero.domains.rows import read_rows, require_columns, row_name
+from azero.errors import UserError
 from azero.types import EvalItem, Problem
 
 PUBLISHED = "morgan/arithmetic_eval"
 SEEDS = {"test": 20_250_503, "dev": 20_250_504}
-SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}  # and reader
 COLUMNS = ("prompt", "answer", "difficulty", "metadata")
 HASH_FILE = Path(__file__).with_name("arithmetic_evaluation_hashes.json")
 HASH_DIGITS = 12  # hex; 48 bits: a false hit among all problems of the domain is unlikely
 
-_ALLOWED = f"give test, dev, a {', '.join(SUFFIXES)} file or a Hub id such as {PUBLISHED}"
 _DRAWS = 400  # tries to find a row that is new before the next weaker meaning of new is taken
 _PROMPT = re.compile(r"\s*Calculate:\s*(.*?)\s*=\s*")
 _INTEGER = re.compile(r"-?[0-9]+")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/\w[\w.-]*")
-_FILE_SUFFIX = re.compile(r"\.[a-z]{2,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,61 +104,12 @@ def load(source: str) -> list[EvalItem]:
     """The rows of `source`: test, dev, a file, or a Hub id (split test). Raises UserError."""
     if source in SEEDS:
         return list(generated(source))
-    suffix = Path(source).suffix.lower()
-    if suffix in SUFFIXES:
-        rows = _read(source, suffix)
-    elif os.path.exists(source) or _FILE_SUFFIX.fullmatch(suffix):
-        raise UserError(f"evaluation data {source!r}: {suffix or 'no suffix'} is not a known format; {_ALLOWED}")
-    elif _HUB_ID.fullmatch(source):
-        rows = _from_hub(source)
-    else:
-        raise UserError(f"evaluation data {source!r}: no such set, file or Hub id; {_ALLOWED}")
-    if not rows:
-        raise UserError(f"evaluation data {source!r}: no rows; give a set with at least one")
-    return [_item(source, number, row) for number, row in enumerate(rows, start=1)]
-
-
-def _read(source: str, suffix: str) -> list[Any]:
-    if not os.path.isfile(source):
-        raise UserError(f"evaluation data {source!r}: no such file; {_ALLOWED}")
-    import datasets
-
-    level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is in the error
-    file = glob.escape(os.path.abspath(source))
-    try:
-        with tempfile.TemporaryDirectory() as cache:
-            return list(
-                datasets.load_dataset(SUFFIXES[suffix], data_files=file, split="train", streaming=True, cache_dir=cache)
-            )
-    except Exception as error:  # datasets and pyarrow raise unrelated types
-        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise UserError(
-            f"evaluation data {source!r}: not a readable {suffix} file ({cause}); write it again or {_ALLOWED}"
-        ) from error
-    finally:
-        datasets.logging.set_verbosity(level)
-
-
-def _from_hub(source: str) -> Any:
-    try:
-        import datasets
-
-        return datasets.load_dataset(source, split="test").to_list()
-    except Exception as error:  # datasets, huggingface_hub and the HTTP client below raise unrelated types
-        raise UserError(
-            f"evaluation data {source!r}: split test cannot be loaded from the Hub ({type(error).__name__}); "
-            f"give a {', '.join(SUFFIXES)} file with its rows, or test or dev, which need no network"
-        ) from error
+    return [_item(source, number, row) for number, row in enumerate(read_rows(source, PUBLISHED), start=1)]
 
 
 def _item(source: str, number: int, row: Any) -> EvalItem:
-    where = f"evaluation data {source!r}, row {number}"
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: is a {type(row).__name__}; give an object with the columns {', '.join(COLUMNS)}")
-    missing = [column for column in COLUMNS if row.get(column) is None]
-    if missing:
-        raise UserError(f"{where}: no {', '.join(missing)}; the columns {', '.join(COLUMNS)} are needed")
+    where = row_name(source, number)
+    require_columns(where, row, COLUMNS)
     metadata = row["metadata"]
     if isinstance(metadata, str):
         try:

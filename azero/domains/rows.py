@@ -1,0 +1,86 @@
+"""Rows of evaluation data from a file or the Hugging Face Hub, for every domain; what is wrong is told in one line."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from azero.errors import UserError, first_line
+
+SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}  # and reader
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/\w[\w.-]*")
+_FILE_SUFFIX = re.compile(r"\.[a-z]{2,8}")
+
+
+def read_rows(source: str, example: str) -> list[Any]:
+    """The rows of a file, or of the split test of a Hub id, at least one. Raises UserError.
+
+    `example` is a Hub id for the error that says what may be given beside the generated sets test and dev.
+    """
+    allowed = f"give test, dev, a {', '.join(SUFFIXES)} file or a Hub id such as {example}"
+    suffix = Path(source).suffix.lower()
+    if suffix in SUFFIXES:
+        rows = _read(source, suffix, allowed)
+    elif os.path.exists(source) or _FILE_SUFFIX.fullmatch(suffix):
+        raise UserError(f"evaluation data {source!r}: {suffix or 'no suffix'} is not a known format; {allowed}")
+    elif _HUB_ID.fullmatch(source):
+        rows = _from_hub(source)
+    else:
+        raise UserError(f"evaluation data {source!r}: no such set, file or Hub id; {allowed}")
+    if not rows:
+        raise UserError(f"evaluation data {source!r}: no rows; give a set with at least one")
+    return rows
+
+
+def row_name(source: str, number: int) -> str:
+    """Name a row in an error. The first has number 1."""
+    return f"evaluation data {source!r}, row {number}"
+
+
+def require_columns(where: str, row: Any, columns: Sequence[str]) -> None:
+    """Raises UserError where the row, which `where` names, is no object with a value in each of these columns."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: is a {type(row).__name__}; give an object with the columns {', '.join(columns)}")
+    missing = [column for column in columns if row.get(column) is None]
+    if missing:
+        raise UserError(f"{where}: no {', '.join(missing)}; the columns {', '.join(columns)} are needed")
+
+
+def _read(source: str, suffix: str, allowed: str) -> list[Any]:
+    if not os.path.isfile(source):
+        raise UserError(f"evaluation data {source!r}: no such file; {allowed}")
+    import datasets
+
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is in the error
+    file = glob.escape(os.path.abspath(source))
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            return list(
+                datasets.load_dataset(SUFFIXES[suffix], data_files=file, split="train", streaming=True, cache_dir=cache)
+            )
+    except Exception as error:  # datasets and pyarrow raise unrelated types
+        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise UserError(
+            f"evaluation data {source!r}: not a readable {suffix} file ({cause}); write it again or {allowed}"
+        ) from error
+    finally:
+        datasets.logging.set_verbosity(level)
+
+
+def _from_hub(source: str) -> Any:
+    try:
+        import datasets
+
+        return datasets.load_dataset(source, split="test").to_list()
+    except Exception as error:  # datasets, huggingface_hub and the HTTP client below raise unrelated types
+        raise UserError(
+            f"evaluation data {source!r}: split test cannot be loaded from the Hub ({type(error).__name__}); "
+            f"give a {', '.join(SUFFIXES)} file with its rows, or test or dev, which need no network"
+        ) from error
