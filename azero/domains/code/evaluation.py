@@ -1,0 +1,151 @@
+"""Evaluation sets of the code domain: generated offline, or rows of CRUXEval from a file or the Hugging Face Hub.
+
+The generated sets come from grammar.py and fixed seeds: programs that no model proposed, whose values need no sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from azero.domains.code import programs
+from azero.domains.code.grammar import Program, draw_arguments, draw_message, draw_pairs, draw_program
+from azero.domains.code.operations import Applied
+from azero.domains.code.problems import canonical_form, induction_problem, one_input_problem, written
+from azero.domains.code.programs import Bounds, Rejected, parse, structure, tree_of
+from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
+from azero.domains.code.values import NotLiteral, read_arguments, read_value
+from azero.domains.rows import read_rows, require_columns, row_name
+from azero.errors import UserError
+from azero.types import Cell, EvalItem, Problem
+
+PUBLISHED = "cruxeval-org/cruxeval"
+COLUMNS = ("code", "input", "output")
+BOUNDS = Bounds(characters=10_000, nodes=2_000)  # of a published program
+SEEDS = {"test": 20_251_201, "dev": 20_251_202}
+ROWS = {1: 120, 2: 100, 3: 80}  # by size in operations, of each task
+PAIRS = 4  # of a problem of induction, of which half are shown
+TIERS = {1: "small", 2: "medium", 3: "large"}
+
+
+def load(source: str) -> list[EvalItem]:
+    """The problems of `source`: test, dev, or a file or Hub id (split test) with CRUXEval's columns. Raises UserError.
+
+    A row is a problem of deduction, and after these of all rows it is one of abduction.
+    """
+    if source in SEEDS:
+        return list(generated(source))
+    rows = [_row(row_name(source, number), row) for number, row in enumerate(read_rows(source, PUBLISHED), start=1)]
+    return [_published(task, row) for task in (DEDUCTION, ABDUCTION) for row in rows]
+
+
+@cache
+def generated(name: str) -> tuple[EvalItem, ...]:
+    """The 900 rows of "test" or "dev", task by task from small programs to large ones.
+
+    No two have the same canonical form, and none of `dev` has one of `test`.
+    """
+    rng = random.Random(SEEDS[name])
+    taken = {item.problem.canonical for item in generated("test")} if name == "dev" else set()
+    items = []
+    for task in TASKS:
+        for size, rows in ROWS.items():
+            for _ in range(rows):
+                program, problem = _new(rng, task, size, taken)
+                taken.add(problem.canonical)
+                label = f"{task}, {size} operation{'s' if size > 1 else ''}"
+                items.append(EvalItem(problem=problem, label=label, operation=_construct(program)))
+    return tuple(items)
+
+
+def is_evaluation(canonical: str) -> bool:
+    """Whether the canonical form is of a problem of the generated sets; the first call draws them."""
+    return canonical in _forms()
+
+
+@cache
+def _forms() -> frozenset[str]:
+    return frozenset(item.problem.canonical for name in SEEDS for item in generated(name))
+
+
+def _new(rng: random.Random, task: str, size: int, taken: set[str]) -> tuple[Program, Problem]:
+    """A problem whose canonical form is not taken, and its program."""
+    while True:
+        program = draw_program(rng, size)
+        problem = _problem(rng, task, program, Cell(task=task, tier=TIERS[size]))
+        if problem is not None and problem.canonical not in taken:
+            return program, problem
+
+
+def _problem(rng: random.Random, task: str, program: Program, cell: Cell) -> Problem | None:
+    parsed = parse(program.text, BOUNDS)
+    if task == INDUCTION:
+        pairs = draw_pairs(rng, program, PAIRS)
+        return pairs and induction_problem(parsed, cell, pairs, draw_message(program), -1)
+    arguments = draw_arguments(rng, program)
+    output = program(arguments)
+    if task == ABDUCTION and output in arguments:
+        return None
+    return one_input_problem(parsed, cell, arguments, output, -1)
+
+
+def _construct(program: Program) -> str:
+    assert isinstance(program.expression, Applied)
+    return program.expression.operation.group
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A published row as it is written, with what the domain makes of its program: nothing where that is outside."""
+
+    code: str
+    given: str
+    output: str
+    program: programs.Program | None
+
+
+def _row(where: str, row: Any) -> _Row:
+    require_columns(where, row, COLUMNS)
+    code, given, output = (str(row[column]).strip("\n") for column in COLUMNS)
+    try:
+        read_value(output)
+    except NotLiteral as error:
+        raise UserError(f"{where}: output {output[:60]!r} is no literal ({error}); write it as Python does") from error
+    try:
+        tree_of(code, BOUNDS)
+    except Rejected as error:
+        raise UserError(f"{where}: code {code[:60]!r} is no program ({error.reason}); it must define one f") from error
+    try:
+        return _Row(code, given, output, parse(code, BOUNDS))
+    except Rejected:
+        return _Row(code, given, output, None)
+
+
+def _published(task: str, row: _Row) -> EvalItem:
+    """The problem of a row, with its text as it is: its program may be outside the rules, its input no literal."""
+    text = statement(task, row.code, [row.given], row.output)
+    problem = Problem(
+        id=hashlib.sha256(f"{task}\n{text}".encode()).hexdigest()[:12],
+        cell=Cell(task=task, tier=TIERS[3]),
+        statement=text,
+        answer=row.output if task == DEDUCTION else row.given,
+        canonical=canonical_form(task, row.program, [_written(row.given)]) if row.program else f"outside: {text}",
+        structure=structure(row.program) if row.program else "outside",
+        payload={"program": row.code, "arguments": row.given, "output": row.output},
+        author_version=-1,
+    )
+    kinds = {type(node) for node in ast.walk(ast.parse(row.code))}
+    loops, branches = kinds & {ast.For, ast.While, ast.comprehension}, kinds & {ast.If, ast.IfExp}
+    return EvalItem(problem=problem, label=task, operation="loop" if loops else "branch" if branches else "straight")
+
+
+def _written(given: str) -> str:
+    """An input as the domain writes it, so that a proposal that repeats it is known."""
+    try:
+        return written(read_arguments(given))
+    except NotLiteral:
+        return given
