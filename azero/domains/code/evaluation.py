@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from azero.domains.code import programs
-from azero.domains.code.grammar import Program, draw_arguments, draw_message, draw_pairs, draw_program
+from azero.domains.code.grammar import Program, draw_arguments, draw_message, draw_pairs, draw_program, small
 from azero.domains.code.operations import Applied
 from azero.domains.code.problems import canonical_form, induction_problem, one_input_problem, written
 from azero.domains.code.programs import Bounds, Rejected, parse, structure, tree_of
@@ -88,9 +88,17 @@ def _problem(rng: random.Random, task: str, program: Program, cell: Cell) -> Pro
         return pairs and induction_problem(parsed, cell, pairs, draw_message(program), -1)
     arguments = draw_arguments(rng, program)
     output = program(arguments)
-    if task == ABDUCTION and output in arguments:
-        return None
+    if task == ABDUCTION and (output in arguments or _gives_itself(program, output)):
+        return None  # the answer would stand in the prompt
     return one_input_problem(parsed, cell, arguments, output, -1)
+
+
+def _gives_itself(program: Program, output: Any) -> bool:
+    """Whether the output is an input that gives it, as what is sorted does where a program sorts."""
+    try:
+        return bool(small(program, (output,)) and program((output,)) == output)
+    except (TypeError, AttributeError):  # of another type than the parameter, or one of several
+        return False
 
 
 def _construct(program: Program) -> str:
