@@ -13,6 +13,8 @@ def asked(problem: Problem, *references: Problem) -> ProposalRequest:
 class Lines:
     """The default: a line in the raw protocol; in chat the rest of the line after "Problem:" or "Answer:"."""
 
+    outside = 0.0  # share of evaluation problems, at most, that a proposer may not write
+
     def proposals(self, problem: Problem) -> list[str]:
         return [f"{problem.statement}{end}" for end in ("", "\n")] + [f"A thought.\nProblem: {problem.statement}"]
 
@@ -38,6 +40,7 @@ class Lines:
 class Programs(Lines):
     """Of the code domain: texts that end at a blank line, and fenced blocks."""
 
+    outside = 0.04  # constant, or the identity, on the few inputs that a proposal is tried on
     BLOCKS = {"deduction": "output", "abduction": "input", "induction": "python"}
 
     def proposals(self, problem: Problem) -> list[str]:

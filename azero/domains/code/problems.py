@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from azero.domains.code.executed import marked
+from azero.domains.code.perturbed import others_like
 from azero.domains.code.programs import (
     Bounds,
     Program,
@@ -25,7 +26,7 @@ from azero.domains.code.programs import (
     telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
-from azero.domains.code.values import NotLiteral, is_literal, read_arguments, same, write
+from azero.domains.code.values import NotLiteral, read_arguments, same, write
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
 from azero.types import Cell, Problem
 
@@ -86,8 +87,7 @@ class Maker:
         return outcomes
 
     def _of_one_input(self, task: str, program: Program, arguments: tuple[Any, ...], version: int) -> Problem:
-        tried = (perturbed(arguments, k) for k in (0, 1))
-        calls = [arguments, *(other for other in tried if all(map(is_literal, other)) and not same(other, arguments))]
+        calls = [arguments, *others_like(arguments, program)]
         first = self._tenth(program, calls, SEEDS[0])
         output = _value(first[0])
         others = [(a, o.value) for a, o in zip(calls[1:], first[1:]) if o.failure is None]
@@ -206,31 +206,6 @@ def _problem(
 def written(arguments: Sequence[Any]) -> str:
     """The text of an argument list."""
     return ", ".join(map(write, arguments))
-
-
-def perturbed(value: Any, k: int) -> Any:
-    """Another value of the same type, one for k 0 and another for k 1; those beside each other change differently."""
-    match value:
-        case bool():
-            return not value
-        case int():
-            return value // 2 - 1 if k else value + 7
-        case float():
-            return value / 2 - 1 if k else value + 1.5
-        case str():
-            return value[::-1][:-1] if k else value + (value[:1] or "a") + "b"
-        case bytes():
-            return value[::-1][:-1] if k else value + (value[:1] or b"a") + b"b"
-        case list():
-            members = [perturbed(v, k) for v in value] or [2, 1]
-            return members[::-1][1:] if k else [*members, *value[:1]]
-        case set():
-            return {perturbed(v, k) for v in value}
-        case tuple():
-            return tuple(perturbed(v, (k + i) % 2) for i, v in enumerate(value))
-        case dict():
-            return {key: perturbed(v, k) for key, v in value.items()}
-    return value
 
 
 def _arguments(text: str, program: Program) -> tuple[Any, ...]:

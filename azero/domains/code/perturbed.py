@@ -1,0 +1,55 @@
+"""Other inputs like a given one, by which a constant function and the identity are told from others.
+
+They hold the constants that the program names: `a.count('c')` is constant on strings without a c.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from azero.domains.code.programs import Program
+from azero.domains.code.values import is_literal, same
+
+
+def others_like(arguments: tuple[Any, ...], program: Program) -> list[tuple[Any, ...]]:
+    """Two other argument lists of the same types, or fewer where the types have no others."""
+    found = [node.value for node in ast.walk(program.function) if isinstance(node, ast.Constant)]
+    named = {kind: [value for value in found if type(value) is kind] for kind in (int, str)}
+    tried = [tuple(_other(v, (k + i) % 2, named) for i, v in enumerate(arguments)) for k in (0, 1)]
+    return [other for other in tried if all(map(is_literal, other)) and not same(other, arguments)]
+
+
+def _other(value: Any, k: int, named: dict[type, list[Any]]) -> Any:
+    """One of two other values of the same type: a larger one, or a smaller or turned one."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return max(value, *named[int], 0) + 7 if k == 0 else min(value // 2, *named[int], value) - 2
+        case float():
+            return value + 1.5 if k == 0 else value / 2 - 1
+        case str():
+            first = "c" if value[:1] == "b" else "b"
+            return "".join([first, value, value, *named[str]]) if k == 0 else "".join(map(_next, value[::-1]))
+        case bytes():
+            return b"b" + value + value if k == 0 else value[::-1]
+        case list() | tuple():
+            return type(value)(_longer(value, named) if k == 0 else [_other(v, k, named) for v in value[::-1]])
+        case dict():
+            return {key: _other(v, k, named) for key, v in value.items()}
+        case set():
+            return {_other(v, k, named) for v in value}
+    return value
+
+
+def _longer(values: Sequence[Any], named: dict[type, list[Any]]) -> list[Any]:
+    """Three times as many, with the constants of their type; of an empty list two numbers."""
+    others = [_other(v, 0, named) for v in values] or [2, 1]
+    constants = named.get(type(values[0]), []) if values else []
+    return [*others, *values, *others[:1], *constants]
+
+
+def _next(letter: str) -> str:
+    return chr(ord(letter) + 1) if letter.isascii() and letter.isalpha() and letter not in "zZ" else letter
