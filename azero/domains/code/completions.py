@@ -70,12 +70,14 @@ def fenced(completion: str) -> dict[str, str]:
 
 
 def _read_raw(task: str, completion: str, given: str) -> Parts:
-    block = completion[:READ_RAW].partition("\n\n")[0]
+    block = completion[:READ_RAW].lstrip(" ").partition("\n\n")[0]  # a blank after task.list_mark
     lines = [line.rstrip() for line in block.split("\n") if line.strip()]
     if task == INDUCTION:
         return _read_inputs(lines, given)
     at = max((i for i, line in enumerate(lines) if line.startswith("assert ")), default=0)
-    return Parts(program="\n".join(lines[:at]), inputs=(_asserted(task, lines[at] if lines else ""),))
+    if not at:  # no program, or no input
+        raise Rejected(Reason.UNPARSEABLE)
+    return Parts(program="\n".join(lines[:at]), inputs=(_asserted(task, lines[at]),))
 
 
 def _read_chat(task: str, completion: str, given: str) -> Parts:
@@ -103,7 +105,7 @@ def _read_inputs(lines: list[str], given: str) -> Parts:
 
 def _asserted(task: str, line: str) -> str:
     """The argument list of "assert f(3) == 4", and of abduction of "assert 4 == f(3)"."""
-    match _expression(line.removeprefix("assert ") if line.startswith("assert ") else ""):
+    match _expression(line.removeprefix("assert ")):
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
             return _called(left if task == DEDUCTION else right)
     raise Rejected(Reason.UNPARSEABLE)
