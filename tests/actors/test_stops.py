@@ -6,7 +6,10 @@ import pytest
 
 from actors.rollout import play_rules
 from azero.config import Config, load_config, stops, unlikely
+from azero.domains import get_domain
+from azero.domains.base import stops_of
 from azero.play import PlayRules
+from azero.types import Role
 
 CHAT = ["task.protocol=chat", "eval.protocol=chat"]
 
@@ -25,6 +28,15 @@ def test_a_raw_completion_is_a_line_and_a_chat_completion_is_not(config: str) ->
     assert stops(chat.eval.stop, chat.eval.protocol) == () and unlikely(chat) == []
     mixed = load_config(config, ["task.protocol=chat"])  # each by its own
     assert rules(mixed).solver.stop == () and stops(mixed.eval.stop, mixed.eval.protocol) == ("\n",)
+
+
+def test_a_domain_ends_raw_completions_where_the_configuration_does_not() -> None:
+    for overrides, own in (([], True), (CHAT, False), (["rollout.stop=[x]"], False), (["eval.stop=[x]"], True)):
+        assert rules(load_config("base", overrides)).domain_stops is own
+    code, sorting = get_domain("code"), get_domain("sorting")
+    (small, *_), solver = code.cells, Role.SOLVER
+    assert stops_of(code, Role.PROPOSER, small) == ("\n\n",) and stops_of(code, solver, small) == ("\n",)
+    assert stops_of(sorting, Role.PROPOSER, sorting.cells[0]) == stops_of(sorting, solver, sorting.cells[0]) == ("\n",)
 
 
 def test_an_explicit_stop_is_kept_and_in_chat_a_line_break_is_told() -> None:

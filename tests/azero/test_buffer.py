@@ -112,3 +112,33 @@ def test_distinct_references_show_each_structure_before_any_twice() -> None:
     assert buffer.draw(random.Random(0), EASY, 6, distinct=True) == buffer.draw(
         random.Random(0), EASY, 6, distinct=True
     )
+
+
+def _of(task: str, text: str) -> Problem:
+    return problem(text, Cell(task=task, tier="1"))
+
+
+def test_each_task_has_its_share_and_its_new_problems_stay() -> None:
+    seeds = [_of("a", "a0"), _of("b", "b0")]
+    buffer = ProblemBuffer(6, seeds)  # three a task
+    for text in ("a1", "a2", "a3", "a4"):
+        buffer.add(_of("a", text))
+    buffer.add(_of("b", "b1"))
+    a, b = (Cell(task=task, tier="1") for task in "ab")
+    assert _texts(buffer, a) == {"a0", "a3", "a4"} and _texts(buffer, b) == {"b0", "b1"}
+    restored = ProblemBuffer(6, seeds)
+    restored.load(json.loads(json.dumps(buffer.state())))
+    for held in (buffer, restored):
+        held.add(_of("b", "b2"))
+        held.add(_of("b", "b3"))
+        held.add(_of("a", "a5"))
+        assert _texts(held, a) == {"a0", "a4", "a5"} and _texts(held, b) == {"b0", "b2", "b3"}
+    assert restored.state() == buffer.state()
+    smaller = ProblemBuffer(4, seeds)
+    smaller.load(buffer.state())
+    assert _texts(smaller, a) == {"a0", "a5"} and _texts(smaller, b) == {"b0", "b3"}
+
+
+def test_seeds_of_several_tasks_must_leave_room_in_each_share() -> None:
+    with pytest.raises(UserError, match=r"task\.buffer_size=5: must exceed 2 times the domain's 2 seed problems"):
+        ProblemBuffer(5, [_of("a", "1"), _of("a", "2"), _of("b", "3")])

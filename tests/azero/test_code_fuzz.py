@@ -19,7 +19,8 @@ WORST_SECONDS = 5.0  # of one text: some run out of time, twice
 HOSTILE = (
     *("(" * 10_000, "[" * 30_000, "9" * 30_000, "-" * 30_000, "\0" * 999, "\n" * 50_000, " " * 50_000, "\ud800", "٣"),
     *("```" * 20_000, "```python\n" * 9_000, "```input\n```\n" * 9_000, "f(1)\n" * 9_000, "# x\n" * 9_000),
-    *("assert f(1) == 2\n" * 2_000, "def f(a): return a\n" * 2_000, "assert " + "f(" * 5_000, "assert f(" + "1," * 20_000),
+    *("assert f(1) == 2\n" * 2_000, "def f(a): return a\n" * 2_000, "assert " + "f(" * 5_000),
+    "assert f(" + "1," * 20_000,
     *("'" * 9_999, '"""' * 5_000, "\\" * 9_999, "if a:" * 5_000, "lambda: " * 2_000, "f'{" * 3_000, "a" * 50_000),
     "def f(a): return 9 ** 9 ** 9\nassert f(1) == 1",
     "def f(a): return 'x' * 10 ** 10 + a\nassert f('') == 1",

@@ -61,7 +61,8 @@ def test_normal_form_is_without_comments_docstrings_annotations_and_blank_lines(
         ("def f(a): return a + 1", "def f(value):\n    '''doc'''\n    return value  +  1"),
         ("def f(a, b): return b - a", "def f(b, a): return a - b"),
         ("def f(a): return [x for x in a]", "def f(x): return [a for a in x]"),
-        ("def f(a):\n    def g(n):\n        return n\n    return g(a)", "def f(n):\n    def h(m):\n        return m\n    return h(n)"),
+        ("def f(a):\n    def g(n):\n        return n\n    return g(a)",
+         "def f(n):\n    def h(m):\n        return m\n    return h(n)"),
         ("def f(a):\n    try:\n        return int(a)\n    except ValueError as e:\n        return 0",
          "def f(b):\n    try:\n        return int(b)\n    except ValueError as why:\n        return 0"),
     ],
@@ -87,7 +88,8 @@ def test_canonical_form_keeps_what_counts(one: str, other: str) -> None:
 
 def test_canonical_form_is_spelt() -> None:
     assert canonical(program(LOOP)) == (
-        "def v0(v1):\n    v2 = 0\n    for v3 in v1:\n        v2 += v3\n    return v2\ndef f(v4, v5):\n    return v0(v4) + v5"
+        "def v0(v1):\n    v2 = 0\n    for v3 in v1:\n        v2 += v3\n    return v2\n"
+        "def f(v4, v5):\n    return v0(v4) + v5"
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from azero.domains import get_domain
 from azero.domains.base import Proposal
 from azero.domains.code.programs import Reason
+from azero.errors import UserError
 from azero.types import Cell, Problem, ProposalRequest, Verdict
 
 DOMAIN = get_domain("code", {"seconds": 2.0})
@@ -204,3 +205,22 @@ def test_options_are_used() -> None:
     assert domain.read(of(long), request, False, 0).reason == Reason.SIZE
     short = domain.read(of("def f(a): return a + 2"), request, False, 0).problem
     assert short is not None and short.cell.tier == "medium"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": 3}, "task.options.size: unknown; give some of sandbox, one_line, inputs, tiers"),
+        ({"seconds": -1}, "task.options.seconds=-1: must be greater than 0"),
+        ({"seconds": "soon"}, "task.options.seconds=soon: must be a number"),
+        ({"inputs": 1}, "task.options.inputs=1: must be 2 or more"),
+        ({"inputs": 13}, "task.options.inputs=13: must be 12 or less"),
+        ({"tiers": [9, 6, 200]}, "task.options.tiers=[9, 6, 200]: must be three numbers that grow"),
+        ({"tiers": [6, 9]}, "task.options.tiers=[6, 9]: must be three numbers that grow"),
+        ({"sandbox": "none"}, "task.options.sandbox=none: unknown; give one of cpython, monty"),
+    ],
+)
+def test_options_that_are_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        get_domain("code", options).seeds()
+    assert str(error.value).startswith(says) and "\n" not in str(error.value)

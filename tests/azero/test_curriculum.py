@@ -143,6 +143,26 @@ def test_cells_of_several_tasks_take_turns_and_have_levels_of_their_own() -> Non
     assert asked == [*cells, *cells[:2]]
 
 
+def test_a_domain_may_be_given_problems_of_other_shelves() -> None:
+    class About(Numbers):
+        def given(self, cell: Cell) -> tuple[Cell, ...]:
+            return CELLS[:2] if cell == CELLS[2] else ()
+
+    slots = _source("selfplay", About(), problems=48, tries=1).slots(0, _buffer())
+    plain = _source("selfplay", problems=48, tries=1).slots(0, _buffer())
+    given = [t.given for s in slots for t in s.tries if t.cell == CELLS[2]]
+    assert {p.cell for p in given if p} == set(CELLS[:2]) and None not in given and len(set(given)) > 5
+    assert all(t.given is None for s in slots for t in s.tries if t.cell != CELLS[2])
+    assert [t.references for s in slots for t in s.tries] == [t.references for s in plain for t in s.tries]
+    assert _source("selfplay", About(), problems=48, tries=1).slots(0, _buffer()) == slots
+    (few,) = _source("selfplay", About(), problems=3, tries=1).slots(0, _buffer(2))[2:]
+    assert few.tries[0].given in (_number(0), _number(1))
+    (none,) = _source("selfplay", About(), problems=3, tries=1).slots(0, _buffer(0))[2:]
+    assert none.tries[0].given is None
+    shared = _source("selfplay", About(), problems=24, tries=1, proposals_per_prompt=8).slots(0, _buffer())
+    assert len({t.given for s in shared for t in s.tries if t.cell == CELLS[2]}) == 1
+
+
 def test_a_domain_inside_the_evaluation_set_is_refused() -> None:
     domain = Numbers(6, frozenset(str(n) for n in range(6)))
     with pytest.raises(UserError, match="1000 generated problems of arithmetic/easy were all in the evaluation set"):

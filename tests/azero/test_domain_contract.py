@@ -220,6 +220,8 @@ class Threads(Parent): judges = "many"
 class NoName(Parent): name = 3
 class Needs(Parent):
     def __init__(self, more): pass
+class Chosen(Parent):
+    def __init__(self, length=3): self.length = length
 """
 
 
@@ -238,6 +240,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
 def test_a_domain_of_the_working_directory(elsewhere: Callable[[str, str], None]) -> None:
     elsewhere("own_domain_a", OWN)
     assert get_domain("own_domain_a:Own").name == "own"
+    assert get_domain("own_domain_a:Chosen", {"length": 5}).length == 5  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +258,8 @@ def test_a_domain_of_the_working_directory(elsewhere: Callable[[str, str], None]
         ("own_domain_b:Threads", ["Threads lacks judges (a number of threads)"]),
         ("own_domain_b:NoName", ["NoName lacks name"]),
         ("own_domain_b:Needs", ["Needs() fails", "more", "no arguments"]),
+        ("own_domain_b:Chosen", ["takes no option size", "give length"]),
+        ("sorting", ["takes no option size", "give none"]),
         ("own_broken:Own", ["importing own_broken fails", "SyntaxError"]),
         ("own_needs_more:Own", ["importing own_needs_more fails", "no_such_package"]),
     ],
@@ -264,7 +269,7 @@ def test_mistakes_get_one_line(name: str, says: list[str], elsewhere: Callable[[
     elsewhere("own_broken", "class Own(:\n")
     elsewhere("own_needs_more", "import no_such_package\n")
     with pytest.raises(UserError) as error:
-        get_domain(name)
+        get_domain(name, {"size": 3} if "takes no option size" in says else None)
     assert str(error.value).startswith(f"task.domain={name}: ") and "\n" not in str(error.value)
     for word in says:
         assert word in str(error.value)

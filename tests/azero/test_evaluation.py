@@ -8,7 +8,7 @@ from rich.console import Console
 
 from azero.errors import UserError
 from azero.evaluation.solver import McNemar, evaluate, mcnemar, paired, table, wilson_interval
-from azero.types import SHARED, Completion, EvalItem, Verdict
+from azero.types import SHARED, Completion, EvalItem, Role, Verdict
 
 
 def test_wilson_interval_literature_values():
@@ -51,7 +51,7 @@ class FakeEngine:
     max_tokens = 100_000
 
     def __init__(self, answers):
-        self.answers, self.queue, self.prompts = answers, [], []
+        self.answers, self.queue, self.prompts, self.stops = answers, [], [], set()
 
     def encode(self, text, rendered=False, policy=SHARED):
         self.prompts.append(text)
@@ -63,6 +63,7 @@ class FakeEngine:
     def submit(self, tag, prompt_ids, n, sampling, policy=SHARED):
         assert tag not in [t for t, *_ in self.queue]
         self.queue.append((tag, bytes(prompt_ids).decode(), n, sampling))
+        self.stops.add(sampling.stop)
 
     def busy(self):
         return bool(self.queue)
@@ -86,6 +87,17 @@ class FakeDomain:
         if not completion.isdigit():
             return Verdict.MALFORMED
         return Verdict.RIGHT if completion == problem.answer else Verdict.WRONG
+
+
+class Stops(FakeDomain):
+    stops = {(Role.SOLVER, "arithmetic"): ("#",)}
+
+
+def test_without_a_stop_the_domain_says_what_ends_an_answer():
+    for domain, stop, ends in ((Stops(), None, ("#",)), (FakeDomain(), None, ("\n",)), (Stops(), ("x",), ("x",))):
+        engine = FakeEngine(ANSWERS)
+        evaluate(engine, domain, ITEMS, chat=False, samples=1, **{**OPTIONS, "stop": stop})
+        assert engine.stops == {ends}
 
 
 def _completion(text):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from azero.config import Config, load_config, to_yaml
 from azero.config.overrides import ANY, known_keys, merged, values
@@ -152,6 +153,9 @@ def test_a_number_is_finite_and_in_its_range_or_refused_by_name(key: str) -> Non
         ("rollout.stop=#", "rollout.stop=#: must be a list such as [a,b]"),
         ("rollout.stop=[a", "override 'rollout.stop=[a': not readable as a list"),
         ("run={}", "run: unknown key in the command line"),
+        ("task.options=3", "task.options=3: must be a mapping of names (given in the command line)"),
+        ("task.options.tiers=[1", "override 'task.options.tiers=[1': not readable as a list"),
+        ("task.option.tiers=1", "task.option.tiers: unknown key in the command line"),
         ("run.dir=${nope}", "run.dir: Interpolation key 'nope' not found (given in the command line)"),
         ("run.dir=${run.dir}", "run.dir: "),
         ("run.dir=a${", "run.dir: "),
@@ -211,3 +215,28 @@ def test_anchors_and_merge_keys_are_yaml(tmp_path: Path) -> None:
 def test_a_folder_is_no_config(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder; give a YAML file"):
         load_config(tmp_path)
+
+
+OPTIONS = {
+    "whole": 3,
+    "share": 0.5,
+    "yes": True,
+    "nothing": None,
+    "text": "a b",
+    "list": [1, "x", [2.5]],
+    "in": {"k": 7},
+}
+
+
+def test_options_of_a_domain_are_what_yaml_reads(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"defaults": ["base"], "task": {"options": OPTIONS}}))
+    config = load_config(tmp_path / "own.yaml")
+    assert config.task.options == OPTIONS and values(config)["task.options"] == OPTIONS
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "again.yaml") == config
+    changed = load_config(
+        tmp_path / "own.yaml", ["task.options.whole=4", "task.options.list=[]", "task.options.new=on"]
+    )
+    assert changed.task.options == OPTIONS | {"whole": 4, "list": [], "new": True}
+    assert load_config("base", ["task.options={a: 1, b: [x, 2]}"]).task.options == {"a": 1, "b": ["x", 2]}
+    assert load_config("base").task.options == {}
