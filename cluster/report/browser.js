@@ -62,7 +62,7 @@
       el("h3", "", "Proposer"),
       el("p", "", el("span", p.verdict, words(outcome(p))), `, reward ${signed(p.reward)}`,
         Object.keys(p.parts).length ? ` (${partsText(p.parts)})` : "", `, ${p.tokens} tokens, weights ${p.version}`),
-      prose("references", (e.references ?? []).join("\n")),
+      prose("references", (e.references ?? []).join((e.references ?? []).some((r) => r.includes("\n")) ? "\n\n" : "\n")),
       prose("prompt", p.prompt),
       prose("completion", p.completion));
   }
