@@ -17,7 +17,7 @@ from azero.types import EvalItem
 
 # With another value of one of these, figures before and after the resume are not of one thing.
 FIXED = (
-    *("model.path", "model.dtype", "task.domain", "task.protocol", "run.seed"),
+    *("model.path", "model.dtype", "task.domain", "task.options", "task.protocol", "run.seed"),
     *("eval.data", "eval.protocol", "eval.max_new_tokens", "eval.stop"),
 )
 FIXED_OF_POLICIES = re.compile(r"policies\.[^.]+\.(roles|model|trains|adapter\..*)")
@@ -38,7 +38,9 @@ def settings(text: str, where: str) -> dict[str, Any]:
 def _flat(content: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = []
     for key, value in content.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+        own = f"{prefix}{key}"
+        is_section = isinstance(value, Mapping) and own != "task.options"
+        pairs += _flat(value, f"{own}.") if is_section else [(own, value)]
     return pairs
 
 

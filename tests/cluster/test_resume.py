@@ -101,6 +101,7 @@ OTHER = {
     "model.path": "Qwen/Qwen2-0.5B",
     "model.dtype": "bfloat16",
     "task.domain": "sorting",
+    "task.options": "{inputs: 5}",
     "task.protocol": "chat",
     "run.seed": "7",
     "eval.data": "dev",

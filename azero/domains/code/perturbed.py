@@ -16,7 +16,7 @@ from azero.domains.code.values import is_literal, same
 def others_like(arguments: tuple[Any, ...], program: Program) -> list[tuple[Any, ...]]:
     """Two other argument lists of the same types, or fewer where the types have no others."""
     found = [node.value for node in ast.walk(program.function) if isinstance(node, ast.Constant)]
-    named = {kind: [value for value in found if type(value) is kind] for kind in (int, str)}
+    named: dict[type, list[Any]] = {kind: [value for value in found if type(value) is kind] for kind in (int, str)}
     tried = [tuple(_other(v, (k + i) % 2, named) for i, v in enumerate(arguments)) for k in (0, 1)]
     return [other for other in tried if all(map(is_literal, other)) and not same(other, arguments)]
 
