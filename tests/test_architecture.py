@@ -150,6 +150,10 @@ DANGEROUS_MODULES = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shel
 DANGEROUS_ARGUMENTS = {("shell", True), ("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True)}
 
 
+# The one file that runs programs does so in a sandbox, as a process of its own: see azero/sandbox/cpython.py.
+RUNS_PROGRAMS = "azero/sandbox/worker.py"
+
+
 def dangers(source: str) -> Iterator[tuple[int, str]]:
     """(line, what) of every call that could turn data into code. A method such as model.eval() is none."""
     for node in ast.walk(ast.parse(source)):
@@ -172,7 +176,11 @@ def test_nothing_turns_data_into_code() -> None:
     for package in PACKAGES:
         for path in files(package):
             text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
-            wrong += [f"{name}:{line} {what}" for line, what in dangers(text)]
+            if str(name) != RUNS_PROGRAMS:
+                wrong += [f"{name}:{line} {what}" for line, what in dangers(text)]
+                wrong += [
+                    f"{name}:{line} imports it" for line, m in imports_of(path) if under(m, "azero.sandbox.worker")
+                ]
             wrong += [f"{name}:{line} imports {m}" for line, m in imports_of(path) if under(m, *DANGEROUS_MODULES)]
     assert not wrong, "\n".join(wrong)
 
