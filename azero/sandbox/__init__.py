@@ -50,7 +50,7 @@ class Outcome:
     value: Any = None
     failure: Failure | None = None
     detail: str = ""  # the first line of what the sandbox says of the failure, at most DETAIL characters
-    seconds: float = 0.0  # from handing the call to a worker to its outcome, by the host's clock
+    seconds: float = 0.0  # that the worker computed
 
 
 DETAIL = 200

@@ -251,6 +251,22 @@ def test_a_worker_that_died_unused_costs_nothing(kind: type[Sandbox]) -> None:
     made.close()
 
 
+def test_time_in_which_a_worker_could_not_compute_does_not_count() -> None:
+    before = children()
+    made = MontySandbox()
+    program = "def f(a):\n    n = 0\n    while n < a: n += 1\n    return n"
+    assert value(made, program, 10) == 10
+    (pid,) = children() - before
+    timers = [threading.Timer(at, os.kill, (pid, s)) for at, s in ((0.01, signal.SIGSTOP), (0.6, signal.SIGCONT))]
+    for timer in timers:
+        timer.start()
+    (outcome,) = made.run(program, [(300_000,)], Limits(seconds=0.4))
+    for timer in timers:
+        timer.join()
+    made.close()
+    assert outcome.value == 300_000 and outcome.seconds < 0.2
+
+
 def test_a_closed_sandbox_starts_again(sandbox: Sandbox) -> None:
     sandbox.close()
     sandbox.close()
