@@ -10,12 +10,17 @@ from __future__ import annotations
 import ast
 import math
 import re
+import warnings
 from typing import Any
 
 MAX_TEXT = 200  # characters of a value as it is written; CODE.md, validity 4
 MAX_DIGITS = 300  # of an integer
 MAX_DEPTH = 20  # containers in one another
 MAX_SOURCE = 2_000  # characters of a text that is read: a value may be written with blanks and escapes
+
+MODEL_TEXT = "<model text>"
+# Python's parser warns of "1if" and the like. Nobody wrote that in this program, and a log would fill with it.
+warnings.filterwarnings("ignore", module=re.escape(MODEL_TEXT))
 
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))  # an integer is measured before its digits are computed: they cost time
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -82,7 +87,7 @@ def _parsed(text: str, longest: int = MAX_SOURCE) -> ast.expr:
     if len(text) > longest:
         raise NotLiteral(f"more than {MAX_SOURCE} characters")
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        return ast.parse(text.strip(), filename=MODEL_TEXT, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as e:  # null bytes, lone surrogates, deep nesting
         raise NotLiteral("no Python expression") from e
 
