@@ -3,9 +3,9 @@
     python benchmarks/bench.py [ROW ...] [--pairs 5] [--real MODEL_FOLDER] [--json FILE]
 
 Each figure is the median over pairs: the project's measurement and its reference's, each in a process of its own, in
-turns. Rows (all by default): trl, rollout, learner, sync, policies, overlap, growth, start. `trl` needs `pip install
---no-deps trl==1.16.0`. FILE keeps each measurement of this program and machine, so that the command goes on where it
-was stopped; remove it to measure again.
+turns. Rows (all by default): trl, rollout, learner, sync, policies, overlap, growth, sandbox, start. `trl` needs `pip
+install --no-deps trl==1.16.0`. FILE keeps each measurement of this program and machine, so that the command goes on
+where it was stopped; remove it to measure again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sandbox import KINDS
 from workload import BATCH, COMMON, GRPO, shape
 
 from azero.models.loading import resolve_model_path
@@ -243,6 +244,18 @@ class Bench:
                lambda n: self.measure("growth_with_buffer", problems=n)["seconds"], 1.0),
             row("step 1000", "s", [(m["late"], m["early"]) for m in runs], "step 10"),
         ]  # fmt: skip
+
+    def sandbox(self) -> list[Row]:
+        """Judgements of programs on one core, the sandbox's worker with it."""
+        rows = []
+        for kind in KINDS:
+            both = "monty", "processes"
+            pairs = [
+                tuple(self.measure("judgements", sandbox=s, kind=kind)["judgements_per_s"] for s in both)
+                for _ in self._each()
+            ]
+            rows.append(row(f"judgements, {kind}", "judgements/s", pairs, "a CPython process a program"))
+        return rows
 
     def start(self) -> list[Row]:
         found = [self.measure("start") for _ in self._each()]

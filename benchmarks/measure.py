@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 from references import learner_bare, matrix_products, rollout_bare, trl
+from sandbox import judgements
 from workload import CACHE, COMMON, GRPO, LR, WARM_UP, configured, flop_of_update, rate, rows_of, shape
 
 from azero.config import load_config
@@ -244,7 +245,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
     f.__name__: f
     for f in (
         train, growth_with_steps, growth_with_buffer, rollout_azero, rollout_bare, learner_azero, learner_bare,
-        matrix_products, sync, start, trl,
+        matrix_products, judgements, sync, start, trl,
     )
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ warnings.filterwarnings("ignore", module=re.escape(MODEL_TEXT))
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))  # an integer is measured before its digits are computed: they cost time
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FLOATS = {"nan": "float('nan')", "inf": "float('inf')", "-inf": "float('-inf')"}
+_SCALARS = (type(None), bool, int, float, str, bytes)
 _BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}")}
 
 
@@ -93,27 +94,33 @@ def _parsed(text: str, longest: int = MAX_SOURCE) -> ast.expr:
 
 
 def _value(node: ast.expr, depth: int) -> Any:
+    if isinstance(node, ast.Constant):
+        if type(node.value) not in _SCALARS:
+            raise NotLiteral(f"{type(node.value).__name__} is no literal's type")
+        return node.value
     if not depth:
         raise NotLiteral(f"more than {MAX_DEPTH} levels deep")
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        members = [_value(member, depth - 1) for member in node.elts]
+        if isinstance(node, ast.Set):
+            return set(_hashable(members))
+        return members if isinstance(node, ast.List) else tuple(members)
+    if isinstance(node, ast.Dict):
+        keys = [_value(key, depth - 1) for key in node.keys if key]
+        if len(keys) < len(node.values):
+            raise NotLiteral("a dict of dicts")
+        return dict(zip(_hashable(keys), [_value(value, depth - 1) for value in node.values]))
+    return _word(node)
+
+
+def _word(node: ast.expr) -> Any:
+    """The value of a signed number, and of what Python writes by name."""
     match node:
-        case ast.Constant(value=None | bool() | int() | float() | str() | bytes() as value):
-            return value
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-            number = _value(operand, depth - 1)
-            if type(number) not in (int, float) or isinstance(operand, ast.UnaryOp):
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant() | ast.Name() as operand):
+            number = _value(operand, 1)
+            if type(number) not in (int, float):
                 raise NotLiteral("a sign before no number")
             return -number if isinstance(sign, ast.USub) else number
-        case ast.List(elts=members):
-            return [_value(m, depth - 1) for m in members]
-        case ast.Tuple(elts=members):
-            return tuple(_value(m, depth - 1) for m in members)
-        case ast.Set(elts=members):
-            return set(_hashable([_value(m, depth - 1) for m in members]))
-        case ast.Dict(keys=keys, values=values):
-            if None in keys:
-                raise NotLiteral("a dict of dicts")
-            read = _hashable([_value(key, depth - 1) for key in keys if key])
-            return dict(zip(read, (_value(v, depth - 1) for v in values)))
         case ast.Name(id="nan" | "inf" as name):
             return float(name)  # a new object each: nan is equal to itself alone in a set
         case ast.Call(func=ast.Name(id="set"), args=[], keywords=[]):
