@@ -4,8 +4,8 @@ https://github.com/pydantic/monty, version 1.4. What it does, as tests/azero/tes
 
 - A worker is no CPython. It has no file system, network, process or module of the host; asking for one is a
   PermissionError, or an error that names the module or function as missing.
-- Each call has a session of its own on a worker that may have served others. On a core without other work a fresh
-  session and one small program take under 0.1 ms (`python benchmarks/sandbox.py`).
+- Each call has a session of its own, on a worker that may have served others, or shares one where nothing can pass
+  from call to call (`leaves_no_trace`). On a core without other work a session and a small program take 0.1 ms.
 - Limits are of the session, so of one call. Its clock runs while the worker executes, not while a call waits for a
   worker. It is a wall clock, which runs on while the machine does other things: a call that met its limit though its
   worker hardly computed is made again. A program can catch RecursionError, but neither the end of its time nor of its
@@ -35,7 +35,7 @@ import pydantic_monty as monty
 
 from azero.errors import RunFailed, UserError, first_line
 from azero.sandbox import DETAIL, Failure, Limits, Outcome
-from azero.sandbox.literals import MAX_SOURCE, NotLiteral, is_literal, read_value
+from azero.sandbox.literals import MAX_SOURCE, NotLiteral, read_value, write
 
 GRACE = 0.5  # seconds past a call's limit until the pool ends its worker
 WAIT_SECONDS = 600.0  # for a free worker: more than any queue of calls within their limits
@@ -46,19 +46,21 @@ PRINTED = 16_384  # bytes
 ASKED = 100  # times that a session may ask for what it does not get: files, undefined names
 CLOCK = datetime(2026, 1, 1, tzinfo=UTC)  # at seed 0, and a day later with each
 
-# The value's text, cut in the worker. A formatted value needs no name, so that no program can take the name away.
-CALL = "f'{{f(*{0})!r}}'[:{1}]"
+# The value's text, cut in the worker. To format it takes no name, which a program could give away.
+CALL = "('%r' % (f({0}),))[:{1}]"
 # Only an object of a class that the program defines can write itself as a literal that it is not.
 CHECKED_CALL = """
-{0} = f(*{0})
+{2} = f({0})
 def _literal(v):
     return v is None or type(v) in (bool, int, float, str, bytes) or (
         all([_literal(m) for m in v]) if type(v) in (list, tuple, set)
         else type(v) is dict and all([_literal(k) and _literal(v[k]) for k in v]))
-{0} = [f'{{{0}!r}}'[:{1}], {0}]
-{0}[0] if len({0}[0]) < {1} and _literal({0}[1]) else '...'"""
+{2} = [('%r' % ({2},))[:{1}], {2}]
+{2}[0] if len({2}[0]) < {1} and _literal({2}[1]) else '...'"""
 ARGUMENTS = "_azero"
 
+_FUNCTIONS = re.compile(r"(?:(?:def .*|[ \t].*)?\n)*")
+_STATEFUL = ("import", "global", ":=", "eval", "exec")
 _ATTRIBUTE = re.compile(r"(?:type object )?'(\w+)' (?:object )?has no attribute '(\w+)'")
 _NAME, _MODULE = re.compile(r"name '(\w+)' is not defined"), re.compile(r"No module named '(\w+)")
 _TOO_LARGE = ("Source is too deeply nested", "function too large")
@@ -75,10 +77,14 @@ class MontySandbox:
     def run(
         self, program: str, calls: Sequence[Sequence[Any]], limits: Limits | None = None, seed: int = 0
     ) -> list[Outcome]:
-        pool, limits = self._started(), limits or Limits()
-        call = CHECKED_CALL if "class" in program else CALL
-        source = f"{program}\n\n{call.format(ARGUMENTS, MAX_SOURCE + 1)}"
-        return [_outcome(pool, source, tuple(arguments), limits, seed) for arguments in calls]
+        pool, limits, outcomes, attempt = self._started(), limits or Limits(), list[Outcome](), 1
+        at_once = len(calls) if leaves_no_trace(program) else 1
+        while len(outcomes) < len(calls):
+            left = calls[len(outcomes) : len(outcomes) + at_once]
+            found = _session(pool, program, left, limits, seed, attempt == ATTEMPTS)
+            attempt = 1 if found else attempt + 1
+            outcomes += found
+        return outcomes
 
     def close(self) -> None:
         with self._lock:
@@ -103,18 +109,23 @@ class MontySandbox:
             return self._pool
 
 
-def _outcome(pool: monty.Monty, source: str, arguments: tuple[Any, ...], limits: Limits, seed: int) -> Outcome:
-    if not all(map(is_literal, arguments)):
-        return Outcome(failure=Failure.NOT_LITERAL, detail="an argument is no literal")
-    for _ in range(ATTEMPTS):
-        found = _attempt(pool, source, arguments, limits, seed)
-        if found.failure is not Failure.TIME or found.seconds > COMPUTED * limits.seconds:
-            break
-    return found
+def leaves_no_trace(program: str) -> bool:
+    """Tell whether calls of the program may share a session, in which it is defined anew for each.
+
+    Modules, types and functions cannot be changed in Monty. So state is in the program's global names and in a few
+    modules alone, and a program of functions that import nothing and assign no such name has none.
+    """
+    return _FUNCTIONS.fullmatch(program + "\n") is not None and not any(word in program for word in _STATEFUL)
 
 
-def _attempt(pool: monty.Monty, source: str, arguments: tuple[Any, ...], limits: Limits, seed: int) -> Outcome:
-    value, failure, detail, seconds = None, None, "", 0.0
+def _session(
+    pool: monty.Monty, program: str, calls: Sequence[Sequence[Any]], limits: Limits, seed: int, is_last: bool
+) -> list[Outcome]:
+    """Return the outcomes of calls in one session, up to the first that fails.
+
+    A failure is left out where it may be due to another: an earlier call's use of memory, or, but in the last attempt,
+    a machine that kept the worker from computing.
+    """
     allowed: monty.ResourceLimits = {
         "max_feed_duration_secs": limits.seconds,
         "max_memory": limits.memory_mib * 2**20,
@@ -126,22 +137,47 @@ def _attempt(pool: monty.Monty, source: str, arguments: tuple[Any, ...], limits:
         "random_start": {"seed": seed},
         "datetime": CLOCK + timedelta(days=seed % 100_000),
     }
+    found: list[Outcome] = []
     try:
         with pool.checkout(limits=allowed, os_policy=policy, assert_message_annotations=False) as session:
-            clock = Clock(session.worker_pid)
-            printed = monty.CollectString(PRINTED)
-            try:
-                text = session.feed_run(source, inputs={ARGUMENTS: arguments}, print_callback=printed)
-            finally:
-                seconds = clock.seconds()
-        value = read_value(text)
+            for arguments in calls:
+                outcome = _outcome(session, program, arguments)
+                if found and outcome.failure in (Failure.MEMORY, Failure.PERMISSION):
+                    break
+                if outcome.failure is Failure.TIME and outcome.seconds < COMPUTED * limits.seconds and not is_last:
+                    break
+                found.append(outcome)
+                if outcome.failure:
+                    break
+    except (OSError, RuntimeError) as e:  # TimeoutError is an OSError
+        raise RunFailed(f"the sandbox monty gave no worker within {WAIT_SECONDS:.0f} s: {first_line(e)}") from e
+    return found
+
+
+def _outcome(session: monty.MontySession, program: str, arguments: Sequence[Any]) -> Outcome:
+    value, failure, detail = None, None, ""
+    clock = Clock(session.worker_pid)
+    printed = monty.CollectString(PRINTED)
+    try:
+        source, inputs = _source(program, arguments)
+        value = read_value(session.feed_run(source, inputs=inputs, print_callback=printed))
     except monty.MontyError as e:
         failure, detail = told(e)
     except NotLiteral as e:
         failure, detail = Failure.NOT_LITERAL, str(e)
-    except (OSError, RuntimeError) as e:  # TimeoutError is an OSError
-        raise RunFailed(f"the sandbox monty gave no worker within {WAIT_SECONDS:.0f} s: {first_line(e)}") from e
-    return Outcome(value=value, failure=failure, detail=detail[:DETAIL], seconds=seconds)
+    return Outcome(value=value, failure=failure, detail=detail[:DETAIL], seconds=clock.seconds())
+
+
+def _source(program: str, arguments: Sequence[Any]) -> tuple[str, dict[str, Any] | None]:
+    """Return the program with its call, and the arguments where they are no part of it. Raises NotLiteral.
+
+    As a part of the text they cost less, but set() and float('nan') are names there, which a program may give away.
+    """
+    given, inputs = ", ".join([write(a) for a in arguments]), None
+    if "set(" in given or "float(" in given:
+        given, inputs = f"*{ARGUMENTS}", {ARGUMENTS: tuple(arguments)}
+    call = CHECKED_CALL if "class" in program else CALL
+    return f"{program}\n\n{call.format(given, MAX_SOURCE + 1, ARGUMENTS)}", inputs
 
 
 class Clock:

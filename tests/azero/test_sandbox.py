@@ -19,7 +19,7 @@ from azero.errors import UserError
 from azero.sandbox import Failure, Limits, Outcome, Sandbox, cpython, sandbox_of
 from azero.sandbox.cpython import CPythonSandbox
 from azero.sandbox.literals import canonical
-from azero.sandbox.monty import MontySandbox
+from azero.sandbox.monty import MontySandbox, leaves_no_trace
 
 PATIENT = Limits(seconds=5.0)  # for what has to end well on a busy machine
 
@@ -71,11 +71,56 @@ def test_no_call_sees_what_another_changed(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
+    "program",
+    [
+        "def f(a, seen=[]):\n    seen.append(a)\n    return len(seen)",
+        "def f(a):\n    global n\n    try: n += 1\n    except NameError: n = 1\n    return n",
+        "n = [0]\ndef f(a):\n    n[0] += 1\n    return n[0]",
+        "class A:\n    n = 0\ndef f(a):\n    A.n += 1\n    return A.n",
+        "try: n = n + 1\nexcept NameError: n = 1\ndef f(a): return n",
+        "def g(x=(n := 1)): return x\ndef f(a): return n",
+    ],
+)
+def test_state_of_every_kind_is_new_to_each_call(sandbox: Sandbox, program: str) -> None:
+    assert [o.value for o in sandbox.run(program, [(5,)] * 3, PATIENT)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("program", "shared"),
+    [
+        ("def f(a): return a", True),
+        ("def g(a):\n\n    return a\n\ndef f(a):\n\treturn g(a)", True),
+        ("def f(a): return a\nx = 1", False),
+        ("import math\ndef f(a): return a", False),
+        ("def f(a):\n    import random\n    return a", False),
+        ("def f(a):\n    global x\n    x = a", False),
+        ("@g\ndef f(a): return a", False),
+        ("class A:\n    x = 1\ndef f(a): return a", False),
+        ("def f(a, b=(n := 1)): return a", False),
+        ("def f(a): exec('x = 1')", False),
+        ('def f(a): return """\nx"""', False),
+    ],
+)
+def test_which_programs_share_a_session(program: str, shared: bool) -> None:
+    assert leaves_no_trace(program) is shared
+
+
+def test_a_call_that_fails_in_a_shared_session_costs_no_other(monty: MontySandbox) -> None:
+    program = "def f(a):\n    x = 'x' * a\n    if a == 3: return undefined\n    if a == 4: open('x')\n    return len(x)"
+    large = 30_000_000
+    calls = [(1,), (3,), (2,), (10**9,), (large,), (large,), (large,), (4,), (1,)]
+    assert [o.value or o.failure for o in monty.run(program, calls, PATIENT)] == [
+        1, Failure.ERROR, 2, Failure.MEMORY, large, large, large, Failure.PERMISSION, 1,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     "given",
     [
         None, True, False, 0, -1, 10**40, 1.0, -0.0, 0.1, 1e300, 5e-324, float("nan"), float("inf"), float("-inf"), "",
         "a'b\"c\\", "\n\t\0", "ä€😀", b"", b"\xff'", [], [1, [2.0, [True]]], (), (1,), ((), [()]), {},
         {"b": 1, "a": (2,)}, {1: "x", (1, 2): None}, set(), {1, "a", (2,)},
+        "{a}%r%%'\"\\", "set()", ["float('nan')", float("nan")], "\u2028\x7f\u202e", [{(): b"'"}], -(10**190),
     ],
 )  # fmt: skip
 def test_values_cross_with_their_types(sandbox: Sandbox, given: Any) -> None:
