@@ -205,7 +205,7 @@ values = st.recursive(
     max_leaves=8,
 )
 lenient = settings(
-    max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -216,6 +216,19 @@ def test_what_is_written_is_read_as_the_same_value(value: Any) -> None:
         read = read_value(write(value))
         assert same(read, value) and write(read) == write(value)
         assert same(read_arguments(f"{write(value)}, 1")[0], value)
+
+
+@settings(lenient, max_examples=500)
+@given(st.text("019-[], ", max_size=12))
+def test_the_quick_way_reads_what_the_other_does(text: str) -> None:
+    def outcome(reader: Any, given: str) -> Any:
+        try:
+            return reader(given)
+        except NotLiteral:
+            return NotLiteral
+
+    assert repr(outcome(read_value, text)) == repr(outcome(read_value, f"{text} # no JSON"))
+    assert repr(outcome(read_arguments, text)) == repr(outcome(read_arguments, f"{text} # no JSON"))
 
 
 @lenient
