@@ -74,6 +74,7 @@ HOSTILE: dict[str, tuple[str, Expected, Expected]] = {
     "raise limits": (
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nreturn 'x' * 10**9", UNSUPPORTED, ERROR),
     "sleep": ("import time\ntime.sleep(1000)", VALUE, PERMISSION),
+    "sleep, and hide it": ("exec('imp' + 'ort time; time.sleep(1000)')", TIME, PERMISSION),
     "wait for a lock": ("import threading\nk = threading.Lock()\nk.acquire()\nk.acquire()", UNSUPPORTED, TIME),
     "wait for input": ("return input()", UNSUPPORTED, ERROR),
     # time
