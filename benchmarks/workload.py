@@ -30,7 +30,7 @@ def small_model() -> str:
         import torch
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
-        from benchmarks.base_model.pretrain import build_tokenizer
+        from benchmarks.pretraining import build_tokenizer
 
         torch.manual_seed(0)
         tokenizer = build_tokenizer()

@@ -327,10 +327,10 @@ def test_vllm_leaves_the_process_its_thread_count(vllm_engine: Any) -> None:
 
 def test_spaces_survive_saving_and_auto_tokenizer(tmp_path: Path) -> None:
     """AutoTokenizer rebuilds the pre-tokenizer of a `qwen2` model: a character tokenizer would lose its spaces here."""
-    from benchmarks.base_model.pretrain import build_model, build_tokenizer
+    from benchmarks.pretraining import build_model, build_tokenizer
 
     tokenizer = build_tokenizer()
-    build_model(len(tokenizer), seed=0).save_pretrained(tmp_path)
+    build_model(len(tokenizer), seed=0, width=128, layers=4).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path))
     for text in ("12 + 34 = ", "  two  spaces \n\n and (3 - -5) * 2.5\n ", " ", "".join(map(chr, range(32, 127)))):

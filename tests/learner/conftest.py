@@ -3,10 +3,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from benchmarks.base_model.pretrain import build_model, build_tokenizer
+    from benchmarks.pretraining import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = build_tokenizer()
-    build_model(len(tokenizer), seed=3).save_pretrained(folder)
+    build_model(len(tokenizer), seed=3, width=128, layers=4).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
