@@ -1,7 +1,7 @@
 """The loop that pre-trains both embedded models: a character tokenizer, a small Qwen2 model, phases of documents.
 
-A document is (prompt, completion); the loss is on the completion. Seeded; weights can differ in rounding between machines,
-thread counts and versions of torch.
+A document is (prompt, completion); the loss is on the completion. Seeded; weights can differ in rounding between
+machines, thread counts and versions of torch.
 """
 
 from __future__ import annotations

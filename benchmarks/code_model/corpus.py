@@ -1,0 +1,154 @@
+"""The text that the embedded code model is pre-trained on: problems that a crowd solved, and lists of problems.
+
+As in benchmarks/base_model/corpus.py the slips are the point: the right answer was read often, beside careless ones.
+All programs come from azero/domains/code/grammar.py, whose values need no `eval`, and all text from the functions that
+write the domain's raw prompts. A problem of the evaluation sets is drawn again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from azero.domains.code import programs
+from azero.domains.code.domain import Code
+from azero.domains.code.grammar import Pairs, Program, draw_arguments, draw_message, draw_pairs, draw_program, small
+from azero.domains.code.problems import TIERS, induction_problem, one_input_problem, written
+from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
+from azero.domains.code.values import same, write
+from azero.types import Cell, Problem, ProposalRequest
+from benchmarks.code_model.slips import slips
+from benchmarks.pretraining import Document
+
+SIZES = {1: 55, 2: 27, 3: 14, 4: 4}  # operations of a solved program, and their weights
+LISTED_SIZES = {"small": (1,), "medium": (1, 2, 2), "large": (2, 3, 3, 4)}  # of a listed one, by tier
+LISTED = (2, 5)  # members of a list, at least and at most
+MAX_CHARACTERS = 480  # of a list
+BAD_SHARE = 0.1  # of the members of a list: careless authors repeat, break off, and leave a parameter unused
+PAIRS = 4  # of a problem of induction
+TRIES = 20  # of other arguments for one program
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Shares of the answers that hold a slip, where the problem gives the chance."""
+
+    likely: float  # where it is one that most people make
+    unlikely: float
+
+
+class Corpus:
+    """Draws documents, none with a prompt or a canonical form of the problems that are held out."""
+
+    def __init__(self, held_out: Iterable[Problem]) -> None:
+        self.domain = Code()
+        self.held_out = {text for problem in held_out for text in (problem.canonical, self.domain.pose(problem, None))}
+
+    def solved(self, rng: random.Random, crowd: Crowd) -> dict[str, Document]:
+        """Task -> (prompt, completion): one program as a problem of each task."""
+        while True:
+            program = draw_program(rng, rng.choices(list(SIZES), list(SIZES.values()))[0])
+            parsed = programs.parse(program.text, programs.Bounds())
+            found = {task: self._solved(rng, task, program, parsed, crowd) for task in TASKS}
+            documents = {task: document for task, document in found.items() if document is not None}
+            if len(documents) == len(TASKS):
+                return documents
+
+    def listed(self, rng: random.Random) -> Document:
+        """(prompt, completion): the header of a cell, and problems of it as a proposer writes them."""
+        cell, members = rng.choice(self.domain.cells), list[str]()
+        header = self.domain.ask(ProposalRequest(cell=cell, references=()), None)
+        for _ in range(rng.randint(*LISTED)):
+            member = self._member(rng, cell)
+            member = _spoilt(rng, member, members) if rng.random() < BAD_SHARE else member
+            if len(header) + sum(len(text) + 2 for text in (*members, member)) <= MAX_CHARACTERS:
+                members.append(member)
+        return header, "".join(f"{member}\n\n" for member in members)
+
+    def _solved(
+        self, rng: random.Random, task: str, program: Program, parsed: programs.Program, crowd: Crowd
+    ) -> Document | None:
+        """The document of one task, None where TRIES draws of arguments give none."""
+        solve = _induced if task == INDUCTION else _deduced if task == DEDUCTION else _abduced
+        for _ in range(TRIES):
+            solved = solve(rng, program, parsed, crowd)
+            if solved is None:
+                continue
+            problem, completion = solved
+            prompt = self.domain.pose(problem, None)
+            if self.held_out.isdisjoint((problem.canonical, prompt)):
+                return prompt, f"{completion}\n"
+        return None
+
+    def _member(self, rng: random.Random, cell: Cell) -> str:
+        """The statement of a problem of the cell, by the default limits of its tier."""
+        while True:
+            program = draw_program(rng, rng.choice(LISTED_SIZES[cell.tier]))
+            nodes = programs.nodes(programs.parse(program.text, programs.Bounds()))
+            if next(tier for tier, most in zip(TIERS, self.domain.options.tiers) if nodes <= most) != cell.tier:
+                continue
+            pairs = draw_pairs(rng, program, PAIRS if cell.task == INDUCTION else 1)
+            if pairs and not (cell.task == ABDUCTION and pairs[0][1] in pairs[0][0]):
+                inputs = [written(arguments) for arguments, _ in pairs]
+                return statement(cell.task, program.text, inputs, write(pairs[0][1]), draw_message(program))
+
+
+def _deduced(rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd) -> tuple[Problem, str]:
+    """A problem, and what somebody of the crowd takes for the output."""
+    arguments = draw_arguments(rng, program)
+    problem = one_input_problem(parsed, Cell(task=DEDUCTION), arguments, program(arguments), -1)
+    return problem, f" {write(_read(rng, program, arguments, crowd)(arguments))}"
+
+
+def _abduced(
+    rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd
+) -> tuple[Problem, str] | None:
+    """A problem, and arguments from which somebody of the crowd gets its output; None where these show it."""
+    arguments = draw_arguments(rng, program)
+    output = _read(rng, program, arguments, crowd)(arguments)
+    if output in arguments:
+        return None
+    return one_input_problem(parsed, Cell(task=ABDUCTION), arguments, output, -1), f"{written(arguments)})"
+
+
+def _induced(
+    rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd
+) -> tuple[Problem, str] | None:
+    """A problem, and what somebody of the crowd writes for its message; None where the draw has too few pairs."""
+    pairs = draw_pairs(rng, program, PAIRS)
+    if pairs is None:
+        return None
+    wrote = _slipped(rng, program, crowd, lambda other: other.text != program.text and _errs(other, pairs))
+    problem = induction_problem(parsed, Cell(task=INDUCTION), pairs, draw_message(program), -1)
+    return problem, wrote.text.partition(": return")[2]
+
+
+def _read(rng: random.Random, program: Program, arguments: Sequence[Any], crowd: Crowd) -> Program:
+    """The program as somebody of the crowd understands it."""
+    pairs = [(tuple(arguments), program(arguments))]
+    return _slipped(rng, program, crowd, lambda other: small(other, arguments) and _errs(other, pairs))
+
+
+def _slipped(rng: random.Random, program: Program, crowd: Crowd, tells: Callable[[Program], bool]) -> Program:
+    """The program or, in the crowd's share of cases, the likeliest of its slips that tells."""
+    for is_likely, other in slips(program):
+        if tells(other):
+            return other if rng.random() < (crowd.likely if is_likely else crowd.unlikely) else program
+    return program
+
+
+def _errs(other: Program, pairs: Pairs) -> bool:
+    return any(not small(other, arguments) or not same(other(arguments), output) for arguments, output in pairs)
+
+
+def _spoilt(rng: random.Random, member: str, earlier: Sequence[str]) -> str:
+    """A member as a careless author writes it."""
+    head, _, rest = member.partition("\n")
+    spoilt = [
+        head,
+        member.replace("def f(a)", "def f(a, b)"),
+        head[: rng.randrange(len(head) // 2, len(head))] + "\n" + rest,
+    ]
+    return rng.choice([*spoilt, *earlier])

@@ -1,0 +1,92 @@
+"""What the embedded code model is trained on: slips that mislead in a known way, and the domain's own forms."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from azero.domains.code.evaluation import generated
+from azero.domains.code.grammar import Program, draw_program
+from azero.domains.code.operations import OPERATIONS, Applied, Constant, Expression, Kind, Parameter, parameters
+from azero.domains.code.prompts import TASKS
+from benchmarks.code_model.corpus import Corpus, Crowd
+from benchmarks.code_model.slips import SLIPS, slips
+
+A, B = Parameter(0, Kind.INT), Parameter(1, Kind.INT)
+WORDS, NUMBERS = Parameter(0, Kind.STR), Parameter(0, Kind.LIST)
+
+
+def apply(name: str, *slots: Expression) -> Applied:
+    return Applied(OPERATIONS[name], slots)
+
+
+def program(expression: Expression) -> Program:
+    return Program(expression, tuple(parameters(expression).values()))
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "arguments", "careless"),
+    [
+        (apply("add", A, B), "a + b", (7, 18), 15),  # no carry
+        (apply("subtract", A, Constant(9)), "abs(a - 9)", (4,), 5),
+        (apply("divide", A, Constant(2)), "(a + 1) // 2", (5,), 3),
+        (apply("max", A, Constant(4)), "min(a, 4)", (9,), 4),
+        (apply("drop_list", NUMBERS, Constant(1)), "a", ([4, 5],), [4, 5]),
+        (apply("take_str", WORDS, Constant(2)), "a[:3]", ("abcd",), "abc"),
+        (apply("sort", NUMBERS), "sorted(a)[::-1]", ([2, 3, 1],), [3, 2, 1]),
+        (apply("only_above", NUMBERS, Constant(3)), "[x for x in a if x > 2]", ([3, 2, 5],), [3, 5]),
+        (apply("replace", WORDS, Constant("a"), Constant("b")), "a.replace('a', 'b', 1)", ("aca",), "bca"),
+        (apply("multiply", apply("add", A, Constant(2)), Constant(3)), "a + 2 * 3", (1,), 7),  # no parentheses
+        (apply("sum", NUMBERS), "sum(a[:-1])", ([1, 2, 4],), 3),
+        (apply("if_int", A, apply("above", A, B), B), "b if a > b else a", (3, 9), 3),
+    ],
+)
+def test_the_likeliest_slip(expression, text, arguments, careless) -> None:
+    _, slipped = next(slips(program(expression)))
+    assert slipped.text.partition("return ")[2] == text
+    assert slipped(arguments) == careless
+
+
+def test_every_construct_has_a_slip_and_likely_ones_come_first() -> None:
+    assert set(SLIPS) == set(OPERATIONS)
+    rng = random.Random(0)
+    for _ in range(200):
+        likely = [is_likely for is_likely, _ in slips(draw_program(rng, 3))]
+        assert likely == sorted(likely, reverse=True) and likely
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus(item.problem for item in generated("dev"))
+
+
+def test_documents_have_the_forms_of_the_raw_protocol(corpus: Corpus) -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        documents = corpus.solved(rng, Crowd(0.5, 0.5))
+        assert set(documents) == set(TASKS)
+        ends = {"deduction": " ==", "abduction": " == f(", "induction": ": return"}
+        for task, (prompt, completion) in documents.items():
+            assert prompt.endswith(ends[task])
+            assert completion.endswith(")\n" if task == "abduction" else "\n") and completion.count("\n") == 1
+        header, listed = corpus.listed(rng)
+        assert header.startswith("# ") and listed.endswith("\n\n") and len(header + listed) <= 512
+
+
+def test_nobody_slips_where_nobody_is_careless(corpus: Corpus) -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        prompt, completion = corpus.solved(rng, Crowd(0.0, 0.0))["deduction"]
+        names: dict[str, object] = {}
+        exec(f"{prompt}{completion}", names)  # the text of this project's own trees, which ends in a true assertion
+
+
+def test_nothing_of_the_evaluation_is_in_a_document(corpus: Corpus) -> None:
+    """Also not where a crowd would draw it: everything that it would draw is held out here, once it was drawn."""
+    crowd = Crowd(0.5, 0.5)
+    drawn = [corpus.solved(random.Random(seed), crowd) for seed in range(20)]
+    strict = Corpus(())
+    strict.held_out = {prompt for documents in drawn for prompt, _ in documents.values()}
+    again = [strict.solved(random.Random(seed), crowd) for seed in range(20)]
+    assert strict.held_out.isdisjoint(prompt for documents in again for prompt, _ in documents.values())
