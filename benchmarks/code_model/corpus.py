@@ -2,7 +2,8 @@
 
 As in benchmarks/base_model/corpus.py the slips are the point: the right answer was read often, beside careless ones.
 All programs come from azero/domains/code/grammar.py, whose values need no `eval`, and all text from the functions that
-write the domain's raw prompts. A problem of the evaluation sets is drawn again.
+write the domain's raw prompts; listed problems are those that the domain takes, by its sandbox. A problem of the
+evaluation sets is drawn again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 from azero.domains.code import programs
 from azero.domains.code.domain import Code
 from azero.domains.code.grammar import Pairs, Program, draw_arguments, draw_message, draw_pairs, draw_program, small
-from azero.domains.code.problems import TIERS, induction_problem, one_input_problem, written
-from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
+from azero.domains.code.problems import induction_problem, one_input_problem, written
+from azero.domains.code.programs import Rejected
+from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
 from azero.domains.code.values import same, write
 from azero.types import Cell, Problem, ProposalRequest
 from benchmarks.code_model.slips import slips
@@ -28,6 +30,7 @@ LISTED = (2, 5)  # members of a list, at least and at most
 MAX_CHARACTERS = 480  # of a list
 BAD_SHARE = 0.1  # of the members of a list: careless authors repeat, break off, and leave a parameter unused
 PAIRS = 4  # of a problem of induction
+MOST_INPUTS = 8  # drawn for a listed one, which takes the first different ones
 TRIES = 20  # of other arguments for one program
 
 
@@ -83,16 +86,18 @@ class Corpus:
         return None
 
     def _member(self, rng: random.Random, cell: Cell) -> str:
-        """The statement of a problem of the cell, by the default limits of its tier."""
+        """The statement of a problem of the cell that keeps the domain's rules."""
         while True:
             program = draw_program(rng, rng.choice(LISTED_SIZES[cell.tier]))
-            nodes = programs.nodes(programs.parse(program.text, programs.Bounds()))
-            if next(tier for tier, most in zip(TIERS, self.domain.options.tiers) if nodes <= most) != cell.tier:
+            inputs = [
+                written(draw_arguments(rng, program)) for _ in range(MOST_INPUTS if cell.task == INDUCTION else 1)
+            ]
+            try:
+                problem = self.domain.maker.make(cell.task, program.text, inputs, draw_message(program))
+            except Rejected:
                 continue
-            pairs = draw_pairs(rng, program, PAIRS if cell.task == INDUCTION else 1)
-            if pairs and not (cell.task == ABDUCTION and pairs[0][1] in pairs[0][0]):
-                inputs = [written(arguments) for arguments, _ in pairs]
-                return statement(cell.task, program.text, inputs, write(pairs[0][1]), draw_message(program))
+            if problem.cell == cell and problem.canonical not in self.held_out:
+                return problem.statement
 
 
 def _deduced(rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd) -> tuple[Problem, str]:

@@ -1,7 +1,7 @@
 """What a code model does before any reinforcement: `python -m benchmarks.code_model.measure FOLDER`.
 
-Prints, on the dev set, greedy accuracy and pass@k at temperature 1 by task, size and construct, and by task the share of
-its proposals that are valid, from three seed problems as references.
+Prints, on the dev set, greedy accuracy and pass@k at temperature 1 by task, size and construct, and by task the share
+of its proposals that are valid, from three seed problems as references.
 """
 
 from __future__ import annotations

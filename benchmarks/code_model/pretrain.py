@@ -14,8 +14,8 @@ from benchmarks.code_model.corpus import Corpus, Crowd
 from benchmarks.pretraining import Batch, Phase, main
 
 WIDTH, LAYERS = 128, 4
-SOLVED_A_STEP = {DEDUCTION: 32, ABDUCTION: 32, INDUCTION: 16}  # documents; the long ones of induction teach quickly
-LISTS_A_STEP = 4
+SOLVED_A_STEP = {DEDUCTION: 24, ABDUCTION: 24, INDUCTION: 12}  # documents; the long ones of induction teach quickly
+LISTS_A_STEP = 3
 
 
 @cache
@@ -42,7 +42,7 @@ def phase(*, steps: int, peak_lr: float, crowd: Crowd) -> Phase:
 
 # First mostly right answers, from which the model learns what programs do, then the crowd.
 PHASES = (
-    phase(steps=1200, peak_lr=3e-3, crowd=Crowd(likely=0.1, unlikely=0.1)),
+    phase(steps=900, peak_lr=3e-3, crowd=Crowd(likely=0.1, unlikely=0.1)),
     phase(steps=200, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
 )
 
