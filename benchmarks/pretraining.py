@@ -1,7 +1,7 @@
 """The loop that pre-trains both embedded models: a character tokenizer, a small Qwen2 model, phases of documents.
 
-A document is (prompt, completion); the loss is on the completion. Seeded; weights can differ in rounding between
-machines, thread counts and versions of torch.
+A document is a prompt and its completion, and in one with several of them the next prompt, its completion, and so on; the
+loss is on the completions. Seeded; weights can differ in rounding between machines, thread counts and versions of torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_TOKENS = 512
 WARMUP = 100  # steps
 IGNORE = -100
 
-Document: TypeAlias = tuple[str, str]
+Document: TypeAlias = tuple[str, ...]  # prompt, completion, prompt, completion, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,18 @@ def build_model(vocab_size: int, seed: int, *, width: int, layers: int) -> Any:
 
 def tensorise(documents: Sequence[Document], encode: Callable[[str], list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Input ids and labels, both [documents, longest]; labels are IGNORE on prompts and padding."""
-    rows = [(encode(p), encode(c)) for p, c in documents]
-    width = max(len(p) + len(c) for p, c in rows)
+    rows = [[encode(text) for text in document] for document in documents]
+    width = max(sum(map(len, row)) for row in rows)
     ids = torch.full((len(rows), width), 1)
     labels = torch.full((len(rows), width), IGNORE)
-    for i, (prompt, completion) in enumerate(rows):
-        ids[i, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
-        labels[i, len(prompt) : len(prompt) + len(completion)] = torch.tensor(completion)
+    for i, row in enumerate(rows):
+        start = 0
+        for k, part in enumerate(row):
+            end = start + len(part)
+            ids[i, start:end] = torch.tensor(part)
+            if k % 2:
+                labels[i, start:end] = torch.tensor(part)
+            start = end
     return ids, labels
 
 

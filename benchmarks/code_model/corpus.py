@@ -18,7 +18,7 @@ from azero.domains.code.domain import Code
 from azero.domains.code.grammar import Pairs, Program, draw_arguments, draw_message, draw_pairs, draw_program, small
 from azero.domains.code.problems import induction_problem, one_input_problem, written
 from azero.domains.code.programs import Rejected
-from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
+from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
 from azero.domains.code.values import same, write
 from azero.types import Cell, Problem, ProposalRequest
 from benchmarks.code_model.slips import slips
@@ -29,6 +29,7 @@ LISTED_SIZES = {"small": (1,), "medium": (1, 2, 2), "large": (2, 3, 3, 4)}  # of
 LISTED = (2, 5)  # members of a list, at least and at most
 MAX_CHARACTERS = 480  # of a list
 BAD_SHARE = 0.1  # of the members of a list: careless authors repeat, break off, and leave a parameter unused
+ANSWERS = {DEDUCTION: 3, ABDUCTION: 3, INDUCTION: 1}  # in one document: what follows costs less than a new program
 PAIRS = 4  # of a problem of induction
 MOST_INPUTS = 8  # drawn for a listed one, which takes the first different ones
 TRIES = 20  # of other arguments for one program
@@ -49,15 +50,16 @@ class Corpus:
         self.domain = Code()
         self.held_out = {text for problem in held_out for text in (problem.canonical, self.domain.pose(problem, None))}
 
-    def solved(self, rng: random.Random, crowd: Crowd) -> dict[str, Document]:
-        """Task -> (prompt, completion): one program as a problem of each task."""
+    def solved(self, rng: random.Random, task: str, crowd: Crowd) -> Document:
+        """One program as a problem of the task; of deduction and abduction with further inputs, one a line."""
         while True:
             program = draw_program(rng, rng.choices(list(SIZES), list(SIZES.values()))[0])
             parsed = programs.parse(program.text, programs.Bounds())
-            found = {task: self._solved(rng, task, program, parsed, crowd) for task in TASKS}
-            documents = {task: document for task, document in found.items() if document is not None}
-            if len(documents) == len(TASKS):
-                return documents
+            found = [self._solved(rng, task, program, parsed, crowd) for _ in range(ANSWERS[task])]
+            answers = [answer for answer in found if answer is not None]
+            if len(answers) == len(found):
+                (prompt, completion), *others = answers
+                return prompt, completion, *(text for p, c in others for text in (p.partition("\n")[2], c))
 
     def listed(self, rng: random.Random) -> Document:
         """(prompt, completion): the header of a cell, and problems of it as a proposer writes them."""
@@ -72,8 +74,8 @@ class Corpus:
 
     def _solved(
         self, rng: random.Random, task: str, program: Program, parsed: programs.Program, crowd: Crowd
-    ) -> Document | None:
-        """The document of one task, None where TRIES draws of arguments give none."""
+    ) -> tuple[str, str] | None:
+        """(prompt, completion) of one problem, None where TRIES draws of arguments give none."""
         solve = _induced if task == INDUCTION else _deduced if task == DEDUCTION else _abduced
         for _ in range(TRIES):
             solved = solve(rng, program, parsed, crowd)

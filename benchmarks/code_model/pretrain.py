@@ -14,8 +14,8 @@ from benchmarks.code_model.corpus import Corpus, Crowd
 from benchmarks.pretraining import Batch, Phase, main
 
 WIDTH, LAYERS = 128, 4
-SOLVED_A_STEP = {DEDUCTION: 24, ABDUCTION: 24, INDUCTION: 12}  # documents; the long ones of induction teach quickly
-LISTS_A_STEP = 3
+SOLVED_A_STEP = {DEDUCTION: 16, ABDUCTION: 12, INDUCTION: 4}  # documents; induction is learned from few
+LISTS_A_STEP = 1
 
 
 @cache
@@ -28,22 +28,18 @@ def phase(*, steps: int, peak_lr: float, crowd: Crowd) -> Phase:
     """A phase whose solutions come from this crowd."""
 
     def draw(rng: random.Random) -> list[Batch]:
-        solved = [corpus().solved(rng, crowd) for _ in range(max(SOLVED_A_STEP.values()))]
-        lists = [corpus().listed(rng) for _ in range(LISTS_A_STEP)]
-        batches = [Batch("lists", lists, 0.5)]
-        for task, number in SOLVED_A_STEP.items():  # in halves: short documents beside long ones are mostly padding
-            documents = sorted((documents[task] for documents in solved[:number]), key=lambda d: len(d[0] + d[1]))
-            half = number // 2
-            batches += [Batch(f"{task} short", documents[:half], 0.5), Batch("long", documents[half:], 0.5)]
+        batches = [Batch("lists", [corpus().listed(rng) for _ in range(LISTS_A_STEP)], 0.5)]
+        for task, number in SOLVED_A_STEP.items():
+            batches.append(Batch(task, [corpus().solved(rng, task, crowd) for _ in range(number)]))
         return batches
 
     return Phase(steps=steps, peak_lr=peak_lr, draw=draw)
 
 
-# First mostly right answers, from which the model learns what programs do, then the crowd.
+# First right answers, from which the model learns what programs do, then the crowd.
 PHASES = (
-    phase(steps=900, peak_lr=3e-3, crowd=Crowd(likely=0.1, unlikely=0.1)),
-    phase(steps=200, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
+    phase(steps=3000, peak_lr=3e-3, crowd=Crowd(likely=0.0, unlikely=0.0)),
+    phase(steps=500, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
 )
 
 if __name__ == "__main__":
