@@ -1,7 +1,7 @@
 """The loop that pre-trains both embedded models: a character tokenizer, a small Qwen2 model, phases of documents.
 
-A document is a prompt and its completion, and in one with several of them the next prompt, its completion, and so on; the
-loss is on the completions. Seeded; weights can differ in rounding between machines, thread counts and versions of torch.
+A document is a prompt and its completion, then perhaps the next prompt, its completion, and so on; the loss is on the
+completions. Seeded; weights can differ in rounding between machines, thread counts and versions of torch.
 """
 
 from __future__ import annotations
