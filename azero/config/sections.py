@@ -47,7 +47,7 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    path: File = "embedded"  # embedded, a folder, a .gguf file, or a Hugging Face Hub id
+    path: File = "embedded"  # embedded, embedded_code (programs), a folder, a .gguf file, or a Hugging Face Hub id
     dtype: Dtype = "float32"  # of the engines and of the learner's autocast; master weights are fp32 always
 
 

@@ -15,15 +15,18 @@ from azero.models.lfs import require_fetched
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = Path(__file__).parents[1] / "base_model"
+EMBEDDED, EMBEDDED_CODE = (Path(__file__).parents[1] / name for name in ("base_model", "code_model"))
+# Model that ships -> its folder, and the target of make that builds it.
+SHIPPED = {"embedded": (EMBEDDED, "base-model"), "embedded_code": (EMBEDDED_CODE, "code-model")}
 
 
 def resolve_model_path(path: str) -> str:
     """The folder or Hub id that `model.path` means; a .gguf file is converted first. Raises UserError."""
-    if path == "embedded":
-        if not (EMBEDDED / "config.json").is_file():
-            raise UserError(f"model.path=embedded: {EMBEDDED} holds no model; build it with `make base-model`")
-        return str(EMBEDDED)
+    if path in SHIPPED:
+        folder, target = SHIPPED[path]
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model.path={path}: {folder} holds no model; build it with `make {target}`")
+        return str(folder)
     require_fetched(Path(path).expanduser(), "model.path")
     if is_gguf(path):
         return str(converted(Path(path).expanduser()))
@@ -35,7 +38,7 @@ def resolve_model_path(path: str) -> str:
     if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/"):
         return path
     raise UserError(
-        f"model.path={path}: no such folder; give embedded, a model folder, a .gguf file, "
+        f"model.path={path}: no such folder; give {' or '.join(SHIPPED)}, a model folder, a .gguf file, "
         "or a Hub id such as Qwen/Qwen2-0.5B"
     )
 

@@ -38,8 +38,8 @@ def phase(*, steps: int, peak_lr: float, crowd: Crowd) -> Phase:
 
 # First right answers, from which the model learns what programs do, then the crowd.
 PHASES = (
-    phase(steps=3000, peak_lr=3e-3, crowd=Crowd(likely=0.0, unlikely=0.0)),
-    phase(steps=500, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
+    phase(steps=2200, peak_lr=3e-3, crowd=Crowd(likely=0.0, unlikely=0.0)),
+    phase(steps=400, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
 )
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
-import azero
 from azero.errors import UserError, first_line
+from azero.models.loading import SHIPPED
 from azero.verbatim import VerbatimTable
 from cluster.records import machine
 
@@ -67,7 +67,7 @@ def doctor(network: bool = False, config: str = "") -> list[Check]:
         _torchvision(),
         *_hardware(),
         *_gpus(),
-        _embedded_model(),
+        *_embedded_models(),
         _ray(os.environ.get("RAY_ADDRESS", "")),
         _hub(network),
         *_run(config),
@@ -170,12 +170,13 @@ def _gpus() -> Iterator[Check]:
     yield Check("torch on gpu", f"{detail}: sees {seen} of {len(found)} GPUs", action)
 
 
-def _embedded_model() -> Check:
-    folder = Path(azero.__file__).parent / "base_model"
-    if absent := [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]:
-        action = "`make setup`; or give model.path a folder or a Hub id"
-        return Check("embedded model", f"{folder} lacks {', '.join(absent)}", action, blocks=True)
-    return Check("embedded model", str(folder))
+def _embedded_models() -> Iterator[Check]:
+    for name, (folder, _) in SHIPPED.items():
+        if absent := [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]:
+            action = "`make setup`; or give model.path a folder or a Hub id"
+            yield Check(f"model.path={name}", f"{folder} lacks {', '.join(absent)}", action, blocks=name == "embedded")
+        else:
+            yield Check(f"model.path={name}", str(folder))
 
 
 def _ray(address: str) -> Check:

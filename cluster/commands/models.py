@@ -12,7 +12,7 @@ from azero.engine import Engine
 from azero.errors import UserError
 from azero.models.adapters import adapter_config, base_of, is_adapter, read_adapter, scaled
 from azero.models.gguf import is_gguf
-from azero.models.loading import resolve_model_path
+from azero.models.loading import SHIPPED, resolve_model_path
 from azero.policies import Policies, Policy, policies_of
 from azero.types import ROLES, Role, WeightVersion
 from cluster.records.rundir import CHECKPOINTS, RunDirectory, is_run
@@ -49,7 +49,7 @@ class Source:
 def source_of(name: str) -> Source:
     """Raises UserError for a folder without a model, and for a path to nothing."""
     path = Path(name).expanduser()
-    if name == "embedded" or is_gguf(name):
+    if name in SHIPPED or is_gguf(name):
         return Source(name=name, model=name)
     if path.is_dir():
         return _in_folder(name, path)

@@ -14,7 +14,6 @@ from typing import Any
 
 from azero.domains.code import programs
 from azero.domains.code.grammar import Program, draw_arguments, draw_message, draw_pairs, draw_program, small
-from azero.domains.code.operations import Applied
 from azero.domains.code.problems import canonical_form, induction_problem, one_input_problem, written
 from azero.domains.code.programs import Bounds, Rejected, parse, structure, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
@@ -55,10 +54,10 @@ def generated(name: str) -> tuple[EvalItem, ...]:
     for task in TASKS:
         for size, rows in ROWS.items():
             for _ in range(rows):
-                program, problem = _new(rng, task, size, taken)
+                problem = _new(rng, task, size, taken)
                 taken.add(problem.canonical)
-                label = f"{task}, {size} operation{'s' if size > 1 else ''}"
-                items.append(EvalItem(problem=problem, label=label, operation=_construct(program)))
+                operations = f"{size} operation{'s' if size > 1 else ''}"
+                items.append(EvalItem(problem=problem, label=task, operation=operations))
     return tuple(items)
 
 
@@ -72,20 +71,20 @@ def _forms() -> frozenset[str]:
     return frozenset(item.problem.canonical for name in SEEDS for item in generated(name))
 
 
-def _new(rng: random.Random, task: str, size: int, taken: set[str]) -> tuple[Program, Problem]:
-    """A problem whose canonical form is not taken, and its program."""
+def _new(rng: random.Random, task: str, size: int, taken: set[str]) -> Problem:
+    """A problem whose canonical form is not taken."""
     while True:
         program = draw_program(rng, size)
         problem = _problem(rng, task, program, Cell(task=task, tier=TIERS[size]))
         if problem is not None and problem.canonical not in taken:
-            return program, problem
+            return problem
 
 
 def _problem(rng: random.Random, task: str, program: Program, cell: Cell) -> Problem | None:
     parsed = parse(program.text, BOUNDS)
     if task == INDUCTION:
         pairs = draw_pairs(rng, program, PAIRS)
-        return pairs and induction_problem(parsed, cell, pairs, draw_message(program), -1)
+        return induction_problem(parsed, cell, pairs, draw_message(program), -1) if pairs else None
     arguments = draw_arguments(rng, program)
     output = program(arguments)
     if task == ABDUCTION and (output in arguments or _gives_itself(program, output)):
@@ -99,11 +98,6 @@ def _gives_itself(program: Program, output: Any) -> bool:
         return bool(small(program, (output,)) and program((output,)) == output)
     except (TypeError, AttributeError):  # of another type than the parameter, or one of several
         return False
-
-
-def _construct(program: Program) -> str:
-    assert isinstance(program.expression, Applied)
-    return program.expression.operation.group
 
 
 @dataclass(frozen=True, slots=True)
