@@ -34,6 +34,7 @@ OVERRIDES_OF_OLD: dict[str, list[str]] = {  # override of the new checkout -> wh
     "task.source=solver_only": ["task.source=frozen"],
     "baseline.by=problem": ["algorithm.name=grpo"],  # of an arm whose source is not selfplay
 }
+ADDED = ("proposer/reasons/",)  # metrics that the old checkout does not have
 OF_CLOCK_OR_MACHINE = ("time", "throughput/", "memory/", "sync/seconds", "sync/load_seconds", "sync/proof_seconds")
 
 
@@ -53,7 +54,7 @@ def differences(old: list[dict[str, Any]], new: list[dict[str, Any]], task: str)
     for before, after in zip(old, new, strict=False):
         before = {RENAMED.get(key, key).format(task=task): value for key, value in before.items()}
         for key in sorted(before.keys() | after.keys()):
-            if key.startswith(OF_CLOCK_OR_MACHINE) or before.get(key) == after.get(key):
+            if key.startswith((*ADDED, *OF_CLOCK_OR_MACHINE)) or before.get(key) == after.get(key):
                 continue
             found.append(f"step {before['step']}: {key}: {before.get(key)} -> {after.get(key)}")
     return found

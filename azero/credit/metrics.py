@@ -15,6 +15,11 @@ def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
     return [e.proposal for e in episodes if e.proposal is not None and e.proposal.verdict is not Verdict.EXCLUDED]
 
 
+def _reasons(proposals: Sequence[Sample]) -> list[str]:
+    """Why some were turned down."""
+    return sorted({s.reason for s in proposals} - {""})
+
+
 def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cell]) -> dict[str, float]:
     """Return the metrics of one step's episodes in a domain of these cells: solver/*, proposer/*, problems/* and so on.
 
@@ -37,6 +42,7 @@ def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cel
         "proposer/valid_rate": [s.verdict is Verdict.VALID for s in proposals],
         "problems/difficulty_mean": [level[p.cell] for p in problems],
         "problems/tier_match": [e.group is not None and e.requested_cell == e.group.problem.cell for e in wrote],
+        **{f"proposer/reasons/{reason}": [s.reason == reason for s in proposals] for reason in _reasons(proposals)},
         **{f"problems/share/{cell}": [p.cell == cell for p in problems] for cell in cells},
         "staleness/mean": staleness,
         "groups/zero_variance_rate": [len({s.reward for s in g.samples}) == 1 for g in groups],

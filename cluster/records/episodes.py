@@ -45,6 +45,7 @@ def _problem(group: Group) -> dict[str, Any]:
         "cell": str(problem.cell),
         "canonical": problem.canonical,
         "structure": problem.structure,
+        "payload": dict(problem.payload),
         "author_version": problem.author_version,
     }
 

@@ -1,6 +1,7 @@
 """Whole steps of credit, with values worked out by hand."""
 
 import json
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -189,6 +190,16 @@ def test_batch_metrics_by_hand() -> None:
     assert m["problems/unique_rate"] == 1.0 and m["problems/tier_match"] == 1.0
     assert m["staleness/mean"] == 0.5 and m["staleness/max"] == 1
     assert m["groups/zero_variance_rate"] == 0.5
+
+
+def test_reasons_are_shares_of_the_proposals() -> None:
+    """Of all but those in the evaluation set; a valid one has no reason."""
+    rejected = episode("0.0", None, proposal=Verdict.REJECTED)
+    assert rejected.proposal is not None
+    why = [replace(rejected, proposal=replace(rejected.proposal, reason=r)) for r in ("identity", "identity", "raises")]
+    m = batch_metrics([*why, STEP[0], STEP[4]], version=0, cells=CELLS)
+    shares = {key: value for key, value in m.items() if key.startswith("proposer/reasons/")}
+    assert shares == {"proposer/reasons/identity": 0.5, "proposer/reasons/raises": 0.25}
 
 
 def test_a_mean_of_nothing_is_left_out() -> None:

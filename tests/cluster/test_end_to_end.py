@@ -80,6 +80,7 @@ def _every_key_is_documented(metrics: list[dict]) -> None:
     documented = set(re.findall(r"`([a-z_/]+(?:<[a-z]+>)?[a-z_/]*(?:<[a-z]+>)?)`", page))
     for key in {k for m in metrics for k in m}:
         general = re.sub(r"^baseline/\w+/\w+/\w+$", "baseline/<role>/<cell>", key)
+        general = re.sub(r"^proposer/reasons/\w+$", "proposer/reasons/<reason>", general)
         general = re.sub(r"^problems/share/\w+/\w+$", "problems/share/<cell>", general)
         general = re.sub(r"^eval/accuracy/\w+$", "eval/accuracy/<label>", general)
         assert general in documented, key

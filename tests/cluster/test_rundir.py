@@ -195,6 +195,7 @@ def test_episode_record():
         cell=MEDIUM,
         canonical="1+2",
         structure="+11",
+        payload={"hidden": [["2", "3"]]},
         author_version=4,
     )
     samples = (
@@ -213,6 +214,7 @@ def test_episode_record():
     assert full["proposal"]["reward_parts"] == {"learnability": 0.75} and full["proposal"]["version"] == 4
     assert full["proposal"]["policy"] == full["solver"]["policy"] == "shared"
     assert full["problem"]["cell"] == "arithmetic/medium" and full["problem"]["answer"] == "3"
+    assert full["problem"]["payload"] == {"hidden": [["2", "3"]]}
     solver = full["solver"]
     assert (solver["success_rate"], solver["rewards"], solver["versions"]) == (0.5, [1.0, -1.0], [5, 6])
     assert solver["verdicts"] == ["right", "malformed"] and solver["completions"] == ["3", "?"]
