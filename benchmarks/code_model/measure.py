@@ -1,7 +1,7 @@
 """What a code model does before any reinforcement: `python -m benchmarks.code_model.measure FOLDER`.
 
-Prints, on the dev set, greedy accuracy and pass@k at temperature 1 by task, size and construct, and by task the share
-of its proposals that are valid, from three seed problems as references.
+Prints, on the dev set, greedy accuracy and pass@k at temperature 1 by task and size, and by task the share of its
+proposals that are valid, from two seed problems as references.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from azero.domains.code.prompts import INDUCTION, TASKS
 from azero.types import ProposalRequest, Verdict
 
 SOLUTION_TOKENS, PROPOSAL_TOKENS = 64, 160
-REFERENCES = 3
+REFERENCES = 2  # more of induction do not fit into 512 tokens
 BATCH = 64  # prompts
 
 
@@ -57,7 +57,7 @@ def solutions(domain: Code, writer: Writer, samples: int, step: int) -> None:
         written = writer.write(prompts, samples=number, tokens=SOLUTION_TOKENS, stop="\n")
         for item, texts in zip(items, written, strict=True):
             verdicts = [domain.judge(text, item.problem, False) for text in texts]
-            for row in (item.problem.cell.task, item.label, f"{item.problem.cell.task}, {item.operation}"):
+            for row in (item.label, f"{item.label}, {item.operation}"):
                 table[row][kind] += Verdict.RIGHT in verdicts
                 table[row][f"{kind} mean"] += verdicts.count(Verdict.RIGHT) / len(verdicts)
                 table[row]["n"] += kind == "greedy"

@@ -43,7 +43,6 @@ class Operation:
     binds: int  # CONDITION to ATOM
     words: str  # what it does to its subject; {1} and {2} are the other slots
     compute: Callable[..., Any]
-    group: str  # of constructs, for tables
     weight: int = 2  # among those of its result
 
 
@@ -79,55 +78,55 @@ def _all() -> list[Operation]:
     letter, letter_or_str = Slot(Kind.STR, tuple(LETTERS), 1.0), Slot(Kind.STR, tuple(LETTERS), 0.5)
     n = _numbers
     ints: list[tuple[Any, ...]] = [
-        ("add", (i, n(1, 9, 0.7)), "{0:2} + {1:3}", SUM, "plus {1}", operator.add, "arithmetic", 5),
-        ("subtract", (i, n(1, 9, 0.7)), "{0:2} - {1:3}", SUM, "minus {1}", operator.sub, "arithmetic", 5),
-        ("multiply", (i, n(2, 4)), "{0:3} * {1:4}", PRODUCT, "times {1}", operator.mul, "arithmetic", 4),
-        ("divide", (i, n(2, 3)), "{0:3} // {1:4}", PRODUCT, "over {1}", operator.floordiv, "arithmetic"),
-        ("modulo", (i, n(2, 4)), "{0:3} % {1:4}", PRODUCT, "modulo {1}", operator.mod, "arithmetic"),
-        ("max", (i, n(2, 12, 0.5)), "max({0}, {1})", ATOM, "at least {1}", max, "choice"),
-        ("min", (i, n(2, 12, 0.5)), "min({0}, {1})", ATOM, "at most {1}", min, "choice"),
-        ("sum", (t,), "sum({0})", ATOM, "sum", sum, "count"),
-        ("largest", (t,), "max({0})", ATOM, "largest", max, "choice"),
-        ("smallest", (t,), "min({0})", ATOM, "smallest", min, "choice"),
-        ("first", (t,), "{0:4}[0]", ATOM, "first", lambda x: x[0], "index"),
-        ("last", (t,), "{0:4}[-1]", ATOM, "last", lambda x: x[-1], "index"),
-        ("item", (t, n(1, 2)), "{0:4}[{1}]", ATOM, "item {1}", operator.getitem, "index"),
-        ("count", (s, letter), "{0:4}.count({1})", ATOM, "count {1}", str.count, "count"),
-        ("length", (s,), "len({0})", ATOM, "length", len, "count"),
-        ("size", (t,), "len({0})", ATOM, "size", len, "count"),
-        ("if_int", (i, b, n(0, 9, 0.4)), "{0:1} if {1:1} else {2:1}", CONDITION, "if {1} else {2}", _choose, "choice"),
+        ("add", (i, n(1, 9, 0.7)), "{0:2} + {1:3}", SUM, "plus {1}", operator.add, 5),
+        ("subtract", (i, n(1, 9, 0.7)), "{0:2} - {1:3}", SUM, "minus {1}", operator.sub, 5),
+        ("multiply", (i, n(2, 4)), "{0:3} * {1:4}", PRODUCT, "times {1}", operator.mul, 4),
+        ("divide", (i, n(2, 3)), "{0:3} // {1:4}", PRODUCT, "over {1}", operator.floordiv),
+        ("modulo", (i, n(2, 4)), "{0:3} % {1:4}", PRODUCT, "modulo {1}", operator.mod),
+        ("max", (i, n(2, 12, 0.5)), "max({0}, {1})", ATOM, "at least {1}", max),
+        ("min", (i, n(2, 12, 0.5)), "min({0}, {1})", ATOM, "at most {1}", min),
+        ("sum", (t,), "sum({0})", ATOM, "sum", sum),
+        ("largest", (t,), "max({0})", ATOM, "largest", max),
+        ("smallest", (t,), "min({0})", ATOM, "smallest", min),
+        ("first", (t,), "{0:4}[0]", ATOM, "first", lambda x: x[0]),
+        ("last", (t,), "{0:4}[-1]", ATOM, "last", lambda x: x[-1]),
+        ("item", (t, n(1, 2)), "{0:4}[{1}]", ATOM, "item {1}", operator.getitem),
+        ("count", (s, letter), "{0:4}.count({1})", ATOM, "count {1}", str.count),
+        ("length", (s,), "len({0})", ATOM, "length", len),
+        ("size", (t,), "len({0})", ATOM, "size", len),
+        ("if_int", (i, b, n(0, 9, 0.4)), "{0:1} if {1:1} else {2:1}", CONDITION, "if {1} else {2}", _choose),
     ]
     bools: list[tuple[Any, ...]] = [
-        ("above", (i, n(2, 12, 0.6)), "{0:2} > {1:2}", COMPARISON, "above {1}", operator.gt, "comparison", 3),
-        ("below", (i, n(2, 12, 0.6)), "{0:2} < {1:2}", COMPARISON, "below {1}", operator.lt, "comparison", 3),
-        ("even", (i,), "{0:3} % 2 == 0", COMPARISON, "even", lambda x: x % 2 == 0, "comparison"),
-        ("has", (t, n(0, 9, 0.7)), "{1:2} in {0:2}", COMPARISON, "has {1}", operator.contains, "comparison"),
-        ("contains", (s, letter), "{1:2} in {0:2}", COMPARISON, "has {1}", operator.contains, "comparison"),
+        ("above", (i, n(2, 12, 0.6)), "{0:2} > {1:2}", COMPARISON, "above {1}", operator.gt, 3),
+        ("below", (i, n(2, 12, 0.6)), "{0:2} < {1:2}", COMPARISON, "below {1}", operator.lt, 3),
+        ("even", (i,), "{0:3} % 2 == 0", COMPARISON, "even", lambda x: x % 2 == 0),
+        ("has", (t, n(0, 9, 0.7)), "{1:2} in {0:2}", COMPARISON, "has {1}", operator.contains),
+        ("contains", (s, letter), "{1:2} in {0:2}", COMPARISON, "has {1}", operator.contains),
     ]
     strs: list[tuple[Any, ...]] = [
-        ("reverse_str", (s,), "{0:4}[::-1]", ATOM, "reversed", lambda x: x[::-1], "slice", 3),
-        ("drop_str", (s, n(1, 2)), "{0:4}[{1}:]", ATOM, "without first {1}", lambda x, y: x[y:], "slice", 3),
-        ("take_str", (s, n(1, 3)), "{0:4}[:{1}]", ATOM, "cut to {1}", lambda x, y: x[:y], "slice", 3),
-        ("shorten_str", (s,), "{0:4}[:-1]", ATOM, "without last", lambda x: x[:-1], "slice"),
-        ("join", (s, letter_or_str), "{0:2} + {1:3}", SUM, "then {1}", operator.add, "text", 4),
-        ("repeat", (s, n(2, 3)), "{0:3} * {1:4}", PRODUCT, "{1} times", operator.mul, "text"),
-        ("upper", (s,), "{0:4}.upper()", ATOM, "upper", str.upper, "text"),
-        ("replace", (s, letter, letter), "{0:4}.replace({1}, {2})", ATOM, "{1} to {2}", str.replace, "text"),
-        ("if_str", (s, b, s), "{0:1} if {1:1} else {2:1}", CONDITION, "if {1} else {2}", _choose, "choice"),
+        ("reverse_str", (s,), "{0:4}[::-1]", ATOM, "reversed", lambda x: x[::-1], 3),
+        ("drop_str", (s, n(1, 2)), "{0:4}[{1}:]", ATOM, "without first {1}", lambda x, y: x[y:], 3),
+        ("take_str", (s, n(1, 3)), "{0:4}[:{1}]", ATOM, "cut to {1}", lambda x, y: x[:y], 3),
+        ("shorten_str", (s,), "{0:4}[:-1]", ATOM, "without last", lambda x: x[:-1]),
+        ("join", (s, letter_or_str), "{0:2} + {1:3}", SUM, "then {1}", operator.add, 4),
+        ("repeat", (s, n(2, 3)), "{0:3} * {1:4}", PRODUCT, "{1} times", operator.mul),
+        ("upper", (s,), "{0:4}.upper()", ATOM, "upper", str.upper),
+        ("replace", (s, letter, letter), "{0:4}.replace({1}, {2})", ATOM, "{1} to {2}", str.replace),
+        ("if_str", (s, b, s), "{0:1} if {1:1} else {2:1}", CONDITION, "if {1} else {2}", _choose),
     ]
     lists: list[tuple[Any, ...]] = [
-        ("sort", (t,), "sorted({0})", ATOM, "sorted", sorted, "list", 5),
-        ("reverse_list", (t,), "{0:4}[::-1]", ATOM, "reversed", lambda x: x[::-1], "slice", 3),
-        ("drop_list", (t, n(1, 2)), "{0:4}[{1}:]", ATOM, "without first {1}", lambda x, y: x[y:], "slice", 3),
-        ("take_list", (t, n(1, 3)), "{0:4}[:{1}]", ATOM, "cut to {1}", lambda x, y: x[:y], "slice", 3),
-        ("shorten_list", (t,), "{0:4}[:-1]", ATOM, "without last", lambda x: x[:-1], "slice"),
-        ("chain", (t, t), "{0:2} + {1:3}", SUM, "then {1}", operator.add, "list"),
-        ("append", (t, n(0, 9, 0.7)), "{0:2} + [{1}]", SUM, "append {1}", lambda x, y: [*x, y], "list"),
-        ("each_plus", (t, n(1, 5, 0.8)), "[x + {1:3} for x in {0:1}]", ATOM, "each plus {1}", _each_plus, "list", 3),
-        ("each_times", (t, n(2, 3)), "[x * {1:4} for x in {0:1}]", ATOM, "each times {1}", _each_times, "list", 3),
-        ("only_above", (t, n(1, 6)), "[x for x in {0:1} if x > {1:2}]", ATOM, "only above {1}", _only_above, "list", 3),
-        ("range", (i,), "list(range({0}))", ATOM, "range", lambda x: list(range(x)), "list", 1),
-        ("if_list", (t, b, t), "{0:1} if {1:1} else {2:1}", CONDITION, "if {1} else {2}", _choose, "choice"),
+        ("sort", (t,), "sorted({0})", ATOM, "sorted", sorted, 5),
+        ("reverse_list", (t,), "{0:4}[::-1]", ATOM, "reversed", lambda x: x[::-1], 3),
+        ("drop_list", (t, n(1, 2)), "{0:4}[{1}:]", ATOM, "without first {1}", lambda x, y: x[y:], 3),
+        ("take_list", (t, n(1, 3)), "{0:4}[:{1}]", ATOM, "cut to {1}", lambda x, y: x[:y], 3),
+        ("shorten_list", (t,), "{0:4}[:-1]", ATOM, "without last", lambda x: x[:-1]),
+        ("chain", (t, t), "{0:2} + {1:3}", SUM, "then {1}", operator.add),
+        ("append", (t, n(0, 9, 0.7)), "{0:2} + [{1}]", SUM, "append {1}", lambda x, y: [*x, y]),
+        ("each_plus", (t, n(1, 5, 0.8)), "[x + {1:3} for x in {0:1}]", ATOM, "each plus {1}", _each_plus, 3),
+        ("each_times", (t, n(2, 3)), "[x * {1:4} for x in {0:1}]", ATOM, "each times {1}", _each_times, 3),
+        ("only_above", (t, n(1, 6)), "[x for x in {0:1} if x > {1:2}]", ATOM, "only above {1}", _only_above, 3),
+        ("range", (i,), "list(range({0}))", ATOM, "range", lambda x: list(range(x)), 1),
+        ("if_list", (t, b, t), "{0:1} if {1:1} else {2:1}", CONDITION, "if {1} else {2}", _choose),
     ]
     rows = zip(Kind, (ints, strs, lists, bools))
     return [Operation(name, kind, *rest) for kind, group in rows for name, *rest in group]
