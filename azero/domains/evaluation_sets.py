@@ -8,7 +8,6 @@ problems ship beside this module, so that training can leave them out. To rebuil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from azero.domains.expression import HARD, Operation, Rejected, canonical, make_problem, parse, render
-from azero.domains.rows import read_rows, require_columns, row_name
+from azero.domains.rows import evaluation_hash, hash_file, hashes_in, read_rows, require_columns, row_name
 from azero.errors import UserError
 from azero.types import EvalItem, Problem
 
@@ -28,7 +27,6 @@ PUBLISHED = "morgan/arithmetic_eval"
 SEEDS = {"test": 20_250_503, "dev": 20_250_504}
 COLUMNS = ("prompt", "answer", "difficulty", "metadata")
 HASH_FILE = Path(__file__).with_name("arithmetic_evaluation_hashes.json")
-HASH_DIGITS = 12  # hex; 48 bits: a false hit among all problems of the domain is unlikely
 
 _DRAWS = 400  # tries to find a row that is new before the next weaker meaning of new is taken
 _PROMPT = re.compile(r"\s*Calculate:\s*(.*?)\s*=\s*")
@@ -158,26 +156,19 @@ def raw_prompt(text: str) -> str:
     return f"Calculate: {text} = "
 
 
-def evaluation_hash(form: str) -> str:
-    """The truncated SHA-256, in hex, of a canonical form."""
-    return hashlib.sha256(form.encode()).hexdigest()[:HASH_DIGITS]
-
-
-@cache
 def shipped_hashes() -> frozenset[str]:
     """Hashes of the canonical forms of the published, test and dev problems."""
-    return frozenset(json.loads(HASH_FILE.read_text(encoding="utf-8"))["hashes"])
+    return hashes_in(HASH_FILE)
 
 
 def build_hash_file(published: Sequence[str]) -> str:
     """The text of HASH_FILE from files of published problems, together with the generated sets."""
-    sources = [*published, *SEEDS]
-    hashes = {evaluation_hash(canonical(parse(item.problem.statement))) for source in sources for item in load(source)}
     about = (
-        f"First {HASH_DIGITS} hex digits of the SHA-256 of the canonical form of every problem in {PUBLISHED} (split "
-        f"test) and in the generated sets test and dev; made by: python -m azero.domains.evaluation_sets FILE"
+        f"every problem in {PUBLISHED} (split test) and in the generated sets test and dev; "
+        "made by: python -m azero.domains.evaluation_sets FILE"
     )
-    return json.dumps({"about": about, "seeds": SEEDS, "hashes": sorted(hashes)}, indent=0) + "\n"
+    forms = (canonical(parse(i.problem.statement)) for source in [*published, *SEEDS] for i in load(source))
+    return hash_file(about, SEEDS, forms)
 
 
 if __name__ == "__main__":

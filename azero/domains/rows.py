@@ -1,12 +1,18 @@
-"""Rows of evaluation data from a file or the Hugging Face Hub, for every domain; what is wrong is told in one line."""
+"""Rows of evaluation data from a file or the Hugging Face Hub, for every domain; what is wrong is told in one line.
+
+Also the files of hashes that ship beside a domain, by which it knows its evaluation problems without loading any.
+"""
 
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +20,28 @@ from azero.errors import UserError, first_line
 
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}  # and reader
 
+HASH_DIGITS = 12  # hex; 48 bits: a false hit among all problems of a domain is unlikely
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/\w[\w.-]*")
 _FILE_SUFFIX = re.compile(r"\.[a-z]{2,8}")
+
+
+def evaluation_hash(form: str) -> str:
+    """The truncated SHA-256, in hex, of a canonical form."""
+    return hashlib.sha256(form.encode()).hexdigest()[:HASH_DIGITS]
+
+
+@cache
+def hashes_in(file: Path) -> frozenset[str]:
+    """The hashes of a file that `hash_file` wrote."""
+    return frozenset(json.loads(file.read_text(encoding="utf-8"))["hashes"])
+
+
+def hash_file(about: str, seeds: Mapping[str, int], forms: Iterable[str]) -> str:
+    """The text of a file of hashes. `about`: of which problems, and which command makes it."""
+    about = f"First {HASH_DIGITS} hex digits of the SHA-256 of the canonical form of {about}"
+    hashes = sorted(set(map(evaluation_hash, forms)))
+    return json.dumps({"about": about, "seeds": seeds, "hashes": hashes}, indent=0) + "\n"
 
 
 def read_rows(source: str, example: str) -> list[Any]:

@@ -38,6 +38,7 @@ def test_the_sets_share_no_problem_and_are_known() -> None:
     assert len(set(forms)) == 1800
     assert all(map(evaluation.is_evaluation, forms))
     assert not evaluation.is_evaluation("")
+    assert evaluation.HASH_FILE.read_text() == evaluation.build_hash_file()
 
 
 def test_generated_test_set_is_frozen() -> None:

@@ -1,6 +1,9 @@
 """Evaluation sets of the code domain: generated offline, or rows of CRUXEval from a file or the Hugging Face Hub.
 
 The generated sets come from grammar.py and fixed seeds: programs that no model proposed, whose values need no sandbox.
+Hashes of their canonical forms ship beside this module, so that training can leave them out. To rebuild them:
+
+    python -m azero.domains.code.evaluation > azero/domains/code/evaluation_hashes.json
 """
 
 from __future__ import annotations
@@ -8,8 +11,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import random
+import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from azero.domains.code import programs
@@ -18,11 +23,12 @@ from azero.domains.code.problems import canonical_form, induction_problem, one_i
 from azero.domains.code.programs import Bounds, Rejected, parse, structure, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
 from azero.domains.code.values import NotLiteral, read_arguments, read_value
-from azero.domains.rows import read_rows, require_columns, row_name
+from azero.domains.rows import evaluation_hash, hash_file, hashes_in, read_rows, require_columns, row_name
 from azero.errors import UserError
 from azero.types import Cell, EvalItem, Problem
 
 PUBLISHED = "cruxeval-org/cruxeval"
+HASH_FILE = Path(__file__).with_name("evaluation_hashes.json")
 COLUMNS = ("code", "input", "output")
 BOUNDS = Bounds(characters=10_000, nodes=2_000)  # of a published program
 SEEDS = {"test": 20_251_201, "dev": 20_251_202}
@@ -62,13 +68,14 @@ def generated(name: str) -> tuple[EvalItem, ...]:
 
 
 def is_evaluation(canonical: str) -> bool:
-    """Whether the canonical form is of a problem of the generated sets; the first call draws them."""
-    return canonical in _forms()
+    """Whether the canonical form is of a problem of the generated sets."""
+    return evaluation_hash(canonical) in hashes_in(HASH_FILE)
 
 
-@cache
-def _forms() -> frozenset[str]:
-    return frozenset(item.problem.canonical for name in SEEDS for item in generated(name))
+def build_hash_file() -> str:
+    """The text of HASH_FILE."""
+    about = "every problem in the generated sets test and dev; made by: python -m azero.domains.code.evaluation"
+    return hash_file(about, SEEDS, (item.problem.canonical for name in SEEDS for item in generated(name)))
 
 
 def _new(rng: random.Random, task: str, size: int, taken: set[str]) -> Problem:
@@ -151,3 +158,7 @@ def _written(given: str) -> str:
         return written(read_arguments(given))
     except NotLiteral:
         return given
+
+
+if __name__ == "__main__":
+    sys.stdout.write(build_hash_file())
