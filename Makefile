@@ -108,7 +108,6 @@ code-model: setup  ## pre-train the embedded code model again, in its place (hal
 
 code: setup  ## train the embedded code model on programs, and compare it with its start, task by task (ten minutes)
 	@$(BIN)/azero train configs/code_local.yaml $(ARGS)
-	@$(BIN)/azero eval runs/code_local
 
 controls: setup  ## the learning run beside its control arms, over seeds
 	@$(BIN)/azero sweep configs/experiments/controls.yaml $(ARGS)

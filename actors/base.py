@@ -19,7 +19,7 @@ from azero.types import SHARED, Sampling, WeightVersion
 
 
 class ModelTexts:
-    """What a transformers model folder or Hub id makes of texts, and how long they may be. It holds no weights."""
+    """Encodes texts as a transformers model folder or Hub id does, and limits their length. It holds no weights."""
 
     def __init__(self, path: str, max_model_len: int | None = None) -> None:
         self.path = path

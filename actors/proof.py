@@ -93,7 +93,7 @@ class SyncProof:
     def _prove(
         self, engine: Engine, new: Sequence[str], publication: Publication, probes: Mapping[str, ProbeSet]
     ) -> dict[str, _Proven]:
-        """What was found of each new part. Their probes are scored in one batch."""
+        """Return what was found of each new part. Their probes are scored in one batch."""
         who = {
             name: f"weights of version {publication.version.step}" + (f" of {name}" if name != SHARED else "")
             for name in new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,3 +123,17 @@ def episode(
         proposal=None if proposal is None else sample(Role.PROPOSER, cell, proposal, 0.0, version=version),
         group=group,
     )
+
+
+def edited(rng: random.Random, text: str, fragments: Sequence[str]) -> str:
+    """The text one edit away: a fragment or a character more, a piece less, or a piece many times."""
+    at, end = sorted(rng.choices(range(len(text) + 1), k=2))
+    match rng.randrange(4):
+        case 0:
+            return text[:at] + rng.choice(fragments) + text[at:]
+        case 1:
+            return text[:at] + text[end:]
+        case 2:
+            return text[:at] + text[at:end] * rng.randint(2, 20) + text[end:]
+        case _:
+            return text[:at] + chr(rng.randrange(0x110000)) + text[at:]

@@ -40,6 +40,8 @@ def add_adapters(model: Any, adapters: Mapping[str, AdapterConfig]) -> None:
                 inject_adapter_in_model(_peft_config(adapter), model, name)
             if any("lora_embedding" in key for key, _ in model.named_parameters()):
                 raise ValueError("an embedding is no linear layer")
+            if hasattr(model.get_output_embeddings(), "lora_A"):
+                raise ValueError("engines serve no adapter of the output head")
         except (ValueError, KeyError) as e:  # the second of a name that torch has for itself
             raise UserError(
                 f"policies.{name}.adapter: no adapter fits {type(model).__name__} ({first_line(e)}); give "

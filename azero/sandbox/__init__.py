@@ -45,7 +45,7 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one call: a literal value, or a failure."""
+    """Holds the outcome of one call: a literal value, or a failure."""
 
     value: Any = None
     failure: Failure | None = None

@@ -51,6 +51,15 @@ def canonical(value: Any) -> str:
     return _text(value, MAX_DEPTH, in_order=True)
 
 
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two literals are equal by type and structure.
+
+    True is not 1, and 1 is not 1.0. Floats are equal by their repr: 0.0 is not -0.0, and nan equals nan. The order of a
+    dict's entries does not count. Raises NotLiteral where a value is none.
+    """
+    return canonical(a) == canonical(b)
+
+
 def is_literal(value: Any) -> bool:
     """Tell whether `write` accepts the value. Time and memory are bounded whatever it is."""
     try:

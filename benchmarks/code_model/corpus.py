@@ -19,7 +19,7 @@ from azero.domains.code.grammar import Pairs, Program, draw_arguments, draw_mess
 from azero.domains.code.problems import induction_problem, one_input_problem, written
 from azero.domains.code.programs import Rejected
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
-from azero.domains.code.values import same, write
+from azero.sandbox.literals import same, write
 from azero.types import Cell, Problem, ProposalRequest
 from benchmarks.code_model.slips import slips
 from benchmarks.pretraining import Document

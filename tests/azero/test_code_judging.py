@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from code_sandboxes import Slow
 from helpers import completion
 
 from azero.domains import get_domain
@@ -158,10 +157,3 @@ def test_any_input_that_gives_the_value_is_right_and_limits_hold() -> None:
     assert DOMAIN.judge("16)", halved, False) is DOMAIN.judge("7)", halved, False) is R
     quick = get_domain("code", {"seconds": 0.05})
     assert quick.judge(f"{10**12})", halved, False) is W  # too many turns
-
-
-def test_a_run_that_is_late_is_repeated_once() -> None:
-    slow = get_domain("code", {"sandbox": "code_sandboxes:Slow"})
-    problem = replace(SLICE, cell=REMAINDER.cell, payload={"program": TWICE, "arguments": "1", "output": "7"})
-    Slow.runs = 0
-    assert slow.judge("3)", problem, False) is R and Slow.runs == 2

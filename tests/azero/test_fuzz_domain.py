@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from helpers import problem, request
+from helpers import edited, problem, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -102,18 +102,7 @@ def mutated(rng: random.Random, number: int) -> Iterator[str]:
             )
         )
         for _ in range(rng.randrange(5)):
-            at, end = sorted(rng.choices(range(len(text) + 1), k=2))
-            match rng.randrange(5):
-                case 0:
-                    text = text[:at] + rng.choice(FRAGMENTS) + text[at:]
-                case 1:
-                    text = text[:at] + text[end:]
-                case 2:
-                    text = text[:at] + text[at:end] * rng.randint(2, 20) + text[end:]
-                case 3:
-                    text = text[:at] + chr(rng.randrange(0x110000)) + text[at:]
-                case _ if rng.random() < 0.02:
-                    text = text[:at] + rng.choice(HOSTILE) + text[at:]
+            text = edited(rng, text, HOSTILE if rng.random() < 0.004 else FRAGMENTS)
         yield text
 
 

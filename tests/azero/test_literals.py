@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from azero.domains.code.values import (
+from azero.sandbox.literals import (
     MAX_DEPTH,
     MAX_SOURCE,
     MAX_TEXT,

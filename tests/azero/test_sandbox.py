@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
+from sandboxes import sandbox_here
 
 from azero.errors import UserError
 from azero.sandbox import Failure, Limits, Outcome, Sandbox, cpython, sandbox_of
-from azero.sandbox.cpython import CPythonSandbox
 from azero.sandbox.literals import canonical
 from azero.sandbox.monty import MontySandbox, leaves_no_trace
 
@@ -26,12 +26,9 @@ PATIENT = Limits(seconds=5.0)  # for what has to end well on a busy machine
 
 @pytest.fixture(scope="module", params=["monty", "cpython"])
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    try:
-        made = sandbox_of(request.param)
-    except UserError as e:
-        pytest.skip(str(e))
-    yield made
-    made.close()
+    found = sandbox_here(request.param)
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +162,7 @@ def test_seeds_are_of_random(sandbox: Sandbox) -> None:
 
 def test_cpython_hashes_by_the_seed() -> None:
     program = "def f(a): return [hash(a), list(set(a))]"
-    try:
-        made = CPythonSandbox()
-    except UserError as e:
-        pytest.skip(str(e))
+    made = sandbox_here("cpython")
     first, again, other = (value(made, program, "abcdefgh", seed=seed) for seed in (0, 0, 1))
     made.close()
     assert first == again != other
@@ -216,10 +210,7 @@ def test_monty_tells_what_it_lacks_from_what_a_program_does_wrong(
 
 
 def test_what_monty_lacks_cpython_has() -> None:
-    try:
-        made = CPythonSandbox()
-    except UserError as e:
-        pytest.skip(str(e))
+    made = sandbox_here("cpython")
     program = (
         "import heapq\nclass A(dict):\n    def g(self): yield from self\ndef f(a): return heapq.nsmallest(2, A(a).g())"
     )
@@ -257,20 +248,17 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children()}
 
 
-@pytest.mark.parametrize("kind", [MontySandbox, CPythonSandbox])
-def test_a_worker_that_dies_costs_one_call(kind: type[Sandbox]) -> None:
+@pytest.mark.parametrize("name", ["monty", "cpython"])
+def test_a_worker_that_dies_costs_one_call(name: str) -> None:
     before = children()
-    try:
-        made = kind()
-    except UserError as e:
-        pytest.skip(str(e))
+    made = sandbox_here(name)
     assert value(made, "def f(a): return a", 1) == 1
     workers = children() - before
     assert workers
 
     def kill() -> None:
         for pid in workers:
-            os.killpg(pid, signal.SIGKILL) if kind is CPythonSandbox else os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL) if name == "cpython" else os.kill(pid, signal.SIGKILL)
 
     timer = threading.Timer(0.3, kill)
     timer.start()
@@ -281,13 +269,10 @@ def test_a_worker_that_dies_costs_one_call(kind: type[Sandbox]) -> None:
     assert not children() - before
 
 
-@pytest.mark.parametrize("kind", [MontySandbox, CPythonSandbox])
-def test_a_worker_that_died_unused_costs_nothing(kind: type[Sandbox]) -> None:
+@pytest.mark.parametrize("name", ["monty", "cpython"])
+def test_a_worker_that_died_unused_costs_nothing(name: str) -> None:
     before = children()
-    try:
-        made = kind()
-    except UserError as e:
-        pytest.skip(str(e))
+    made = sandbox_here(name)
     assert value(made, "def f(a): return a", 1) == 1
     for pid in children() - before:
         os.kill(pid, signal.SIGKILL)

@@ -221,8 +221,8 @@ def test_targets_choose_the_layers(tiny_model: str, tmp_path: Path) -> None:
     assert adapter is not None and scaled(state, adapter).keys() == state.keys()
 
 
-@pytest.mark.parametrize("target", ["no_such_layer", "embed_tokens"])
-def test_a_target_that_is_no_linear_layer_is_refused(tiny_model: str, target: str) -> None:
+@pytest.mark.parametrize("target", ["no_such_layer", "embed_tokens", "lm_head"])
+def test_a_target_that_cannot_be_adapted_is_refused(tiny_model: str, target: str) -> None:
     from azero.errors import UserError
 
     with pytest.raises(UserError, match=r"policies.solver.adapter: no adapter fits"):

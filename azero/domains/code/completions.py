@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from azero.domains.code.programs import FILE, Reason, Rejected
+from azero.domains.code.programs import Reason, Rejected
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
-from azero.domains.code.values import MAX_SOURCE
+from azero.sandbox.literals import MAX_SOURCE, MODEL_TEXT
 
 READ_RAW, READ_CHAT = 8_192, 32_768  # characters of a completion: the first in the raw protocol, the last in chat
 _FENCE = "```"
@@ -21,7 +21,7 @@ _BLOCKS = {DEDUCTION: "output", ABDUCTION: "input", INDUCTION: "python"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a proposal consists of, as text that nobody has checked."""
+    """Holds the parts of a proposal as text that nobody has checked."""
 
     program: str
     inputs: tuple[str, ...]  # argument lists
@@ -92,7 +92,7 @@ def _read_chat(task: str, completion: str, given: str) -> Parts:
 
 
 def _read_inputs(lines: list[str], given: str) -> Parts:
-    """Of "f(3)" lines and a message after them; before them the program, unless it is given."""
+    """Return the parts of "f(3)" lines and a message after them; the program stands before them unless it is given."""
     first = next((i for i, line in enumerate(lines) if line.startswith("f(")), len(lines))
     told = next((i for i, line in enumerate(lines) if i >= first and line.startswith("#")), len(lines))
     program = given or "\n".join(lines[:first])
@@ -126,7 +126,7 @@ def _expression(text: str) -> ast.expr:
     if len(text) > 2 * MAX_SOURCE:
         raise Rejected(Reason.UNPARSEABLE)
     try:
-        return ast.parse(text, FILE, mode="eval").body
+        return ast.parse(text, MODEL_TEXT, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as e:
         raise Rejected(Reason.UNPARSEABLE) from e
 

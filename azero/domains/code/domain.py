@@ -20,9 +20,9 @@ from azero.domains.code.problems import TIERS, Maker, written
 from azero.domains.code.programs import Bounds, Reason, Rejected, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
 from azero.domains.code.seeds import MOST_INPUTS, SEEDS
-from azero.domains.code.values import NotLiteral, read_arguments, read_value, same
 from azero.errors import UserError
 from azero.sandbox import Limits, Sandbox, sandbox_of
+from azero.sandbox.literals import NotLiteral, read_arguments, read_value, same
 from azero.types import Cell, EvalItem, Problem, ProposalRequest, Role, Verdict
 
 SIZES = {"small": (1, 1), "medium": (1, 3), "large": (2, 5)}  # operations that a generated program of the tier may have
@@ -31,7 +31,7 @@ _lock = Lock()
 
 
 class Options(Section):
-    """What `task.options` may hold."""
+    """Holds `task.options`."""
 
     sandbox: str = "monty"  # or cpython, or package.module:Class of your own
     one_line: bool = True  # in the raw protocol a solution continues "def f(a): return"; false: "def f(a):"
@@ -174,7 +174,7 @@ class Code:
 
     def _runs(self, program: str, pairs: list[tuple[tuple[Any, ...], str]]) -> Verdict:
         """RIGHT if the program gives every output, of (arguments, output as text)."""
-        outcomes = self.maker.run(program, [arguments for arguments, _ in pairs], self.maker.limits)
+        outcomes = self.maker.sandbox.run(program, [arguments for arguments, _ in pairs], self.maker.limits)
         return _verdict(
             all(o.failure is None and same(o.value, read_value(output)) for o, (_, output) in zip(outcomes, pairs))
         )

@@ -22,9 +22,9 @@ from azero.domains.code.grammar import Program, draw_arguments, draw_message, dr
 from azero.domains.code.problems import canonical_form, induction_problem, one_input_problem, written
 from azero.domains.code.programs import Bounds, Rejected, parse, structure, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
-from azero.domains.code.values import NotLiteral, read_arguments, read_value
 from azero.domains.rows import evaluation_hash, hash_file, hashes_in, read_rows, require_columns, row_name
 from azero.errors import UserError
+from azero.sandbox.literals import NotLiteral, read_arguments, read_value
 from azero.types import Cell, EvalItem, Problem
 
 PUBLISHED = "cruxeval-org/cruxeval"

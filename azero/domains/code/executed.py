@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ast
 
-from azero.domains.code.programs import FILE, Program
+from azero.domains.code.programs import Program
+from azero.sandbox.literals import MODEL_TEXT
 
 _SEEN, _INNER = "_seen", "_f"
 
 
 def marked(program: Program) -> str:
     """Return a program whose `f` runs the given one, and returns how many statements and expressions ran."""
-    tree = _Mark().visit(ast.parse(program.text, FILE))
+    tree = _Mark().visit(ast.parse(program.text, MODEL_TEXT))
     names = ", ".join(program.parameters)
     call = f"def f({names}):\n    {_INNER}({names})\n    return sum({_SEEN}.values())"
     return f"{_SEEN} = {{}}\n{ast.unparse(ast.fix_missing_locations(tree))}\n{call}"

@@ -102,7 +102,7 @@ def draw_pairs(rng: random.Random, program: Program, number: int) -> Pairs | Non
 
 
 def draw_message(program: Program) -> str:
-    """What the program does in a few words, for induction: "a plus 3, times 2"."""
+    """Say what the program does in a few words, for induction: "a plus 3, times 2"."""
     return words(program.expression)
 
 

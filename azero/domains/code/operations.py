@@ -207,7 +207,7 @@ def _text(expression: Expression) -> _Text:
 
 
 def words(expression: Expression) -> str:
-    """What an expression does, step by step: "a sorted, without first 1", "a plus (b times 2)"."""
+    """Say what an expression does, step by step: "a sorted, without first 1", "a plus (b times 2)"."""
     if not isinstance(expression, Applied):
         return render(expression)
     subject, *others = expression.slots

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from azero.domains.code.programs import Program
-from azero.domains.code.values import is_literal, same
+from azero.sandbox.literals import is_literal, same
 
 
 def others_like(arguments: tuple[Any, ...], program: Program) -> list[tuple[Any, ...]]:

@@ -26,8 +26,8 @@ from azero.domains.code.programs import (
     telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
-from azero.domains.code.values import NotLiteral, read_arguments, same, write
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
+from azero.sandbox.literals import NotLiteral, read_arguments, same, write
 from azero.types import Cell, Problem
 
 TIERS = ("small", "medium", "large")
@@ -76,16 +76,6 @@ class Maker:
             tier = TIERS[-1]
         return replace(problem, cell=replace(problem.cell, tier=tier))
 
-    def run(self, program: str, calls: Sequence[Sequence[Any]], limits: Limits, seed: int = 0) -> list[Outcome]:
-        """The outcomes. What ran out of time runs once more, since a busy machine may be the cause."""
-        outcomes = self.sandbox.run(program, calls, limits, seed)
-        late = [i for i, outcome in enumerate(outcomes) if outcome.failure is Failure.TIME]
-        if late:
-            again = self.sandbox.run(program, [calls[i] for i in late], limits, seed)
-            for i, outcome in zip(late, again, strict=True):
-                outcomes[i] = outcome
-        return outcomes
-
     def _of_one_input(self, task: str, program: Program, arguments: tuple[Any, ...], version: int) -> Problem:
         calls = [arguments, *others_like(arguments, program)]
         first = self._tenth(program, calls, SEEDS[0])
@@ -132,13 +122,13 @@ class Maker:
             memory_mib=max(1, self.limits.memory_mib // SHARE_OF_LIMITS),
             recursion=max(1, self.limits.recursion // SHARE_OF_LIMITS),
         )
-        return self.run(program.text, calls, limits, seed)
+        return self.sandbox.run(program.text, calls, limits, seed)
 
     def _tier(self, program: Program, calls: Sequence[Sequence[Any]]) -> str:
-        """Of the nodes that run for some call; of all where that cannot be told."""
+        """Return the tier of the nodes that run for some call, or of all nodes if that cannot be told."""
         ran = nodes(program)
         if not program.is_one_line:
-            counts = [o.value for o in self.run(marked(program), calls, self.limits) if type(o.value) is int]
+            counts = [o.value for o in self.sandbox.run(marked(program), calls, self.limits) if type(o.value) is int]
             ran = max(counts, default=ran)
         return self._tier_of(ran)
 

@@ -6,14 +6,13 @@ A program is Python that defines one function `f`. It is parsed and looked at he
 from __future__ import annotations
 
 import ast
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from azero.domains.code.values import NotLiteral, read_value
+from azero.sandbox.literals import MODEL_TEXT, NotLiteral, read_value
 
 MODULES = ("bisect", "collections", "functools", "itertools", "json", "math", "operator", "re")
 FORBIDDEN = frozenset(
@@ -25,10 +24,6 @@ FORBIDDEN = frozenset(
 )
 MAX_PARAMETERS = 8
 MAX_NESTING = 50  # levels of the tree: Python's own functions on trees are recursive
-
-# A parser's warning about what a model wrote is nobody's business.
-FILE = "<program>"
-warnings.filterwarnings("ignore", module=FILE)
 
 
 class Reason(StrEnum):
@@ -117,7 +112,7 @@ def tree_of(text: str, bounds: Bounds) -> ast.Module:
     if len(text) > bounds.characters:
         raise Rejected(Reason.SIZE)
     try:
-        tree = ast.parse(text, FILE)
+        tree = ast.parse(text, MODEL_TEXT)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as e:  # null bytes, lone surrogates, deep nesting
         raise Rejected(Reason.UNPARSEABLE) from e
     if _count(tree) > bounds.nodes or _levels(tree) > MAX_NESTING:
@@ -144,7 +139,7 @@ def nodes(program: Program) -> int:
 
 def canonical(program: Program) -> str:
     """The program's text with its own names replaced by v0, v1, ... in order of appearance; `f` keeps its name."""
-    tree = ast.parse(program.text, FILE)
+    tree = ast.parse(program.text, MODEL_TEXT)
     return _written(_Rename(_bound(tree) - {"f"}).visit(tree))
 
 
@@ -185,7 +180,7 @@ def returned_literals(program: Program) -> list[Any]:
 
 
 def telling_lines(program: Program) -> list[str]:
-    """What a message must not hold: the program's lines, and the expressions that it returns."""
+    """Return what a message must not hold: the program's lines, and the expressions that it returns."""
     lines = [line.strip() for line in program.text.split("\n")]
     returns = [n.value for n in ast.walk(program.tree) if isinstance(n, ast.Return) and n.value]
     lines += [ast.unparse(value) for value in returns if not isinstance(value, ast.Name | ast.Constant)]
@@ -205,7 +200,7 @@ def _written(tree: ast.Module) -> str:
 
 def _says(text: str, tree: ast.Module) -> bool:
     try:
-        return ast.dump(ast.parse(text, FILE)) == ast.dump(tree)
+        return ast.dump(ast.parse(text, MODEL_TEXT)) == ast.dump(tree)
     except SyntaxError:
         return False
 
