@@ -60,19 +60,39 @@ def test_synchronous_mode_is_a_plain_single_process_loop(engine: str, tmp_path: 
         assert (record["solver"] or {}).get("completions") == episode["completions"]
 
 
-@pytest.mark.parametrize("max_staleness", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 3))])
+def eight_steps(folder: Path, max_staleness: int) -> Path:
+    run(folder, f"rollout.max_staleness={max_staleness}", "run.steps=8", "run.eval_every=4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight steps whose samples are one version old at most. Tests may add to it, and change nothing."""
+    return eight_steps(tmp_path_factory.mktemp("finished") / "run", 1)
+
+
+def test_a_sample_is_one_version_old_at_most_and_every_sync_is_proven(finished: Path) -> None:
+    _no_sample_is_staler_than_allowed(finished, 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("max_staleness", [0, 3])
 def test_no_sample_is_staler_than_allowed_and_every_sync_is_proven(max_staleness: int, tmp_path: Path) -> None:
-    metrics = run(tmp_path / "run", f"rollout.max_staleness={max_staleness}", "run.steps=8", "run.eval_every=4")
+    _no_sample_is_staler_than_allowed(eight_steps(tmp_path / "run", max_staleness), max_staleness)
+
+
+def _no_sample_is_staler_than_allowed(folder: Path, max_staleness: int) -> None:
+    metrics = read_jsonl(folder / "metrics.jsonl")
     lines = [m for m in metrics if m["step"] > 0]
     assert [m["step"] for m in lines] == list(range(1, 9))
     assert max(m["staleness/max"] for m in lines) <= max_staleness
     if max_staleness:
         assert max(m["staleness/max"] for m in lines) > 0  # it does overlap
     assert all(0 <= m["sync/logprob_gap"] <= 1e-4 for m in lines)
-    assert [e["step"] for e in read_jsonl(tmp_path / "run" / "evals.jsonl")] == [0, 4, 8]
+    assert [e["step"] for e in read_jsonl(folder / "evals.jsonl")] == [0, 4, 8]
     assert {m["step"] for m in metrics if "eval/accuracy" in m} == {0, 4, 8}
     _every_key_is_documented(metrics)
-    _samples_are_whole(tmp_path / "run", steps=8)
+    _samples_are_whole(folder, steps=8)
 
 
 def _every_key_is_documented(metrics: list[dict]) -> None:
@@ -145,6 +165,7 @@ class BrokenHead(RolloutActor.__ray_metadata__.modified_class):  # type: ignore[
         super().__init__(*args)
 
 
+@pytest.mark.long
 def test_a_broken_tied_head_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,13 +200,13 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_exported_reported_and_its_proposer_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path / "run", "run.steps=2")
-    _the_proposer_is_evaluated(tmp_path / "run", monkeypatch, capsys)
-    assert main(["report", str(tmp_path / "run")]) == 0
-    page = (tmp_path / "run" / "report.html").read_text()
+    _the_proposer_is_evaluated(finished, monkeypatch, capsys)
+    assert main(["report", str(finished)]) == 0
+    page = (finished / "report.html").read_text()
     assert "Proposer&#39;s evaluation" in page and "Different easy problems:" in page and "Calculate: " in page
+    assert main(["export", str(finished), str(tmp_path / "out")]) == 0
     _an_exported_model_answers_the_same_through_plain_transformers(tmp_path)
 
 
@@ -196,16 +217,15 @@ def _the_proposer_is_evaluated(
     capsys.readouterr()
     assert main(["eval", str(folder), "--role", "proposer", "rollout.engine=hf"]) == 0
     table = capsys.readouterr().out
-    assert "what the proposer writes" in table and "step 2" in table
+    assert "what the proposer writes" in table and "step 8" in table
     start, after = read_jsonl(folder / "proposer_evals.jsonl")
-    assert (start["step"], after["step"], start["n"], after["n"]) == (0, 2, 12, 12)
+    assert (start["step"], after["step"], start["n"], after["n"]) == (0, 8, 12, 12)
     for found in (start, after):
         assert found["valid"] == len(found["problems"]) / 12 > 0
         assert sum(map(sum, found["solve_rates"].values())) == len(found["problems"])
 
 
 def _an_exported_model_answers_the_same_through_plain_transformers(tmp_path: Path) -> None:
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     results = {}
     for engine in ("vllm", "hf"):
         out = tmp_path / f"{engine}.json"

@@ -101,21 +101,36 @@ def hosts() -> Iterator[Hosts]:
     made.end()
 
 
-def test_a_submitted_job_uses_every_host_stops_and_goes_on(hosts: Hosts, tmp_path: Path) -> None:
-    """The learner on the head and an actor on the other; the test below has a host that comes late."""
-    run = tmp_path / "run"
+def small_training(run: Path) -> list[str]:
+    """Arguments of `ray job submit` for a run of tiny steps."""
     small = ["rollout.engine=hf", "rollout.problems_per_step=8", "rollout.solutions_per_problem=4", "eval.samples=0"]
     small += ["run.eval_every=0", "rollout.threads=1", "learner.threads=1", f"run.dir={run}"]
     patience = '--runtime-env-json={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}'
-    train = ["--working-dir=.", patience, "--", "azero", "train", "configs/local.yaml", *small]
+    return ["--working-dir=.", patience, "--", "azero", "train", "configs/local.yaml", *small]
 
-    def serving() -> int:
-        lines = read_jsonl(run / "metrics.jsonl")
-        return int(lines[-1].get("actors/serving", 0)) if lines else 0
 
+def serving(run: Path) -> int:
+    """How many actors served the newest step."""
+    lines = read_jsonl(run / "metrics.jsonl")
+    return int(lines[-1].get("actors/serving", 0)) if lines else 0
+
+
+def test_a_submitted_job_uses_every_host(hosts: Hosts, tmp_path: Path) -> None:
+    """The learner on the head and an actor on the other."""
+    run = tmp_path / "run"
+    hosts.join()
+    output = hosts.job("submit", "--submission-id=first", *small_training(run), "run.steps=2")
+    assert "succeeded" in output and "step 2/2" in hosts.job("logs", "first")
+    assert serving(run) == 1
+
+
+@pytest.mark.long
+def test_a_submitted_job_stops_with_a_checkpoint_and_goes_on(hosts: Hosts, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train = small_training(run)
     hosts.join()
     hosts.job("submit", "--no-wait", "--submission-id=first", *train, "run.steps=5000")
-    wait_until(lambda: serving() == 1, "actor")
+    wait_until(lambda: serving(run) == 1, "actor")
     hosts.job("stop", "first")
     wait_until(lambda: "stopped" in hosts.job("status", "first").lower(), "stop", 60)
     assert "stopped with a checkpoint" in hosts.job("logs", "first")

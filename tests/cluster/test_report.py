@@ -24,6 +24,12 @@ def page_of(*paths, **options):
     return build(list(paths), **options).read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Leave pictures empty, which takes most of a report's time, where a test looks at the text beside them."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, buffer, **_: buffer.write("<svg></svg>"))
+
+
 def embedded_episodes(page):
     """What the browser of episodes parses."""
     return json.loads(re.search(r'id="episodes">(.*?)</script>', page, re.DOTALL)[1])
@@ -56,6 +62,7 @@ def test_a_place_that_the_buffer_filled_is_not_what_the_proposer_set(tmp_path):
     assert len(found.problems) == sum(line["problem"] is not None for line in lines)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_report_says_whether_the_run_trained_on_evaluation_problems(tmp_path):
     """Each run by its own count; a run of an older version has none."""
     old, new = write_run(tmp_path / "old", steps=2), write_run(tmp_path / "new", steps=2)
@@ -71,6 +78,7 @@ def test_the_report_says_whether_the_run_trained_on_evaluation_problems(tmp_path
     assert "leaves it out" not in both
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_each_policy_has_its_curve(tmp_path):
     """Beside that of all policies, whatever they are called, and not among the other metrics a second time."""
     run = write_run(tmp_path / "r", steps=5)
@@ -94,6 +102,7 @@ def test_nothing_in_the_page_asks_the_network(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_run_in_progress_with_a_torn_line_is_shown(tmp_path):
     run = write_run(tmp_path / "r", steps=7, total_steps=50)
     with open(run / "metrics.jsonl", "a") as f:
@@ -118,6 +127,7 @@ def test_text_of_a_model_cannot_leave_its_place(tmp_path):
     assert EVIL in answers
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_more_episodes_than_fit_are_thinned_evenly_over_the_steps(tmp_path, monkeypatch):
     run = write_run(tmp_path / "r", steps=40)
     whole = sum(map(len, read([run]).runs[0].rows))
@@ -129,6 +139,7 @@ def test_more_episodes_than_fit_are_thinned_evenly_over_the_steps(tmp_path, monk
     assert min(steps) <= 2 and max(steps) >= 39
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_several_runs_share_one_page(tmp_path):
     one, two = write_run(tmp_path / "one", steps=10), write_run(tmp_path / "two", steps=10)
     page = page_of(one, two, out=tmp_path / "both.html")
@@ -136,6 +147,7 @@ def test_several_runs_share_one_page(tmp_path):
     assert "<h1>2 runs</h1>" in page and not (one / "report.html").exists()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_sweep_shows_its_comparison_and_opens_into_its_runs(tmp_path):
     for name in ("a-0", "a-1", "b-0"):
         write_run(tmp_path / name, steps=10)
@@ -161,6 +173,7 @@ def test_a_sweep_shows_its_comparison_and_opens_into_its_runs(tmp_path):
     assert "a (control)" in page and "+12.3 [10.0, 20.0]" in page and "exit status 1: &lt;collapse&gt;" in page
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_proposers_evaluation_is_shown(tmp_path):
     run = write_run(tmp_path / "r", steps=10)
     assert "The proposer has not been evaluated" in page_of(run)
@@ -187,6 +200,7 @@ def test_what_is_no_run_gets_one_line(tmp_path, make, message):
         build([tmp_path / "x"])
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_command_writes_where_it_is_told(tmp_path, capsys):
     run = write_run(tmp_path / "r", steps=2)
     assert main(["report", str(run), "--out", str(tmp_path / "here.html")]) == 0
@@ -203,6 +217,7 @@ def edited(run, change):
     return run
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_own_metrics_are_shown(tmp_path):
     own = {"mine/score": 0.5, "mine/note": "text", "loss/total": 1.0, "loss/policy": 1.0}
     run = edited(write_run(tmp_path / "r", steps=4), lambda line: line.update(own))
