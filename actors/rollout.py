@@ -176,7 +176,12 @@ class RolloutActor:
             episodes = self.player.play(assignment)
             seconds = time.monotonic() - began
         return Played(
-            assignment=assignment, episodes=episodes, sync=sync, seconds=seconds, memory_gib=peak_memory_gib()
+            assignment=assignment,
+            episodes=episodes,
+            sync=sync,
+            seconds=seconds,
+            memory_gib=peak_memory_gib(),
+            counts=self.player.counts,
         )
 
     def evaluate(self, items: Sequence[EvalItem], publication: Publication) -> Evaluated:

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import ChatTemplate, Domain, Proposal, judged, stops_of
+from azero.domains.base import ChatTemplate, Domain, Proposal, counts_of, judged, stops_of
 from azero.engine import Engine
 from azero.errors import UserError
 from azero.judging import Inline
@@ -114,7 +114,11 @@ class Player:
         self.judges = judges or Inline()
 
     def play(self, assignment: Assignment) -> list[Episode]:
-        """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace."""
+        """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace.
+
+        `counts` is then what the domain counted meanwhile.
+        """
+        before = counts_of(self.domain)
         self._batch = assignment.batch
         self._shown: dict[ProposalRequest, ProposalRequest] = {}
         self._episodes: dict[tuple[int, int], Episode] = {}
@@ -129,6 +133,7 @@ class Player:
         finally:  # after a failure nobody asks for the other verdicts
             for outcome in self._outcomes():
                 outcome.cancel()
+        self.counts = {name: count - before.get(name, 0) for name, count in counts_of(self.domain).items()}
         return [self._episodes[key] for key in sorted(self._episodes)]
 
     def _advance(self) -> None:

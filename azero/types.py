@@ -299,6 +299,7 @@ class Played:
     sync: SyncReport | None
     seconds: float  # of play, without the sync
     memory_gib: float  # peak of the actor's process
+    counts: Mapping[str, float] = field(default_factory=dict)  # that the domain made meanwhile, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

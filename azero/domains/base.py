@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -33,7 +33,8 @@ class Domain(Protocol):
     task.source random and fixed. `judges` is a number of threads, see azero/judging.py. `given(cell)` names the shelves
     of the buffer from which a request for `cell` is given a problem, which the new one is about; none where it is
     empty. `stops` is {(role, task): what ends a raw completion}, a line break where it is silent. With `whole_answers`
-    a raw answer that was cut by its length says nothing, rather than all but its last word.
+    a raw answer that was cut by its length says nothing, rather than all but its last word. `counts()` is {name: number
+    so far in this process}, with equal names at every call: the metrics `throughput/<name>_per_s`.
     """
 
     name: str
@@ -84,6 +85,12 @@ def given(domain: Domain, cell: Cell) -> tuple[Cell, ...]:
     """Return the shelves from which a request for a problem of `cell` is given one."""
     found = getattr(domain, "given", None)
     return tuple(found(cell)) if found else ()
+
+
+def counts_of(domain: Domain) -> Mapping[str, float]:
+    """Return what the domain has counted so far in this process; nothing where it does not count."""
+    found = getattr(domain, "counts", None)
+    return found() if found else {}
 
 
 def stops_of(domain: Domain, role: Role, cell: Cell) -> tuple[str, ...]:

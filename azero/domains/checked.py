@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from azero.domains.base import Proposal
-from azero.plugs import checked, shown
+from azero.plugs import checked, no_numbers, shown
 from azero.types import EvalItem, Problem, Verdict
 
 RETURNS: dict[str, type] = {
@@ -48,6 +48,8 @@ def _wrong(key: str, result: Any) -> str:
     kind = RETURNS.get(key)
     if kind and not isinstance(result, kind):
         return f"returns {shown(result)}; it must return a {kind.__name__}"
+    if key == "counts":
+        return no_numbers(result)
     if isinstance(result, Proposal) and result.verdict is Verdict.VALID and not isinstance(result.problem, Problem):
         return f"returns a valid proposal whose problem is {shown(result.problem)}; it must be a Problem"
     kind = RETURNS_SOME.get(key)

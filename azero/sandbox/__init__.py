@@ -6,6 +6,7 @@ limits that count its own execution alone. SECURITY.md says what each sandbox gu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,6 +70,21 @@ class Sandbox(Protocol):
 
     def close(self) -> None:
         """End the workers. A later `run` starts new ones."""
+
+
+class Counted:
+    """Another sandbox, with the number of its calls so far."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox, self.calls, self._lock = sandbox, 0, threading.Lock()
+        self.close = sandbox.close
+
+    def run(
+        self, program: str, calls: Sequence[Sequence[Any]], limits: Limits | None = None, seed: int = 0
+    ) -> list[Outcome]:
+        with self._lock:  # several threads call
+            self.calls += len(calls)
+        return self._sandbox.run(program, calls, limits, seed)
 
 
 def sandbox_of(name: str) -> Sandbox:

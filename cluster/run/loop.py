@@ -288,6 +288,7 @@ class TrainingLoop:
             "memory/actor_gib": max(p.memory_gib for p in played),
             "time/wait_rollouts": self._waited_rollouts,
             "time/wait_learner": self.fleet.take_idle_seconds(),
+            **{f"throughput/{n}_per_s": sum(p.counts.get(n, 0) for p in played) / seconds for n in played[0].counts},
             "throughput/samples_per_s": len(solver) / seconds,
             "throughput/tokens_per_s": sum(len(s.completion.token_ids) for s in everything) / seconds,
         }

@@ -9,7 +9,7 @@ from scripted import ScriptedEngine, rules
 
 from azero.domains import get_domain
 from azero.play import Player
-from azero.types import SHARED, Assignment, Cell, ProposalRequest, Sampling, Slot, Verdict
+from azero.types import SHARED, Assignment, Cell, Group, ProposalRequest, Sampling, Slot, Verdict
 
 DOMAIN = get_domain("code")
 SEEDS = DOMAIN.seeds()
@@ -38,35 +38,44 @@ def request(task: str) -> ProposalRequest:
     return ProposalRequest(cell=cell, references=references, given=SEEDS[0] if task == "induction" else None)
 
 
-def play(task: str, proposal: str, answers: Sequence[str]) -> tuple[Writer, list[str], str]:
+def play(task: str, proposal: str, answers: Sequence[str]) -> tuple[Writer, Group, float]:
+    """The engine, the group, and how often the sandbox was called."""
     engine = Writer([proposal], answers)
     player = Player(engine, DOMAIN, replace(rules(), domain_stops=True))  # type: ignore[arg-type]
     (episode,) = player.play(Assignment(id="0/0", batch=0, slots=(Slot(id="0.0", tries=(request(task),)),)))
     assert episode.proposal and episode.proposal.verdict is Verdict.VALID, episode.proposal
     assert episode.group and episode.references == tuple(p.statement for p in request(task).references)
-    return engine, [sample.verdict.value for sample in episode.group.samples], episode.group.problem.statement
+    return engine, episode.group, player.counts["executions"]
+
+
+def verdicts(group: Group) -> list[str]:
+    return [sample.verdict.value for sample in group.samples]
 
 
 def test_deduction() -> None:
-    engine, verdicts, statement = play("deduction", "def f(a): return a * 5\nassert f(3) == 99", [" 15", " 99"])
-    assert verdicts == ["right", "wrong"] and statement == "def f(a): return a * 5\nassert f(3) == 15"
+    engine, group, executions = play("deduction", "def f(a): return a * 5\nassert f(3) == 99", [" 15", " 99"])
+    assert group.problem.statement == "def f(a): return a * 5\nassert f(3) == 15"
+    assert verdicts(group) == ["right", "wrong"]
     assert engine.asked == [
         "# Small functions, each with a value\n\ndef f(a): return a + 4\nassert f(3) == 7\n\n"
         "def f(a): return a * 3\nassert f(5) == 15\n\n",
         "def f(a): return a * 5\nassert f(3) ==",
     ]
     assert engine.stops == [("\n\n",), ("\n",)]
+    assert executions == 4  # of the proposal, on its own input twice and on two others; answers are literals
 
 
 def test_abduction_takes_any_right_input() -> None:
-    engine, verdicts, _ = play("abduction", "def f(a): return a // 4\nassert 0 == f(9)", ["11)", "12)"])
-    assert verdicts == ["right", "wrong"]
+    engine, group, executions = play("abduction", "def f(a): return a // 4\nassert 0 == f(9)", ["11)", "12)"])
+    assert verdicts(group) == ["right", "wrong"]
     assert engine.asked[1] == "def f(a): return a // 4\nassert 2 == f("
+    assert executions == 7  # as in deduction, on the output as input, and of each answer
 
 
 def test_induction_is_about_a_given_program() -> None:
     written = "f(3)\nf(-2)\nf(12)\nf(7)\n# more by four"
-    engine, verdicts, statement = play("induction", written, [" a + 4", " {3: 7, -2: 2}[a]"])
-    assert verdicts == ["right", "wrong"] and statement == f"def f(a): return a + 4\n{written}"
+    engine, group, executions = play("induction", written, [" a + 4", " {3: 7, -2: 2}[a]"])
+    assert verdicts(group) == ["right", "wrong"] and group.problem.statement == f"def f(a): return a + 4\n{written}"
     assert engine.asked[0].endswith("# a times 3\n\ndef f(a): return a + 4\n")
     assert engine.asked[1] == "# more by four\nassert f(3) == 7\nassert f(-2) == 2\ndef f(a): return"
+    assert executions == 12  # on four inputs twice, and of each answer on two hidden ones

@@ -36,6 +36,7 @@ WRONG = {  # method -> what it returns, and what is told
     "ask": ("None", "ask returns None (NoneType); it must return a str"),
     "read": ("(1, 2)", "read returns (1, 2) (tuple); it must return a Proposal"),
     "generate": ("'1 + 1'", "generate returns '1 + 1' (str); it must return a Problem"),
+    "counts": ("{'runs': 'many'}", "counts gives runs='many' (str); each must be a name with a finite number"),
     "seeds": ("[]", "seeds returns [] (list); it must return a list of Problem, with one at least"),
     "evaluation": ("[1]", "evaluation returns a list with 1 (int); each must be a EvalItem"),
 }

@@ -16,6 +16,7 @@ from azero.domains import get_domain
 from azero.errors import RunFailed
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
+from azero.types import Assignment, Played
 from benchmarks.scale.actor import SimulatedActor, Timing
 from benchmarks.scale.learner import SimulatedLearner
 from cluster.records.rundir import RunDirectory, read_jsonl
@@ -92,11 +93,19 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert run.go() and run.steps() == list(range(7)) and run.evaluated() == [0, 2, 4, 6] and run.saved == [6]
 
 
-def test_a_step_without_a_proven_load_says_nothing_of_the_sync(tmp_path: Path) -> None:
+def test_a_step_by_the_second_and_without_a_proven_load(tmp_path: Path) -> None:
+    """Two actors whose domain counted, neither of which had to load."""
     run = Run(tmp_path / "run")
     assert run.go()
     run.loop._syncs.clear()
     assert run.loop._sync_metrics([]) == {"time/sync": 0.0}
+    work = Assignment(id="6/0", batch=6, slots=())
+    played = [
+        Played(assignment=work, episodes=[], sync=None, seconds=1.0, memory_gib=1.0, counts={"executions": n})
+        for n in (3, 5)
+    ]
+    timing = run.loop._timing(played, [], run.loop._step_began + 2.0)
+    assert timing["throughput/executions_per_s"] == pytest.approx(4.0)
 
 
 def test_a_stop_waits_for_the_evaluation_under_way(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from azero.domains.code.programs import Bounds, Reason, Rejected, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
 from azero.domains.code.seeds import MOST_INPUTS, SEEDS
 from azero.errors import UserError
-from azero.sandbox import Limits, Sandbox, sandbox_of
+from azero.sandbox import Counted, Limits, sandbox_of
 from azero.sandbox.literals import NotLiteral, read_arguments, read_value, same
 from azero.types import Cell, EvalItem, Problem, ProposalRequest, Role, Verdict
 
@@ -172,6 +172,10 @@ class Code:
         with _lock:  # the first call draws the sets, which several threads would do at once
             return evaluation.is_evaluation(canonical)
 
+    def counts(self) -> dict[str, float]:
+        """Calls of the sandbox so far: of programs on one input each."""
+        return {"executions": _shared(self.options.sandbox).calls}
+
     def _runs(self, program: str, pairs: list[tuple[tuple[Any, ...], str]]) -> Verdict:
         """RIGHT if the program gives every output, of (arguments, output as text)."""
         outcomes = self.maker.sandbox.run(program, [arguments for arguments, _ in pairs], self.maker.limits)
@@ -194,14 +198,14 @@ def _verdict(right: bool) -> Verdict:
     return Verdict.RIGHT if right else Verdict.WRONG
 
 
-def _shared(name: str) -> Sandbox:
+def _shared(name: str) -> Counted:
     """The sandbox of this process, which closes when the process ends."""
     with _lock:
         return _started(name)
 
 
 @cache
-def _started(name: str) -> Sandbox:
-    sandbox = sandbox_of(name)
+def _started(name: str) -> Counted:
+    sandbox = Counted(sandbox_of(name))
     atexit.register(sandbox.close)
     return sandbox
