@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import ChatTemplate, Domain, Proposal, counts_of, judged, stops_of
+from azero.domains.base import ChatTemplate, Domain, Judgement, Proposal, counts_of, explained, stops_of
 from azero.engine import Engine
 from azero.errors import UserError
 from azero.judging import Inline
@@ -87,7 +87,7 @@ class _Judging:
 
     tag: _Proposing | _Solving
     completions: tuple[Completion, ...]
-    outcomes: list[Future[Any]]  # of _Proposing a Proposal, of _Solving a Verdict for each completion
+    outcomes: list[Future[Any]]  # of _Proposing a Proposal, of _Solving a Judgement of each completion
 
     def is_done(self) -> bool:
         return all(outcome.done() for outcome in self.outcomes)
@@ -159,7 +159,7 @@ class Player:
             (made,), request = completions, self._request(tag)
             outcomes = [submit(domain.read, made.text, request, rules.exclude_evaluation, made.version)]
         else:
-            outcomes = [submit(judged, domain, c, tag.problem, rules.chat) for c in completions]
+            outcomes = [submit(explained, domain, c, tag.problem, rules.chat) for c in completions]
         self._judging.append(_Judging(tag=tag, completions=completions, outcomes=outcomes))
 
     def _settle(self) -> None:
@@ -294,17 +294,18 @@ class Player:
     def _solver_prompt(self, problem: Problem) -> str:
         return self.domain.pose(problem, self._chat(Role.SOLVER))
 
-    def _solved(self, tag: _Solving, completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> None:
+    def _solved(self, tag: _Solving, completions: Sequence[Completion], judgements: Sequence[Judgement]) -> None:
         samples = tuple(
             Sample(
                 role=Role.SOLVER,
                 cell=tag.problem.cell,
                 completion=completion,
-                verdict=verdict,
-                reward=solver_reward(verdict, self.rules.ladder),
-                reward_parts={"correct": float(verdict is Verdict.RIGHT)},
+                verdict=judged.verdict,
+                reward=solver_reward(judged.verdict, self.rules.ladder),
+                reward_parts={"correct": float(judged.verdict is Verdict.RIGHT)},
+                reason=judged.reason,
             )
-            for completion, verdict in zip(completions, verdicts, strict=True)
+            for completion, judged in zip(completions, judgements, strict=True)
         )
         group = Group(id=tag.slot.id, problem=tag.problem, prompt=self._solver_prompt(tag.problem), samples=samples)
         self._finish(tag.slot, tag.attempt, tag.proposal, group)

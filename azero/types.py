@@ -94,7 +94,7 @@ class Sample:
     verdict: Verdict
     reward: float
     reward_parts: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""  # why a proposal was turned down
+    reason: str = ""  # why a proposal was turned down, or a solution is not right
 
     @property
     def correct(self) -> bool:

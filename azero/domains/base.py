@@ -21,6 +21,14 @@ class Proposal:
     reason: str = ""  # where not VALID, from the domain's documented list
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Holds a verdict on a solution, with a named reason where the domain tells wrong ones apart."""
+
+    verdict: Verdict  # RIGHT, WRONG or MALFORMED
+    reason: str = ""
+
+
 # Turns one user message into a prompt by the model's own chat template; None stands for the raw protocol.
 ChatTemplate = Callable[[str], str]
 
@@ -34,7 +42,8 @@ class Domain(Protocol):
     of the buffer from which a request for `cell` is given a problem, which the new one is about; none where it is
     empty. `stops` is {(role, task): what ends a raw completion}, a line break where it is silent. With `whole_answers`
     a raw answer that was cut by its length says nothing, rather than all but its last word. `counts()` is {name: number
-    so far in this process}, with equal names at every call: the metrics `throughput/<name>_per_s`.
+    so far in this process}, with equal names at every call: the metrics `throughput/<name>_per_s`. `explain(completion,
+    problem, chat)` gives the verdict of `judge` with a reason, as a Judgement; it is then called in place of `judge`.
     """
 
     name: str
@@ -99,16 +108,22 @@ def stops_of(domain: Domain, role: Role, cell: Cell) -> tuple[str, ...]:
 
 
 def judged(domain: Domain, completion: Completion, problem: Problem, chat: bool) -> Verdict:
+    """The domain's verdict on a completion, as `explained` has it."""
+    return explained(domain, completion, problem, chat).verdict
+
+
+def explained(domain: Domain, completion: Completion, problem: Problem, chat: bool) -> Judgement:
     """The domain's verdict on what a completion says; of one that was cut by its length, on what it surely says.
 
     That is nothing in the chat protocol, where the answer comes last. In the raw one it is all but the last word: "12"
     may be the beginning of "123". Where the domain has `whole_answers` it is nothing, too: "a + b" may be that of
-    "a + b * c".
+    "a + b * c". A reason comes from a domain that has `explain`.
     """
     text = completion.text
     if completion.finish_reason == "length":
         text = "" if chat or getattr(domain, "whole_answers", False) else re.sub(r"\S+\Z", "", text)
-    return domain.judge(text, problem, chat)
+    explain = getattr(domain, "explain", None)
+    return explain(text, problem, chat) if explain else Judgement(verdict=domain.judge(text, problem, chat))
 
 
 def levels(cells: Sequence[Cell]) -> dict[Cell, int]:

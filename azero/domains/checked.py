@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from azero.domains.base import Proposal
+from azero.domains.base import Judgement, Proposal
 from azero.plugs import checked, no_numbers, shown
 from azero.types import EvalItem, Problem, Verdict
 
@@ -14,6 +14,7 @@ RETURNS: dict[str, type] = {
     "read": Proposal,
     "pose": str,
     "judge": Verdict,
+    "explain": Judgement,
 }
 RETURNS_SOME: dict[str, type] = {"seeds": Problem, "evaluation": EvalItem}  # a list or a tuple, not empty
 

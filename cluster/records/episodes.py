@@ -60,6 +60,7 @@ def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
         "rewards": [s.reward for s in samples],
         "reward_parts": [dict(s.reward_parts) for s in samples],
         "verdicts": [s.verdict.value for s in samples],
+        "reasons": [s.reason for s in samples],
         "versions": [s.completion.version for s in samples],
         "tokens": [len(s.completion.token_ids) for s in samples],
         "finish_reasons": [s.completion.finish_reason for s in samples],

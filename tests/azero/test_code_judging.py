@@ -151,6 +151,34 @@ def test_a_completion_that_was_cut_is_malformed() -> None:
         assert judged(DOMAIN, cut, problem, False) is judged(DOMAIN, cut, problem, True) is M
 
 
+@pytest.mark.parametrize(
+    ("problem", "text", "judgement"),
+    [
+        (SLICE, "[2, 7, True]", (R, "")),
+        (SLICE, "[2, 7, 1]", (W, "")),  # another value
+        (SLICE, "list((2, 7, True))", (M, "not_literal")),
+        (SLICE, "", (M, "unparseable")),
+        (REMAINDER, "9, 'x')", (W, "")),
+        (REMAINDER, "'8', 'x')", (W, "raises")),
+        (REMAINDER, "8, 'x'", (M, "unparseable")),
+        (MORE, " a * 2", (W, "")),
+        (MORE, " {3: 7, 0: 1}[a]", (W, "raises")),
+        (MORE, " open('/etc/passwd').read()", (W, "permission")),
+        (MORE, " f(a)", (W, "recursion_limit")),
+        (MORE, " [0] * 10**9", (W, "memory_limit")),
+        (MORE, " [i for i in range(10**12) if i < 0]", (W, "time_limit")),
+        (MORE, " lambda: a", (W, "not_literal")),
+        (MORE, " (yield a)", (W, "unsupported")),
+        (MORE, " a *", (M, "unparseable")),
+        (MORE, " a + 1; f = abs" + " + a" * 200, (M, "program_size")),
+    ],
+)
+def test_a_reason_tells_wrong_answers_apart(problem: Problem, text: str, judgement: tuple[Verdict, str]) -> None:
+    found = DOMAIN.explain(text, problem, False)
+    assert (found.verdict, found.reason) == judgement
+    assert DOMAIN.judge(text, problem, False) is found.verdict
+
+
 def test_any_input_that_gives_the_value_is_right_and_limits_hold() -> None:
     halved = made("abduction", "def f(a):\n    while a > 9:\n        a = a - 3\n    return [a]\nassert 0 == f(10)")
     assert halved.payload["output"] == "[7]"

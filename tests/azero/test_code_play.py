@@ -49,7 +49,7 @@ def play(task: str, proposal: str, answers: Sequence[str]) -> tuple[Writer, Grou
 
 
 def verdicts(group: Group) -> list[str]:
-    return [sample.verdict.value for sample in group.samples]
+    return [f"{sample.verdict} {sample.reason}".strip() for sample in group.samples]
 
 
 def test_deduction() -> None:
@@ -75,7 +75,8 @@ def test_abduction_takes_any_right_input() -> None:
 def test_induction_is_about_a_given_program() -> None:
     written = "f(3)\nf(-2)\nf(12)\nf(7)\n# more by four"
     engine, group, executions = play("induction", written, [" a + 4", " {3: 7, -2: 2}[a]"])
-    assert verdicts(group) == ["right", "wrong"] and group.problem.statement == f"def f(a): return a + 4\n{written}"
+    assert verdicts(group) == ["right", "wrong raises"]  # a KeyError of the first hidden pair
+    assert group.problem.statement == f"def f(a): return a + 4\n{written}"
     assert engine.asked[0].endswith("# a times 3\n\ndef f(a): return a + 4\n")
     assert engine.asked[1] == "# more by four\nassert f(3) == 7\nassert f(-2) == 2\ndef f(a): return"
     assert executions == 12  # on four inputs twice, and of each answer on two hidden ones

@@ -32,6 +32,7 @@ BODY = {  # method -> what is wrong with it, and what is told
 }
 WRONG = {  # method -> what it returns, and what is told
     "judge": ("'right'", "judge returns 'right' (str); it must return a Verdict"),
+    "explain": ("('right', '')", "explain returns ('right', '') (tuple); it must return a Judgement"),
     "pose": ("5", "pose returns 5 (int); it must return a str"),
     "ask": ("None", "ask returns None (NoneType); it must return a str"),
     "read": ("(1, 2)", "read returns (1, 2) (tuple); it must return a Proposal"),

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from azero.config.kinds import Count, Positive
 from azero.config.overrides import Section, validated
-from azero.domains.base import ChatTemplate, Proposal
+from azero.domains.base import ChatTemplate, Judgement, Proposal
 from azero.domains.code import completions, evaluation, grammar, prompts
-from azero.domains.code.problems import TIERS, Maker, written
+from azero.domains.code.problems import FAILURES, TIERS, Maker, written
 from azero.domains.code.programs import Bounds, Reason, Rejected, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
 from azero.domains.code.seeds import MOST_INPUTS, SEEDS
@@ -147,17 +147,23 @@ class Code:
         input that gives the value. Induction runs what was written on the hidden pairs: all must come out. An error in
         the sandbox, or more than its limits, is WRONG.
         """
+        return self.explain(completion, problem, chat).verdict
+
+    def explain(self, completion: str, problem: Problem, chat: bool) -> Judgement:
+        """`judge` with a value of `Reason`; without one where it is right, or another value."""
         task, asked = problem.cell.task, problem.payload
         head = prompts.solution_head(problem, self.options.one_line) if task == INDUCTION else ""
         try:
             text = completions.read_answer(task, completion, chat, head)
             if task == DEDUCTION:
-                return _verdict(same(read_value(text), read_value(asked["output"])))
+                return _judgement(same(read_value(text), read_value(asked["output"])))
             if task == ABDUCTION:
                 return self._runs(asked["program"], [(read_arguments(text), asked["output"])])
             tree_of(text, self.maker.bounds)
-        except (Rejected, NotLiteral):
-            return Verdict.MALFORMED
+        except Rejected as rejected:
+            return Judgement(verdict=Verdict.MALFORMED, reason=rejected.reason)
+        except NotLiteral:
+            return Judgement(verdict=Verdict.MALFORMED, reason=Reason.NOT_LITERAL)
         return self._runs(text, [(read_arguments(given), output) for given, output in asked["hidden"]])
 
     def evaluation(self, source: str) -> list[EvalItem]:
@@ -176,12 +182,15 @@ class Code:
         """Calls of the sandbox so far: of programs on one input each."""
         return {"executions": _shared(self.options.sandbox).calls}
 
-    def _runs(self, program: str, pairs: list[tuple[tuple[Any, ...], str]]) -> Verdict:
-        """RIGHT if the program gives every output, of (arguments, output as text)."""
+    def _runs(self, program: str, pairs: list[tuple[tuple[Any, ...], str]]) -> Judgement:
+        """RIGHT if the program gives every output, of (arguments, output as text); else why the first is missing."""
         outcomes = self.maker.sandbox.run(program, [arguments for arguments, _ in pairs], self.maker.limits)
-        return _verdict(
-            all(o.failure is None and same(o.value, read_value(output)) for o, (_, output) in zip(outcomes, pairs))
-        )
+        for outcome, (_, output) in zip(outcomes, pairs):
+            if outcome.failure is not None:
+                return Judgement(verdict=Verdict.WRONG, reason=FAILURES[outcome.failure])
+            if not same(outcome.value, read_value(output)):
+                return _judgement(False)
+        return _judgement(True)
 
 
 class _Task(Section):
@@ -194,8 +203,8 @@ class _Holder(Section):
     task: _Task
 
 
-def _verdict(right: bool) -> Verdict:
-    return Verdict.RIGHT if right else Verdict.WRONG
+def _judgement(right: bool) -> Judgement:
+    return Judgement(verdict=Verdict.RIGHT if right else Verdict.WRONG)
 
 
 def _shared(name: str) -> Counted:
