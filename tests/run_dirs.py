@@ -17,6 +17,7 @@ from cluster.records.rundir import EVALS, METRICS, SAMPLES, RunDirectory, episod
 from learner.checkpoint import Checkpoint
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>&amp;\u2028"
+PROGRAM = f"def f(a):\n    return a + {EVIL!r}"
 
 
 def write_checkpoint(folder: Path, step: int) -> Checkpoint:
@@ -100,10 +101,11 @@ def _episode(rng: random.Random, step: int, i: int, solutions: int, evil: bool) 
     verdicts = [rng.choice((Verdict.RIGHT, Verdict.WRONG)) for _ in range(solutions)]
     made = episode(f"{step}.{i}", verdicts, batch=step - 1, cell=cell, text=text, version=step - 1)
     assert made.group is not None
-    answers = [_say(s, str(rng.randrange(200))) for s in made.group.samples]
+    problem, answers = made.group.problem, [_say(s, str(rng.randrange(200))) for s in made.group.samples]
     if evil and i == 0:
-        answers[0] = _say(answers[0], EVIL)
-    group = replace(made.group, prompt=f"Calculate: {text} = ", samples=tuple(answers))
+        answers[0] = _say(answers[0], EVIL, reason=EVIL)
+        problem = replace(problem, statement=PROGRAM, payload={"program": PROGRAM, EVIL: [["1", EVIL], ["2", 3]]})
+    group = replace(made.group, problem=problem, prompt=f"Calculate: {text} = ", samples=tuple(answers))
     return replace(made, prompt="write one", references=("1 + 1",), proposal=_say(made.proposal, text), group=group)
 
 

@@ -13,12 +13,12 @@
   const episodes = JSON.parse(document.getElementById("episodes").textContent).flatMap(([run, rows]) =>
     rows.map(([id, step, asked, references, proposal, problem, solver]) => {
       const [verdict, reason, reward, parts, version, tokens, prompt, completion] = proposal ?? [];
-      const [text, answer, cell, canonical, structure] = problem ?? [];
+      const [text, answer, cell, canonical, structure, payload] = problem ?? [];
       const [rate, mean, solverPrompt, answers] = solver ?? [];
       return {
         run, id, step, asked, references,
         proposal: proposal && { verdict, reason, reward, parts, version, tokens, prompt, completion },
-        problem: problem && { text, answer, cell, canonical, structure },
+        problem: problem && { text, answer, cell, canonical, structure, payload },
         solver: solver && { rate, mean, prompt: solverPrompt, answers },
       };
     }));
@@ -36,12 +36,15 @@
   const words = (text) => text.replaceAll("_", " ");
   const partsText = (parts) => Object.entries(parts).map(([name, value]) => `${words(name)}\u00a0${signed(value)}`).join(", ");
   const prose = (title, text) => (text ? el("div", "", el("span", "soft", title), el("pre", "", text)) : null);
+  const named = (title, text) => (text.includes("\n") ? prose(title, text) : el("p", "", el("span", "soft", `${title} `), el("code", "", text)));
+  const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   const outcome = (p) => (p.reason && p.reason !== p.verdict ? `${p.verdict}: ${p.reason}` : p.verdict);
 
   const rewardOf = (e, role) => (role !== "solver" && e.proposal ? e.proposal.reward : e.solver?.mean);
   const everything = (e) => (e.haystack ??= [
     e.id, ...(e.references ?? []), ...Object.values(e.proposal ?? {}), ...Object.values(e.problem ?? {}),
-    e.solver?.prompt, ...(e.solver?.answers ?? []).map((a) => `${a[1]} ${a[4] ?? ""}`),
+    ...Object.values(e.problem?.payload ?? {}).flat(Infinity),
+    e.solver?.prompt, ...(e.solver?.answers ?? []).map((a) => `${a[1]} ${a[5] ?? ""} ${a[4] ?? ""}`),
   ].filter((value) => typeof value === "string").join("\n").toLowerCase());
 
   function matches(e, f) {
@@ -68,8 +71,8 @@
   }
 
   function solverSide(e) {
-    const rows = e.solver.answers.map(([count, verdict, reward, parts, text]) => el("tr", "",
-      el("td", "", `${count}\u00a0×`), el("td", `left ${verdict}`, verdict), el("td", "", signed(reward)),
+    const rows = e.solver.answers.map(([count, verdict, reward, parts, text, reason]) => el("tr", "",
+      el("td", "", `${count}\u00a0×`), el("td", `left ${verdict}`, words(outcome({ verdict, reason }))), el("td", "", signed(reward)),
       el("td", "left", partsText(parts)), el("td", "left mono", text ?? "")));
     const head = el("tr", "", el("th", "", ""), el("th", "left", "verdict"), el("th", "", "reward"),
       el("th", "left", "parts"), el("th", "left", "completion"));
@@ -80,12 +83,23 @@
       el("div", "scroll", el("table", "answers", el("thead", "", head), el("tbody", "", ...rows))));
   }
 
-  function problemSide({ text, answer, cell, canonical, structure }) {
+  // A part of a problem's payload: a list of lists, such as pairs, is a table, and anything else a text.
+  function part([name, value]) {
+    const isTable = Array.isArray(value) && value.length > 0 && value.every(Array.isArray);
+    if (!isTable) return named(words(name), plain(value));
+    const rows = value.map((row) => el("tr", "", ...row.map((cell) => el("td", "left mono", plain(cell)))));
+    return el("div", "", el("span", "soft", words(name)), el("div", "scroll", el("table", "answers", el("tbody", "", ...rows))));
+  }
+
+  function problemSide({ text, answer, cell, canonical, structure, payload }) {
     return el("div", "",
       el("h3", "", "Problem"),
       el("pre", "", text),
-      el("p", "", `answer ${answer}, ${cell}`, el("br", ""),
-        el("span", "soft", `canonical form ${canonical}, structure ${structure}`)));
+      named("cell", cell),
+      named("answer", answer),
+      ...Object.entries(payload ?? {}).map(part),
+      named("canonical form", canonical),
+      named("structure", structure));
   }
 
   function card(e, role) {

@@ -17,7 +17,7 @@ from cluster.records.reading import RunRecords, contents, drawable, lines_of, ma
 from cluster.records.rundir import SAMPLES, is_run
 
 EPISODE_BYTES = 5_000_000  # of all runs' episodes in the page
-TEXT_CHARS = 2_000  # of one prompt or completion
+TEXT_CHARS = 2_000  # of one prompt or completion, or of one part of a problem's payload
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # no text can end its <script>
 SHARES = "problems/share/"  # metrics, a cell each
 PROPOSAL = ("verdict", "reason", "reward", "reward_parts", "version", "tokens", "prompt", "completion")
@@ -138,22 +138,30 @@ def _short(value: Any) -> Any:
 def _row(record: Mapping[str, Any]) -> list[Any]:
     """Pack for browser.js: [id, step, requested cell, references, proposal, problem, solver], None if missing.
 
-    proposal and problem are the values of PROPOSAL and PROBLEM, solver [success rate, mean reward, prompt, answers];
-    equal answers are one [count, verdict, reward, parts, completion], the most frequent first.
+    proposal and problem are the values of PROPOSAL and PROBLEM, a problem's payload behind them; solver is [success
+    rate, mean reward, prompt, answers]. Equal answers are one [count, verdict, reward, parts, completion, reason], the
+    most frequent first.
     """
     proposal, problem, solver = (record[key] for key in ("proposal", "problem", "solver"))
     return [
         *(record.get(key) for key in ("id", "step", "requested_cell", "references")),
         proposal and [proposal.get(key) for key in PROPOSAL],
-        problem and [problem.get(key) for key in PROBLEM],
+        problem and [*(problem.get(key) for key in PROBLEM), _payload(problem.get("payload") or {})],
         solver and [_short(solver["success_rate"]), *_solutions(solver)],
     ]
+
+
+def _payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload in the domain's order; a part of it that is long is its JSON, cut."""
+    texts = {key: json.dumps(part, ensure_ascii=False) for key, part in payload.items() if not isinstance(part, str)}
+    return {**payload, **{key: _short(text) for key, text in texts.items() if len(text) > TEXT_CHARS}}
 
 
 def _solutions(solver: Mapping[str, Any]) -> list[Any]:
     rewards = solver["rewards"]
     parts = map(json.dumps, solver["reward_parts"])
-    equal = Counter(zip(solver["verdicts"], rewards, parts, solver.get("completions") or [None] * len(rewards)))
-    answers = [[n, verdict, reward, json.loads(p), text] for (verdict, reward, p, text), n in equal.most_common()]
+    texts, reasons = (solver.get(key) or [None] * len(rewards) for key in ("completions", "reasons"))
+    equal = Counter(zip(solver["verdicts"], rewards, parts, texts, reasons))
+    answers = [[n, verdict, reward, json.loads(p), *said] for (verdict, reward, p, *said), n in equal.most_common()]
     known = [r for r in rewards if r is not None]
     return [_short(sum(known) / len(known)) if known else None, solver.get("prompt"), answers]

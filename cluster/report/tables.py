@@ -16,12 +16,16 @@ IDENTITY = ("run.name", "run.dir", "run.seed")  # config keys in which runs diff
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A row is {head of the column: cell}. The first `left` columns are aligned left, the numbers after them right."""
+    """A row is {head of the column: cell}. The first `left` columns are aligned left, the numbers after them right.
+
+    What stands in a column of `code` is shown as code, with its line breaks.
+    """
 
     title: str
     rows: Sequence[Mapping[str, str]]
     note: str
     left: int
+    code: tuple[str, ...] = ()  # heads
 
 
 def text(value: Any) -> str:
@@ -184,11 +188,13 @@ def frequent(run: Run) -> Table | None:
         for _, problem, cell, n, rate, first, last in found.nlargest(FREQUENT, ("rate", "size")).itertuples()
     ]
     note = f"{len(found):,} distinct among {total:,} problems, by canonical form."
-    return _table(f"Most frequent problems{run.suffix}", rows, note, left=2)
+    return _table(f"Most frequent problems{run.suffix}", rows, note, left=2, code=("problem",))
 
 
-def _table(title: str, rows: Sequence[Mapping[str, str]], note: str = "", left: int = 1) -> Table | None:
-    return Table(title, rows, note, left) if rows else None
+def _table(
+    title: str, rows: Sequence[Mapping[str, str]], note: str = "", left: int = 1, code: tuple[str, ...] = ()
+) -> Table | None:
+    return Table(title, rows, note, left, code) if rows else None
 
 
 def _part(result: Mapping[str, Any], field: str, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from run_dirs import EVIL, write_run
+from run_dirs import EVIL, PROGRAM, write_run
 
 from azero.errors import UserError
 from cluster.cli import main
@@ -123,8 +123,34 @@ def test_text_of_a_model_cannot_leave_its_place(tmp_path):
     run = write_run(tmp_path / "r", steps=2, evil=True)
     page = page_of(run)
     assert "<img" not in page and "<b>bold" not in page and page.count("</script>") == 2
-    answers = [a[4] for _, rows in embedded_episodes(page) for row in rows if row[6] for a in row[6][3]]
-    assert EVIL in answers
+    (rows,) = (rows for _, rows in embedded_episodes(page))
+    answers = [a for row in rows if row[6] for a in row[6][3]]
+    assert [a[5] for a in answers if a[4] == EVIL] == [EVIL, EVIL], "with the reasons of their verdicts"
+    payload = {"program": PROGRAM, EVIL: [["1", EVIL], ["2", 3]]}
+    assert [row[5][5] for row in rows if row[5] and row[5][5]] == [payload, payload]
+
+
+def test_programs_keep_their_lines_in_the_table_of_problems(tmp_path):
+    page = page_of(write_run(tmp_path / "r", steps=1, evil=True))
+    shown = re.findall(r'<td data-head="problem" class="left mono">([^<]*)</td>', page)
+    assert PROGRAM in map(html.unescape, shown)
+    assert '<td data-head="cell" class="left">' in page
+
+
+def test_a_payload_keeps_its_order_and_long_parts_are_cut(tmp_path):
+    run = write_run(tmp_path / "r", steps=1)
+    hidden = [["1", "2"]] * 500  # 12 characters each: ["1", "2"] and a comma with a blank
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    lines[0]["problem"]["payload"] = {"shown": [["3", "4"]], "program": "x" * 3000, "arity": 1, "hidden": hidden}
+    del lines[1]["problem"]["payload"], lines[1]["solver"]["reasons"]  # as in records of former versions
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [[_, rows]] = embedded_episodes(page_of(run))
+    payload = rows[0][5][5]
+    assert list(payload) == ["shown", "program", "arity", "hidden"]
+    assert payload["shown"] == [["3", "4"]] and payload["arity"] == 1
+    assert payload["program"] == "x" * 2000 + " … (1,000 more characters)"
+    assert payload["hidden"].startswith('[["1", "2"], ["1"') and payload["hidden"].endswith("… (4,000 more characters)")
+    assert rows[1][5][5] == {} and {a[5] for a in rows[1][6][3]} == {None}
 
 
 @pytest.mark.usefixtures("unpainted")

@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from run_dirs import EVIL, write_run
+from run_dirs import EVIL, PROGRAM, write_run
 
 from cluster.report.page import build
 
@@ -120,6 +120,12 @@ def test_an_injecting_completion_is_text_and_nothing_is_fetched(browser, report)
     time.sleep(0.2)
     answers = [e.get_property("textContent") for e in first.find_elements("css selector", ".answers td.mono")]
     assert EVIL in answers
+    verdicts = [e.get_property("textContent") for e in first.find_elements("css selector", ".answers td.wrong, .right")]
+    assert any(text.endswith(f": {EVIL}") for text in verdicts)
+    payload = [e.get_property("textContent") for e in first.find_elements("css selector", ".sides > :nth-child(2) > *")]
+    assert payload[1] == PROGRAM and f"program{PROGRAM}" in payload and f"{EVIL}1{EVIL}23" in payload
+    first_line, second_line = first.find_element("css selector", ".sides > :nth-child(2) > pre").text.split("\n")
+    assert first_line == "def f(a):" and second_line.startswith("    return a + ")
     assert "owned" not in browser.title
     assert not browser.find_elements("css selector", "img, #list b")
     assert [e["message"] for e in browser.get_log("browser")] == []
