@@ -15,10 +15,11 @@ Every other learnability is known before the update, and the proposals of t trai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from azero.config import AlgorithmConfig, BaselineConfig, RewardConfig, TaskConfig
 from azero.credit.advantages import Scored
@@ -33,8 +34,9 @@ from azero.credit.rewards import (
     variance,
 )
 from azero.policies import ONE_POLICY, Policies
-from azero.serial import sample_from_json, sample_to_json
 from azero.types import Cell, Episode, Role, Sample, StepResult, TrainBatch, TrainRow, Verdict
+
+SAMPLE = TypeAdapter(Sample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,13 +243,13 @@ class Credit:
         return {
             "window": self.window.state(),
             "baseline": self.baseline.state(),
-            "pending": [sample_to_json(s) for s in self.pending],
+            "pending": [asdict(sample) for sample in self.pending],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.window.load(state["window"])
         self.baseline.load(state["baseline"])
-        self.pending = [sample_from_json(s) for s in state["pending"]]
+        self.pending = [SAMPLE.validate_python(sample) for sample in state["pending"]]
 
 
 def _refuse_repeats(episodes: Sequence[Episode], step: int) -> None:
