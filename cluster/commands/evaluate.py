@@ -15,8 +15,7 @@ from azero.domains import get_domain
 from azero.engine import Engine
 from azero.evaluation.proposer import proposer_summary
 from azero.judging import executor_of
-from azero.models.lfs import require_fetched
-from azero.models.loading import require_weights, resolve_model_path
+from azero.models.loading import require_fetched, require_weights, resolve_model_path
 from azero.play import Player
 from azero.policies import Policies, one_policy, policies_of
 from azero.problems.buffer import ProblemBuffer

@@ -14,8 +14,7 @@ from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.errors import UserError
 from azero.models.gguf import is_gguf
-from azero.models.lfs import require_fetched
-from azero.models.loading import require_weights, resolve_model_path
+from azero.models.loading import require_fetched, require_weights, resolve_model_path
 from azero.policies import Policies, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
