@@ -7,8 +7,8 @@
 All requests of an assignment share the engine's continuous batch: a group is submitted the moment its problem is valid.
 With `barrier` the engine gets whole waves, each in the order of the slots: the first tries, the second tries of those
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
-The domain reads proposals and judges solutions through an executor (azero/judging.py). If that has threads, the
-engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
+The domain reads proposals and judges solutions through an executor (domains/base.py: executor_of). If that has threads,
+the engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
 A player of the proposer alone leaves the groups without samples (rollout.roles): the driver has one of the solver play
 them, each as a slot that has its problem.
 Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the driver, in
@@ -25,12 +25,19 @@ from typing import Any, cast
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import ChatTemplate, Domain, Proposal, judged, stops_of
+from azero.domains.base import (
+    IN_EVALUATION,
+    ChatTemplate,
+    Domain,
+    EvaluationProblems,
+    Inline,
+    Proposal,
+    judged,
+    stops_of,
+)
 from azero.engine import Engine
 from azero.errors import UserError
-from azero.judging import Inline
 from azero.policies import ONE_POLICY, Policies
-from azero.problems.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.types import (
     ROLES,
     Assignment,

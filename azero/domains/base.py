@@ -5,11 +5,17 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 from azero.errors import UserError
 from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Role, Verdict
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IN_EVALUATION = "in_evaluation"  # why a proposal is dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,7 @@ class Domain(Protocol):
 
     Every method is a function of its arguments, and total: any string gives a result in bounded time and memory.
     These parts more are optional. `generate(rng, cell)` gives one problem of `cell` from the documented distribution of
-    task.source random and fixed. `judges` is a number of threads, see azero/judging.py. `given(cell)` names the shelves
+    task.source random and fixed. `judges` is a number of threads, see `executor_of`. `given(cell)` names the shelves
     of the buffer from which a request for `cell` is given a problem, which the new one is about; none where it is
     empty. `stops` is {(role, task): what ends a raw completion}, a line break where it is silent. With `whole_answers`
     a raw answer that was cut by its length says nothing, rather than all but its last word.
@@ -48,7 +54,7 @@ class Domain(Protocol):
     def read(self, completion: str, request: ProposalRequest, exclude: bool, version: int) -> Proposal:
         """Validate what the proposer wrote for the request. `exclude`: drop problems that `is_evaluation` knows.
 
-        `version` is the author's. azero/problems/exclusion.py leaves out the evaluation set that a run loaded.
+        `version` is the author's. `EvaluationProblems` leaves out the evaluation set that a run loaded.
         """
 
     def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
@@ -107,3 +113,40 @@ def judged(domain: Domain, completion: Completion, problem: Problem, chat: bool)
 def levels(cells: Sequence[Cell]) -> dict[Cell, int]:
     """Cell -> its place among the cells of its task, from 0: the unit of `problems/difficulty_mean`."""
     return {cell: [c for c in cells if c.task == cell.task].index(cell) for cell in cells}
+
+
+class Inline(Executor):
+    """Runs each call at once, in the caller's thread. What a call raises, `submit` raises."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+def executor_of(domain: Domain) -> Executor:
+    """Return as many threads for `read` and `judge` as the domain's `judges`; the caller's own where it has none, or 0.
+
+    A domain of pure, quick Python is judged in the caller's thread: threads would only take turns with the engine. A
+    domain that waits (for a sandbox in a process of its own, or for a service) says with `judges` how many of its
+    verdicts may be under way at a time, beside the engine. `read` and `judge` must then be safe to call from several.
+    """
+    threads = getattr(domain, "judges", 0)
+    return ThreadPoolExecutor(threads, thread_name_prefix="judge") if threads else Inline()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProblems:
+    """Those of the evaluation set that a run loaded (`eval.data`), and those that its domain knows by itself."""
+
+    domain: Domain
+    forms: frozenset[str] = frozenset()  # canonical
+
+    def __contains__(self, problem: object) -> bool:
+        assert isinstance(problem, Problem)
+        return problem.canonical in self.forms or self.domain.is_evaluation(problem.canonical)
+
+
+def evaluation_problems(domain: Domain, items: Sequence[EvalItem]) -> EvaluationProblems:
+    """The problems of the set `items`, beside those that the domain knows."""
+    return EvaluationProblems(domain, frozenset(item.problem.canonical for item in items))

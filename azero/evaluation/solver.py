@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from azero.domains.base import Domain, judged, stops_of
+from azero.domains.base import Domain, Inline, judged, stops_of
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
-from azero.judging import Inline
 from azero.types import SHARED, Completion, EvalItem, Role, Sampling, Verdict
 from azero.verbatim import VerbatimTable
 
