@@ -81,6 +81,11 @@ def build(
     return made
 
 
+def lacking(*methods: str) -> Callable[[Any], list[str]]:
+    """Return a check for `build`: which of these methods an object does not have."""
+    return lambda made: [name for name in methods if not callable(getattr(made, name, None))]
+
+
 def _require_options(key: str, name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raises UserError for an option that the callable does not take by its name."""
     takes = inspect.signature(make).parameters.values() if options else ()

@@ -22,13 +22,13 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from azero.config import AlgorithmConfig, BaselineConfig, RewardConfig, TaskConfig
-from azero.credit.advantages import Scored
+from azero.credit.advantages import CheckedEstimator, Scored
 from azero.credit.metrics import batch_metrics, trainable_proposals
 from azero.credit.novelty import NoveltyWindow
-from azero.credit.parts import CheckedEstimator, learnability_shape
 from azero.credit.rewards import (
     correlation,
     improvement,
+    learnability_shape,
     proposer_floor,
     scale_improvements,
     variance,

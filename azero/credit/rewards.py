@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from azero.config import Ladder
+from azero.plugs import checked, find, no_number
 from azero.types import Verdict
 
 SOLVER_REWARDS: dict[Ladder, dict[Verdict, float]] = {
@@ -68,6 +69,16 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "variance": variance,
     "none": none,
 }
+
+
+def learnability_shape(name: str) -> Callable[[float], float] | None:
+    """The function of `reward.learnability`; None for `improvement`, which is no function of the success rate alone.
+
+    Raises UserError as `azero.plugs.find` does.
+    """
+    if name == "improvement":
+        return None
+    return checked(f"reward.learnability={name}", find("reward.learnability", name, SHAPES), no_number)
 
 
 def improvement(log_ratios: np.ndarray, correct: np.ndarray, behaviour_log_ratios: np.ndarray) -> float:
