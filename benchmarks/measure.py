@@ -162,7 +162,7 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
     from azero.models.loading import resolve_model_path
     from azero.policies import one_policy
     from azero.types import SHARED, Role
-    from learner.assembly import assemble
+    from learner.trainer import assemble
 
     c = configured(config, overrides)
     c.algorithm.kl_beta, c.optim.lr = kl_beta, LR

@@ -21,6 +21,7 @@ from azero.errors import UserError
 from azero.losses import token_logprobs
 from azero.models.adapters import add_adapters, wear
 from azero.models.loading import load_model
+from azero.types import ProbeSet
 from learner.workers import Workers
 
 
@@ -159,8 +160,8 @@ class PolicyNet(nn.Module):
         finally:
             handle.remove()
 
-    def probe(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-        """Log-probs of tokens 1.. of each sequence at temperature 1."""
+    def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
+        """Log-probs of tokens 1.. of each sequence at temperature 1, under what the net wears now."""
         lengths = torch.tensor([len(s) for s in sequences])
         ids = nn.utils.rnn.pad_sequence([torch.tensor(list(s)) for s in sequences], batch_first=True).to(self.device)
         # Padding follows what counts, and attention looks back only.
@@ -169,7 +170,8 @@ class PolicyNet(nn.Module):
         with torch.no_grad(), self._autocast(), self._head_sees(lambda states: states[:, :-1][wanted]):
             logits = self.model(input_ids=ids, use_cache=False).logits[0]
         logprobs = token_logprobs(logits, ids[:, 1:][wanted], 1.0)[0].cpu()
-        return [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
+        found = [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
+        return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
     def plain(self, ids: Sequence[int], temperature: float) -> Tensor:
         """[tokens - 1]: log-probs of tokens 1.. by the model's forward pass as it is."""

@@ -238,7 +238,7 @@ class PolicyOptimizer:
     def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
         """Log-probs of tokens 1.. of each sequence at temperature 1, under the present weights."""
         with self.net.wearing(self.adapter):
-            return probe(self.net, sequences)
+            return self.net.probe(sequences)
 
     def weights(self) -> dict[str, Tensor]:
         """Every weight of the policy's own, as `_state` names them. Whole, at the first worker."""
@@ -274,12 +274,6 @@ class PolicyOptimizer:
             if self.optimizer and f"step/{name}" in tensors:
                 moments = {k: sharded_like(tensors[f"{k}/{name}"], p) for k in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[p] = {"step": tensors[f"step/{name}"], **moments}
-
-
-def probe(net: PolicyNet, sequences: Sequence[Sequence[int]]) -> ProbeSet:
-    """Log-probs of tokens 1.. of each sequence at temperature 1, under what the net wears now."""
-    found = net.probe(sequences)
-    return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
 
 def make_repeatable(device: torch.device) -> None:

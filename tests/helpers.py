@@ -66,7 +66,7 @@ def trainer_of(config: Config, path: str, **options: Any) -> Any:
 
 def metrics_of(result: Any) -> dict[str, float]:
     """What a step says in numbers that was this update of the one policy."""
-    from learner.metrics import step_metrics
+    from learner.trainer import step_metrics
 
     return step_metrics({SHARED: result})
 

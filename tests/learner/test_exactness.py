@@ -16,8 +16,8 @@ from azero.credit.credit import Credit
 from azero.policies import one_policy
 from azero.types import SHARED, TrainRow, Verdict
 from benchmarks.architectures import write
-from learner.assembly import assemble
 from learner.policy import PolicyOptimizer
+from learner.trainer import assemble
 
 LR = 5e-6  # the paper's
 
