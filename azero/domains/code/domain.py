@@ -61,7 +61,7 @@ class Code:
         """`options`: of `Options`. Raises UserError for another one, or a value that it may not have."""
         if unknown := sorted(options.keys() - Options.model_fields.keys()):
             raise UserError(f"task.options.{unknown[0]}: unknown; give some of {', '.join(Options.model_fields)}")
-        self.options = validated(_Holder, {"task": {"options": options}}, {}).task.options
+        self.options = validated(Options, options, {}, prefix="task.options.")
         solution = "\n" if self.options.one_line else "\n\n"
         self.stops: Mapping[tuple[Role, str], tuple[str, ...]] = {
             **{(Role.PROPOSER, task): ("\n\n",) for task in TASKS},
@@ -178,16 +178,6 @@ class Code:
         return _verdict(
             all(o.failure is None and same(o.value, read_value(output)) for o, (_, output) in zip(outcomes, pairs))
         )
-
-
-class _Task(Section):
-    options: Options
-
-
-class _Holder(Section):
-    """Gives the keys of the options their whole names."""
-
-    task: _Task
 
 
 def _verdict(right: bool) -> Verdict:
