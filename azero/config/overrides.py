@@ -234,7 +234,7 @@ def _override(text: str, keys: Mapping[str, Any], words: Mapping[str, Any]) -> L
     key, sep, value = text.partition("=")
     if not sep or not key:
         raise UserError(f"override {text!r}: give key=value, for example run.steps=20")
-    inside = (k for name, k in keys.items() if get_origin(k) is dict and key.startswith(f"{name}."))  # its keys are free
+    inside = (k for name, k in keys.items() if get_origin(k) is dict and key.startswith(f"{name}."))
     kind = keys.get(_pattern(key, keys)) or next(inside, None)
     if kind is None and key not in words:
         raise UserError(_unknown(key, COMMAND_LINE, keys))
@@ -311,4 +311,3 @@ def _no_reference(e: OmegaConfBaseException, where: str, origins: Mapping[str, s
 
 def _given_in(key: str, origins: Mapping[str, str]) -> str:
     return f" (given in {origins[key]})" if key in origins else ""
-

@@ -15,7 +15,7 @@ from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Ro
 P = ParamSpec("P")
 T = TypeVar("T")
 
-IN_EVALUATION = "in_evaluation"  # why a proposal is dropped
+UNPARSEABLE, IN_EVALUATION = "unparseable", "in_evaluation"  # why a proposal is no problem, and why one is dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,14 @@ class Proposal:
     verdict: Verdict  # VALID, REJECTED, UNPARSEABLE or EXCLUDED
     problem: Problem | None = None  # where VALID
     reason: str = ""  # where not VALID, from the domain's documented list
+
+
+class Rejected(ValueError):
+    """A text that is no problem of a domain."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 # Turns one user message into a prompt by the model's own chat template; None stands for the raw protocol.
@@ -108,6 +116,18 @@ def judged(domain: Domain, completion: Completion, problem: Problem, chat: bool)
     if completion.finish_reason == "length":
         text = "" if chat or getattr(domain, "whole_answers", False) else re.sub(r"\S+\Z", "", text)
     return domain.judge(text, problem, chat)
+
+
+def proposed(domain: Domain, exclude: bool, make: Callable[[], Problem]) -> Proposal:
+    """What a completion amounts to whose problem `make` gives, or turns down by Rejected. `exclude`: as in `read`."""
+    try:
+        problem = make()
+    except Rejected as rejected:
+        verdict = Verdict.UNPARSEABLE if rejected.reason == UNPARSEABLE else Verdict.REJECTED
+        return Proposal(verdict=verdict, reason=rejected.reason)
+    if exclude and domain.is_evaluation(problem.canonical):
+        return Proposal(verdict=Verdict.EXCLUDED, reason=IN_EVALUATION)
+    return Proposal(verdict=Verdict.VALID, problem=problem)
 
 
 def levels(cells: Sequence[Cell]) -> dict[Cell, int]:

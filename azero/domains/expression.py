@@ -11,7 +11,6 @@ parentheses that its shape needs, so parse(render(e)) == e. Nothing is ever give
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import TypeAlias
 
+from azero.domains.base import Rejected
+from azero.domains.rows import short_hash
 from azero.types import Cell, Problem
 
 CELLS = tuple(Cell(task="arithmetic", tier=tier) for tier in ("easy", "medium", "hard"))
@@ -47,14 +48,6 @@ class Reason(StrEnum):
     NO_OPERATION = "no_operation"
     REPEATS_REFERENCE = "repeats_reference"
     IN_EVALUATION = "in_evaluation"
-
-
-class Rejected(ValueError):
-    """A text that is no problem of this domain."""
-
-    def __init__(self, reason: Reason):
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +263,7 @@ def make_problem(text: str, version: int) -> Problem:
     answer = check(expression)
     text, form = render(expression), canonical(expression)
     return Problem(
-        id=hashlib.sha256(f"{form}\n{text}".encode()).hexdigest()[:12],
+        id=short_hash(f"{form}\n{text}"),
         cell=cell(expression),
         statement=text,
         answer=str(answer),

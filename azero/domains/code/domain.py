@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 
 from azero.config.kinds import Count, Positive
 from azero.config.overrides import Section, validated
-from azero.domains.base import ChatTemplate, Proposal
+from azero.domains.base import ChatTemplate, Proposal, Rejected, proposed
 from azero.domains.code import completions, evaluation, grammar, prompts
 from azero.domains.code.problems import TIERS, Maker, written
-from azero.domains.code.programs import Bounds, Reason, Rejected, tree_of
+from azero.domains.code.programs import Bounds, Reason, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
 from azero.domains.code.seeds import MOST_INPUTS, SEEDS
 from azero.errors import UserError
@@ -124,17 +124,15 @@ class Code:
         `reason` is a value of `Reason`. What is written as a program's value is not read: the sandbox says it.
         """
         task, given = request.cell.task, request.given.payload["program"] if request.given else ""
-        try:
+
+        def make() -> Problem:
             parts = completions.read_proposal(task, completion, given)
             problem = self.maker.make(task, parts.program, parts.inputs, parts.message, version)
             if problem.canonical in {reference.canonical for reference in request.references}:
                 raise Rejected(Reason.REPEATS_REFERENCE)
-        except Rejected as rejected:
-            unparseable = rejected.reason is Reason.UNPARSEABLE
-            return Proposal(verdict=Verdict.UNPARSEABLE if unparseable else Verdict.REJECTED, reason=rejected.reason)
-        if exclude and self.is_evaluation(problem.canonical):
-            return Proposal(verdict=Verdict.EXCLUDED, reason=Reason.IN_EVALUATION)
-        return Proposal(verdict=Verdict.VALID, problem=problem)
+            return problem
+
+        return proposed(self, exclude, make)
 
     def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
         """Raw: Python that ends where the answer begins. Chat: an instruction that names the answer's block."""

@@ -5,18 +5,17 @@ A program runs twice, with different random seeds and hash seeds and a tenth of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from azero.domains.base import Rejected
 from azero.domains.code.executed import marked
 from azero.domains.code.perturbed import others_like
 from azero.domains.code.programs import (
     Bounds,
     Program,
     Reason,
-    Rejected,
     canonical,
     nodes,
     parse,
@@ -26,6 +25,7 @@ from azero.domains.code.programs import (
     telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
+from azero.domains.rows import short_hash
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
 from azero.sandbox.literals import NotLiteral, read_arguments, same, write
 from azero.types import Cell, Problem
@@ -182,7 +182,7 @@ def _problem(
     version: int,
 ) -> Problem:
     return Problem(
-        id=hashlib.sha256(f"{cell.task}\n{text}".encode()).hexdigest()[:12],
+        id=short_hash(f"{cell.task}\n{text}"),
         cell=cell,
         statement=text,
         answer=answer,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from azero.domains.base import Rejected
 from azero.sandbox.literals import MODEL_TEXT, NotLiteral, read_value
 
 MODULES = ("bisect", "collections", "functools", "itertools", "json", "math", "operator", "re")
@@ -56,14 +57,6 @@ class Reason(StrEnum):
     MESSAGE_SHOWS_PROGRAM = "message_shows_program"
     REPEATS_REFERENCE = "repeats_reference"
     IN_EVALUATION = "in_evaluation"
-
-
-class Rejected(ValueError):
-    """A text that is no valid program or problem."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
