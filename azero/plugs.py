@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from azero.errors import RunFailed, UserError
-from azero.failures import told
+from azero.errors import RunFailed, UserError, told
 
 SHOWN = 60  # characters of a wrong value
 

@@ -15,8 +15,7 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from azero.domains import get_domain
-from azero.errors import RunFailed, UserError
-from azero.failures import told
+from azero.errors import RunFailed, UserError, told
 from cluster.cli import main
 from cluster.supervise.failures import failure, in_one_line, is_loss
 
