@@ -122,7 +122,12 @@ class VllmEngine(ModelEngine):
         self._add(tag, prompt_ids, params, policy, copies=n if greedy else 1)
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
-        return [(request.tag, self._completions(request, output)) for request, output in self._finished()]
+        ended = []
+        for request, output in self._finished():
+            prompt_ids = tuple(output.prompt_token_ids)
+            made = tuple(self._completion(request.policy, prompt_ids, sample) for sample in output.outputs)
+            ended.append((request.tag, made * request.copies))
+        return ended
 
     def busy(self) -> bool:
         return bool(self._in_flight)
@@ -152,11 +157,7 @@ class VllmEngine(ModelEngine):
             found.update((r.tag, list(output.prompt_logprobs.logprobs)) for r, output in self._finished())
         return [found[i] for i in range(len(sequences))]
 
-    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
-        """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
-        self.idle_for("load")
-        tensors = self.checked(weights, policy)
-        self.versions[policy] = None
+    def _replace(self, version: WeightVersion, tensors: Mapping[str, torch.Tensor], policy: str) -> None:
         self._learn_placements(policy)
         if policy in self.adapters:
             self._replace_adapter(policy, tensors, f"{version.lineage}.{version.step}")
@@ -164,7 +165,6 @@ class VllmEngine(ModelEngine):
             self.forget()  # vLLM drops its adapters with their base
             self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
         self._reset_prefix_cache()
-        self.versions[policy] = version
 
     def held(self, policy: str = SHARED) -> HeldWeights:
         if policy in self.adapters:
@@ -252,10 +252,6 @@ class VllmEngine(ModelEngine):
         """One step of vLLM: the requests that ended in it with their output, in the order of submission."""
         outputs = [o for o in self._llm.step() if o.finished]
         return [(self._in_flight.pop(o.request_id), o) for o in sorted(outputs, key=lambda o: int(o.request_id))]
-
-    def _completions(self, request: _Request, output: Any) -> tuple[Completion, ...]:
-        prompt_ids = tuple(output.prompt_token_ids)
-        return tuple(self._completion(request.policy, prompt_ids, made) for made in output.outputs) * request.copies
 
     def _completion(self, policy: str, prompt_ids: tuple[int, ...], output: Any) -> Completion:
         if output.finish_reason not in ("stop", "length"):

@@ -18,14 +18,15 @@ class WeightLoader:
 
     model_runner: Any  # the worker's
 
-    def replace_weights(self, weights: Sequence[tuple[str, Tensor]]) -> None:
+    def replace_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy all weights (HF names, tied head left out) into the model; the caller resets the prefix cache."""
-        self._load(weights)
+        self.model_runner.reload_weights(weights_iterator=iter(weights))
+        self.refresh_head()
 
     def learn_placements(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Placement]:
         """Learn where each tensor lies. Call once, before the first real weights: those of the model are lost."""
         self.readback = Readback(self.model_runner.get_model(), dtype)
-        return self.readback.learn(shapes, self._load)
+        return self.readback.learn(shapes, self.replace_weights)
 
     def read_weights(self) -> Reading:
         return self.readback.read()
@@ -54,10 +55,6 @@ class WeightLoader:
     @property
     def adapter_readbacks(self) -> dict[int, AdapterReadback]:
         return vars(self).setdefault("_adapter_readbacks", {})
-
-    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        self.model_runner.reload_weights(weights_iterator=iter(weights))
-        self.refresh_head()
 
     def refresh_head(self) -> None:
         """Pack the output head again; call it after any change of the weights."""

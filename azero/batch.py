@@ -43,8 +43,8 @@ def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> MicroBatch:
     chosen = [rows[i] for i in indices]
     prompts = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_ids for r in chosen))}
     distinct = {key: i for i, key in enumerate(dict.fromkeys(map(_computed, chosen)))}
-    prompt_ids, prompt_mask = _padded(list(prompts), left=True)
-    completions, mask = _padded([tokens for _, tokens, _ in distinct], left=False)
+    prompt_ids, prompt_mask = padded(list(prompts), left=True)
+    completions, mask = padded([tokens for _, tokens, _ in distinct], left=False)
     lengths = mask.sum(1)
     starts = lengths.cumsum(0) - lengths
     first = [int(starts[distinct[_computed(r)]]) for r in chosen]
@@ -69,7 +69,7 @@ def _computed(row: TrainRow) -> tuple[tuple[int, ...], tuple[int, ...], float]:
     return row.prompt_ids, row.token_ids, row.temperature
 
 
-def _padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, Tensor]:
+def padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, Tensor]:
     """(ids, mask), both [sequences, longest] int64."""
     width = max(map(len, sequences))
     ids, mask = torch.zeros((2, len(sequences), width), dtype=torch.int64)
