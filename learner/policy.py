@@ -176,10 +176,8 @@ class PolicyOptimizer:
         """Add scale * the rows' gradient to the parameters', and this worker's share of the sums to `totals`."""
         with self.net.wearing(self.adapter):
             for batch, counts in self._share(rows, indices):
-                if counts:
-                    self._backward(batch, scale, totals, logprobs, exact)
-                else:
-                    self._backward(batch, 0.0, Totals(), np.zeros(len(rows)), exact)
+                sums, out = (totals, logprobs) if counts else (Totals(), np.zeros(len(rows)))
+                self._backward(batch, scale if counts else 0.0, sums, out, exact)
 
     def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[MicroBatch, bool]]:
         """This worker's micro-batches, and whether they count: all workers run as many, since each is a collective."""
