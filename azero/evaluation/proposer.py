@@ -80,7 +80,8 @@ def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> VerbatimTable:
         table.add_row(f"share {cell}", *(_percent(r.get("cell_shares", {}).get(cell)) for r in every))
     table.add_section()
     for cell in cells:
-        table.add_row(f"{cell}: by success rate 0, .1, ... 1", *(" ".join(map(str, r["solve_rates"][cell])) for r in every))
+        counts = (" ".join(map(str, r["solve_rates"][cell])) for r in every)
+        table.add_row(f"{cell}: by success rate 0, .1, ... 1", *counts)
     table.add_section()
     for reason in dict.fromkeys(reason for r in every for reason in r["reasons"]):
         table.add_row(reason.replace("_", " "), *(str(r["reasons"].get(reason, 0)) for r in every))

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from azero.domains.base import Rejected
-from azero.domains.code.executed import marked
-from azero.domains.code.perturbed import others_like
 from azero.domains.code.programs import (
     Bounds,
     Program,
@@ -25,6 +23,7 @@ from azero.domains.code.programs import (
     telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
+from azero.domains.code.variants import marked, others_like
 from azero.domains.rows import short_hash
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
 from azero.sandbox.literals import NotLiteral, read_arguments, same, write
