@@ -1,4 +1,4 @@
-"""Which engine a configuration means, and the shortest way to use one."""
+"""Which engine a configuration means: of one model, or several as one."""
 
 from __future__ import annotations
 
@@ -157,15 +157,3 @@ class EngineGroup(Engine):
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
-
-
-def generate(
-    engine: Engine, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling
-) -> list[tuple[Completion, ...]]:
-    """n completions of each prompt, in the order of the prompts. Nothing else may be in flight."""
-    for i, prompt in enumerate(prompts):
-        engine.submit(i, prompt, n, sampling)
-    found: dict[object, tuple[Completion, ...]] = {}
-    while engine.busy():
-        found.update(engine.step())
-    return [found[i] for i in range(len(prompts))]
