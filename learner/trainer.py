@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from azero.config import BASE, AdapterConfig, AlgorithmConfig, LearnerConfig, ModelConfig
+from azero.config import BASE, AlgorithmConfig, LearnerConfig, ModelConfig
 from azero.models.loading import generation_file, load_tokenizer
 from azero.models.weights import digests, flatten, owned_state
 from azero.policies import Policies
@@ -194,17 +195,8 @@ def assemble(
     `folders`: of a checkpoint, the model folders of policies that have weights of their own. Raises UserError.
     """
     workers, found = workers or Workers(), dict[str, PolicyOptimizer]()
-
-    def load(path: str, adapters: Mapping[str, AdapterConfig] | None = None) -> PolicyNet:
-        return PolicyNet(
-            path,
-            dtype=model.dtype,
-            device=device,
-            recompute=learner.gradient_checkpointing,
-            workers=workers,
-            adapters=adapters,
-        )
-
+    recompute = learner.gradient_checkpointing
+    load = partial(PolicyNet, dtype=model.dtype, device=device, recompute=recompute, workers=workers)
     for name, players in policies.nets.items():
         adapters = {p.name: p.adapter for p in players if p.adapter}
         net = load((folders or {}).get(name, players[0].model), adapters=adapters)

@@ -67,31 +67,12 @@ class Moments:
 Grouping = Callable[[Scored], str]
 
 
-def by_cell(sample: Scored) -> str:
-    """Return a name like "solver/arithmetic/easy"."""
-    return f"{sample.role}/{sample.cell}"
-
-
-def by_task(sample: Scored) -> str:
-    """Return a name like "solver/arithmetic"."""
-    return f"{sample.role}/{sample.cell.task}"
-
-
-def by_role(sample: Scored) -> str:
-    return str(sample.role)
-
-
-def by_batch(sample: Scored) -> str:
-    return "batch"
-
-
-# Solutions by problem need no cell: TaskRelativeBaseline compares them with their group.
 GROUPINGS: dict[str, Grouping] = {
-    "cell": by_cell,
-    "task": by_task,
-    "role": by_role,
-    "batch": by_batch,
-    "problem": by_cell,
+    "cell": lambda sample: f"{sample.role}/{sample.cell}",  # such as "solver/arithmetic/easy"
+    "task": lambda sample: f"{sample.role}/{sample.cell.task}",
+    "role": lambda sample: str(sample.role),
+    "batch": lambda sample: "batch",
+    "problem": lambda sample: f"{sample.role}/{sample.cell}",  # of proposals; solutions are compared with their group
 }
 
 
