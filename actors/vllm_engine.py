@@ -59,7 +59,7 @@ class VllmEngine(ModelEngine):
         self.max_model_len, self.workers = max_model_len, tensor_parallel
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._placements: dict[str, list[dict[str, Placement]]] = {}  # by policy and worker, from the first load on
-        self._numbers = {name: i for i, name in enumerate(self.adapters, start=1)}  # vLLM's, of adapters
+        self._numbers = {name: i for i, name in enumerate((net, *self.adapters))}  # vLLM's, of adapters; 0 of the model
         self._named: dict[str, Any] = {}  # the LoRARequest of each adapter's present weights
         self._in_flight: dict[str, _Request] = {}  # by vLLM's id
         self._submitted = 0
@@ -167,10 +167,7 @@ class VllmEngine(ModelEngine):
         self._reset_prefix_cache()
 
     def held(self, policy: str = SHARED) -> HeldWeights:
-        if policy in self.adapters:
-            readings = self._llm.collective_rpc("read_adapter", args=(self._numbers[policy],))
-        else:
-            readings = self._llm.collective_rpc("read_weights")
+        readings = self._llm.collective_rpc("read_weights", args=(self._numbers[policy],))
         return held_weights(self._placements[policy], readings, self.expected[policy])
 
     def _learn_placements(self, policy: str) -> None:
@@ -178,10 +175,7 @@ class VllmEngine(ModelEngine):
         if policy in self._placements:
             return
         expected = self.expected[policy]
-        if policy in self.adapters:
-            found = self._llm.collective_rpc("learn_adapter", args=(self._numbers[policy], expected, self.dtype))
-        else:
-            found = self._llm.collective_rpc("learn_placements", args=(expected, self.dtype))
+        found = self._llm.collective_rpc("learn_placements", args=(expected, self.dtype, self._numbers[policy]))
         if names := unprovable(found, expected):
             raise SyncError(
                 f"rollout.engine=vllm: vLLM holds {len(names)} of {len(expected)} tensors of {self.path} in no "
@@ -193,7 +187,7 @@ class VllmEngine(ModelEngine):
         from vllm.lora.request import LoRARequest
 
         number = self._numbers[policy]
-        self._llm.collective_rpc("replace_adapter", args=(number, list(tensors.items())))
+        self._llm.collective_rpc("replace_weights", args=(list(tensors.items()), number))
         # The path is never read, as the worker has the adapter already; it tells prefixes of versions apart.
         self._named[policy] = LoRARequest(policy, number, f"{policy}@{version}")
 
