@@ -167,8 +167,7 @@ class Code:
 
     def is_evaluation(self, canonical: str) -> bool:
         """Whether the canonical form belongs to a problem of the generated evaluation sets."""
-        with _lock:  # the first call draws the sets, which several threads would do at once
-            return evaluation.is_evaluation(canonical)
+        return evaluation.is_evaluation(canonical)
 
     def _runs(self, program: str, pairs: list[tuple[tuple[Any, ...], str]]) -> Verdict:
         """RIGHT if the program gives every output, of (arguments, output as text)."""

@@ -110,9 +110,8 @@ def tree_of(text: str, bounds: Bounds) -> ast.Module:
         raise Rejected(Reason.UNPARSEABLE) from e
     if _count(tree) > bounds.nodes or _levels(tree) > MAX_NESTING:
         raise Rejected(Reason.SIZE)
-    if sum(getattr(statement, "name", "") == "f" for statement in tree.body) != 1 or not any(
-        isinstance(statement, ast.FunctionDef) and statement.name == "f" for statement in tree.body
-    ):
+    named = [statement for statement in tree.body if getattr(statement, "name", "") == "f"]
+    if len(named) != 1 or not isinstance(named[0], ast.FunctionDef):
         raise Rejected(Reason.NO_FUNCTION)
     return tree
 
