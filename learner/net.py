@@ -103,9 +103,13 @@ class PolicyNet(nn.Module):
         """
         with torch.no_grad(), fp32_products(self):
             logprobs, _ = self(batch)
-        if isinstance(self, FSDPModule):  # which counts on a backward pass to forget the forward one
-            self.reset_iter_state()
+        self.forget_forward()
         return logprobs
+
+    def forget_forward(self) -> None:
+        """End a forward pass that no backward pass follows, on which FSDP counts for that."""
+        if isinstance(self, FSDPModule):
+            self.reset_iter_state()
 
     def _logits(self, batch: MicroBatch) -> Tensor:
         """[distinct tokens, vocabulary]: the model's own logits, from which each completion token is drawn."""
