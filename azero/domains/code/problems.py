@@ -5,7 +5,7 @@ A program runs twice, with different random seeds and hash seeds and a tenth of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,15 +138,9 @@ class Maker:
 def one_input_problem(program: Program, cell: Cell, arguments: Sequence[Any], output: Any, version: int) -> Problem:
     """The problem of deduction or abduction of a program that gives `output`. Checks nothing."""
     given, value = written(arguments), write(output)
-    return _problem(
-        cell,
-        program,
-        statement(cell.task, program.text, [given], value),
-        value if cell.task == DEDUCTION else given,
-        [given],
-        {"program": program.text, "arguments": given, "output": value},
-        version,
-    )
+    text = statement(cell.task, program.text, [given], value)
+    payload = {"program": program.text, "arguments": given, "output": value}
+    return _problem(cell, program, text, value if cell.task == DEDUCTION else given, [given], payload, version)
 
 
 def induction_problem(
@@ -172,13 +166,7 @@ def canonical_form(task: str, program: Program, inputs: Iterable[str]) -> str:
 
 
 def _problem(
-    cell: Cell,
-    program: Program,
-    text: str,
-    answer: str,
-    inputs: Sequence[str],
-    payload: Mapping[str, Any],
-    version: int,
+    cell: Cell, program: Program, text: str, answer: str, inputs: Sequence[str], payload: dict[str, Any], version: int
 ) -> Problem:
     return Problem(
         id=short_hash(f"{cell.task}\n{text}"),
