@@ -12,10 +12,10 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from actors.base import ModelEngine, score_length
-from azero.batch import padded
 from azero.config import AdapterConfig
 from azero.engine import of_each
 from azero.errors import UserError, first_line
+from azero.loss import padded
 from azero.models.adapters import adapter_state, add_adapters, wear
 from azero.models.loading import load_model
 from azero.models.weights import digest, exactly, owned_state

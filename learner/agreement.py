@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from azero.batch import MicroBatch, pack
 from azero.errors import UserError, first_line
+from azero.loss import MicroBatch, pack
 from azero.types import TrainRow
 from learner.net import PolicyNet, fp32_products, full_norm
 

@@ -15,10 +15,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from azero.batch import MicroBatch
 from azero.config import AdapterConfig, Dtype
 from azero.errors import UserError
-from azero.losses import token_logprobs
+from azero.loss import MicroBatch, token_logprobs
 from azero.models.adapters import add_adapters, wear
 from azero.models.loading import load_model
 from azero.types import ProbeSet

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from azero.batch import MicroBatch, completion_tokens, pack, shares
 from azero.config import AlgorithmConfig, LearnerConfig
-from azero.losses import kl_estimate, policy_loss
+from azero.loss import MicroBatch, completion_tokens, kl_estimate, pack, policy_loss, shares
 from azero.models.adapters import adapter_state, scaled
 from azero.models.weights import ADAPTER_PART, owned_state
 from azero.policies import Policy

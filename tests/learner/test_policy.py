@@ -10,8 +10,8 @@ import torch
 from helpers import metrics_of
 from rows import WEIGHTS, random_rows
 
-from azero.batch import pack
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.loss import pack
 from azero.policies import one_policy
 from azero.types import SHARED, TrainRow
 from learner.checkpoint import Checkpoint
