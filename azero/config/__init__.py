@@ -12,18 +12,7 @@ from typing import Annotated
 
 from pydantic import model_validator
 
-from azero.config.kinds import (
-    Count,
-    Dtype,
-    File,
-    Ladder,
-    Layout,
-    NotNegative,
-    Positive,
-    Seed,
-    Source,
-    Whole,
-)
+from azero.config.kinds import Count, Dtype, File, Ladder, Layout, NotNegative, Positive, Seed, Source, Whole
 from azero.config.overrides import Section, Words, merged, to_yaml, yaml_layers
 from azero.config.policies import BASE, SHAPES, AdapterConfig, PolicyConfig, optim_of, require_sound, trains
 from azero.config.rollout import RolesConfig, RolloutConfig, stops, sync_tolerance

@@ -16,13 +16,7 @@ DOMAINS = {
     "sorting": "azero.domains.sorting:Sorting",
 }
 
-RETURNS: dict[str, type] = {
-    "generate": Problem,
-    "ask": str,
-    "read": Proposal,
-    "pose": str,
-    "judge": Verdict,
-}
+RETURNS: dict[str, type] = {"generate": Problem, "ask": str, "read": Proposal, "pose": str, "judge": Verdict}
 RETURNS_SOME: dict[str, type] = {"seeds": Problem, "evaluation": EvalItem}  # a list or a tuple, not empty
 
 
