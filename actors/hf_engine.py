@@ -15,6 +15,7 @@ from actors.base import ModelEngine, score_length
 from azero.config import AdapterConfig
 from azero.engine import of_each
 from azero.errors import UserError, first_line
+from azero.loss import padded
 from azero.models.adapters import adapter_state, add_adapters, wear
 from azero.models.loading import load_model
 from azero.models.weights import digest, exactly, owned_state
@@ -162,14 +163,9 @@ class HfEngine(ModelEngine):
         return found
 
     @torch.no_grad()
-    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
-        """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
-        self.idle_for("load")
-        tensors = self.checked(weights, policy)
-        self.versions[policy] = None
+    def _replace(self, version: WeightVersion, tensors: Mapping[str, Tensor], policy: str) -> None:
         for name, parameter in self._state(policy).items():
             parameter.copy_(tensors[name])
-        self.versions[policy] = version
 
     def held(self, policy: str = SHARED) -> HeldWeights:
         began = time.perf_counter()
@@ -263,10 +259,8 @@ class HfEngine(ModelEngine):
 
     def _left_padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """(ids, attention mask), both [prompts, longest]."""
-        longest = max(map(len, prompts))
-        ids = [(0,) * (longest - len(p)) + p for p in prompts]
-        mask = [(0,) * (longest - len(p)) + (1,) * len(p) for p in prompts]
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+        ids, mask = padded(prompts, left=True)
+        return ids.to(self.device), mask.to(self.device)
 
     def _completion(self, policy: str, row: Row) -> Completion:
         return Completion(

@@ -19,14 +19,12 @@ from actors.engines import build_engine
 from actors.proof import SyncProof
 from azero.config import Config, EvalConfig, Ladder, RolloutConfig, TaskConfig, stops, sync_tolerance
 from azero.domains import get_domain
-from azero.domains.base import Domain
+from azero.domains.base import Domain, evaluation_problems, executor_of
 from azero.engine import Engine
 from azero.errors import SyncError, VersionGone, VersionLate, first_line
 from azero.evaluation.solver import encoded, evaluate
-from azero.judging import executor_of
 from azero.play import Player, PlayRules
 from azero.policies import Policies
-from azero.problems.exclusion import evaluation_problems
 from azero.process import (
     deadline_stacks,
     keep_heap,

@@ -59,7 +59,7 @@ class VllmEngine(ModelEngine):
         self.max_model_len, self.workers = max_model_len, tensor_parallel
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._placements: dict[str, list[dict[str, Placement]]] = {}  # by policy and worker, from the first load on
-        self._numbers = {name: i for i, name in enumerate(self.adapters, start=1)}  # vLLM's, of adapters
+        self._numbers = {name: i for i, name in enumerate((net, *self.adapters))}  # vLLM's, of adapters; 0 of the model
         self._named: dict[str, Any] = {}  # the LoRARequest of each adapter's present weights
         self._in_flight: dict[str, _Request] = {}  # by vLLM's id
         self._submitted = 0
@@ -122,7 +122,12 @@ class VllmEngine(ModelEngine):
         self._add(tag, prompt_ids, params, policy, copies=n if greedy else 1)
 
     def step(self) -> list[tuple[Hashable, tuple[Completion, ...]]]:
-        return [(request.tag, self._completions(request, output)) for request, output in self._finished()]
+        ended = []
+        for request, output in self._finished():
+            prompt_ids = tuple(output.prompt_token_ids)
+            made = tuple(self._completion(request.policy, prompt_ids, sample) for sample in output.outputs)
+            ended.append((request.tag, made * request.copies))
+        return ended
 
     def busy(self) -> bool:
         return bool(self._in_flight)
@@ -152,11 +157,7 @@ class VllmEngine(ModelEngine):
             found.update((r.tag, list(output.prompt_logprobs.logprobs)) for r, output in self._finished())
         return [found[i] for i in range(len(sequences))]
 
-    def load(self, version: WeightVersion, weights: Mapping[str, Any], policy: str = SHARED) -> None:
-        """Raises SyncError where names or shapes do not fit. Nothing may be in flight."""
-        self.idle_for("load")
-        tensors = self.checked(weights, policy)
-        self.versions[policy] = None
+    def _replace(self, version: WeightVersion, tensors: Mapping[str, torch.Tensor], policy: str) -> None:
         self._learn_placements(policy)
         if policy in self.adapters:
             self._replace_adapter(policy, tensors, f"{version.lineage}.{version.step}")
@@ -164,13 +165,9 @@ class VllmEngine(ModelEngine):
             self.forget()  # vLLM drops its adapters with their base
             self._llm.collective_rpc("replace_weights", args=(list(tensors.items()),))
         self._reset_prefix_cache()
-        self.versions[policy] = version
 
     def held(self, policy: str = SHARED) -> HeldWeights:
-        if policy in self.adapters:
-            readings = self._llm.collective_rpc("read_adapter", args=(self._numbers[policy],))
-        else:
-            readings = self._llm.collective_rpc("read_weights")
+        readings = self._llm.collective_rpc("read_weights", args=(self._numbers[policy],))
         return held_weights(self._placements[policy], readings, self.expected[policy])
 
     def _learn_placements(self, policy: str) -> None:
@@ -178,10 +175,7 @@ class VllmEngine(ModelEngine):
         if policy in self._placements:
             return
         expected = self.expected[policy]
-        if policy in self.adapters:
-            found = self._llm.collective_rpc("learn_adapter", args=(self._numbers[policy], expected, self.dtype))
-        else:
-            found = self._llm.collective_rpc("learn_placements", args=(expected, self.dtype))
+        found = self._llm.collective_rpc("learn_placements", args=(expected, self.dtype, self._numbers[policy]))
         if names := unprovable(found, expected):
             raise SyncError(
                 f"rollout.engine=vllm: vLLM holds {len(names)} of {len(expected)} tensors of {self.path} in no "
@@ -193,7 +187,7 @@ class VllmEngine(ModelEngine):
         from vllm.lora.request import LoRARequest
 
         number = self._numbers[policy]
-        self._llm.collective_rpc("replace_adapter", args=(number, list(tensors.items())))
+        self._llm.collective_rpc("replace_weights", args=(list(tensors.items()), number))
         # The path is never read, as the worker has the adapter already; it tells prefixes of versions apart.
         self._named[policy] = LoRARequest(policy, number, f"{policy}@{version}")
 
@@ -252,10 +246,6 @@ class VllmEngine(ModelEngine):
         """One step of vLLM: the requests that ended in it with their output, in the order of submission."""
         outputs = [o for o in self._llm.step() if o.finished]
         return [(self._in_flight.pop(o.request_id), o) for o in sorted(outputs, key=lambda o: int(o.request_id))]
-
-    def _completions(self, request: _Request, output: Any) -> tuple[Completion, ...]:
-        prompt_ids = tuple(output.prompt_token_ids)
-        return tuple(self._completion(request.policy, prompt_ids, made) for made in output.outputs) * request.copies
 
     def _completion(self, policy: str, prompt_ids: tuple[int, ...], output: Any) -> Completion:
         if output.finish_reason not in ("stop", "length"):

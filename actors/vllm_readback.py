@@ -153,7 +153,8 @@ class Readback:
         began = time.perf_counter()
         keys = {tensor.data_ptr(): key for key, _, tensor in self._tensors() if tensor.numel()}
         stale = set()
-        for module in _packed(self.model):
+        module: Any
+        for module in filter(_is_packed, self.model.modules()):
             if module.weight.numel():
                 key = keys[module.weight.data_ptr()]
                 whole = wholes[key] if key in wholes else wholes.setdefault(key, digest(module.weight))
@@ -254,10 +255,6 @@ def repack(module: nn.Module) -> None:
     from vllm.model_executor.layers import utils
 
     utils.dispatch_cpu_unquantized_gemm(module, remove_weight=False)
-
-
-def _packed(model: nn.Module) -> Iterator[Any]:
-    yield from filter(_is_packed, model.modules())
 
 
 def _is_packed(module: nn.Module) -> bool:

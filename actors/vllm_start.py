@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from actors.vllm_adapters import room_for
 from azero.config import AdapterConfig
 from azero.errors import UserError
 
 REASON = 400  # characters
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM makes room
 ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` binds to every core, beside a learner or other engines
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+
+
+def room_for(ranks: Sequence[int]) -> int:
+    """The rank for which vLLM is to make room: the smallest of its own that holds all."""
+    return next(r for r in RANKS if r >= max(ranks))
 
 
 def room_for_adapters(adapters: Mapping[str, AdapterConfig], tensors: Iterable[str]) -> dict[str, Any]:

@@ -7,8 +7,8 @@
 All requests of an assignment share the engine's continuous batch: a group is submitted the moment its problem is valid.
 With `barrier` the engine gets whole waves, each in the order of the slots: the first tries, the second tries of those
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
-The domain reads proposals and judges solutions through an executor (azero/judging.py). If that has threads, the
-engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
+The domain reads proposals and judges solutions through an executor (domains/base.py: executor_of). If that has threads,
+the engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
 A player of the proposer alone leaves the groups without samples (rollout.roles): the driver has one of the solver play
 them, each as a slot that has its problem.
 Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the driver, in
@@ -25,16 +25,24 @@ from typing import Any, cast
 
 from azero.config import Ladder
 from azero.credit.rewards import solver_reward
-from azero.domains.base import ChatTemplate, Domain, Judgement, Proposal, counts_of, explained, stops_of
+from azero.domains.base import (
+    IN_EVALUATION,
+    ChatTemplate,
+    Domain,
+    EvaluationProblems,
+    Inline,
+    Judgement,
+    Proposal,
+    counts_of,
+    explained,
+    stops_of,
+)
 from azero.engine import Engine
 from azero.errors import UserError
-from azero.judging import Inline
 from azero.policies import ONE_POLICY, Policies
-from azero.problems.exclusion import IN_EVALUATION, EvaluationProblems
 from azero.types import (
     ROLES,
     Assignment,
-    Cell,
     Completion,
     Episode,
     Group,
@@ -88,9 +96,6 @@ class _Judging:
     tag: _Proposing | _Solving
     completions: tuple[Completion, ...]
     outcomes: list[Future[Any]]  # of _Proposing a Proposal, of _Solving a Judgement of each completion
-
-    def is_done(self) -> bool:
-        return all(outcome.done() for outcome in self.outcomes)
 
 
 class Player:
@@ -164,7 +169,7 @@ class Player:
 
     def _settle(self) -> None:
         """Go on with everything that has been read or judged, in the order in which the engine gave it."""
-        done = [job for job in self._judging if job.is_done()]
+        done = [job for job in self._judging if all(outcome.done() for outcome in job.outcomes)]
         self._judging = [job for job in self._judging if job not in done]
         for job in done:
             outcomes = [outcome.result() for outcome in job.outcomes]
@@ -172,10 +177,6 @@ class Player:
                 self._proposed(job.tag, job.completions[0], outcomes[0])
             else:
                 self._solved(job.tag, job.completions, outcomes)
-
-    def _sampling(self, role: Role, cell: Cell) -> Sampling:
-        sampling = self.rules.proposer if role is Role.PROPOSER else self.rules.solver
-        return replace(sampling, stop=stops_of(self.domain, role, cell)) if self.rules.domain_stops else sampling
 
     def _chat(self, role: Role) -> ChatTemplate | None:
         return partial(self.engine.chat_template, policy=self.policies.of(role)) if self.rules.chat else None
@@ -238,15 +239,15 @@ class Player:
 
     def _submit(self, tag: _Proposing | _Solving) -> None:
         if isinstance(tag, _Proposing):
-            self._submit_proposal(tag)
+            request = self._request(tag)
+            role, cell, prompt = Role.PROPOSER, request.cell, self._proposer_prompt(request)
+            n, sampling = 1, self.rules.proposer
         else:
-            self._submit_group(tag)
-
-    def _submit_proposal(self, tag: _Proposing) -> None:
-        request = self._request(tag)
-        prompt = self._encoded(Role.PROPOSER, self._proposer_prompt(request))
-        sampling = self._sampling(Role.PROPOSER, request.cell)
-        self.engine.submit(tag, prompt, 1, sampling, self.policies.of(Role.PROPOSER))
+            role, cell, prompt = Role.SOLVER, tag.problem.cell, self._solver_prompt(tag.problem)
+            n, sampling = self.rules.solutions, self.rules.solver
+        if self.rules.domain_stops:
+            sampling = replace(sampling, stop=stops_of(self.domain, role, cell))
+        self.engine.submit(tag, self._encoded(role, prompt), n, sampling, self.policies.of(role))
 
     def _encoded(self, role: Role, prompt: str) -> tuple[int, ...]:
         return self.engine.encode(prompt, rendered=self.rules.chat, policy=self.policies.of(role))
@@ -286,11 +287,6 @@ class Player:
             return Proposal(verdict=Verdict.REJECTED, reason=TOO_LONG)
         return outcome
 
-    def _submit_group(self, tag: _Solving) -> None:
-        prompt = self._encoded(Role.SOLVER, self._solver_prompt(tag.problem))
-        sampling = self._sampling(Role.SOLVER, tag.problem.cell)
-        self.engine.submit(tag, prompt, self.rules.solutions, sampling, self.policies.of(Role.SOLVER))
-
     def _solver_prompt(self, problem: Problem) -> str:
         return self.domain.pose(problem, self._chat(Role.SOLVER))
 
@@ -312,19 +308,13 @@ class Player:
 
     def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
         request = self._request(_Proposing(slot=slot, attempt=attempt)) if attempt < len(slot.tries) else None
+        cell = request.cell if request else cast(Group, group).problem.cell  # a slot without tries has its problem
         self._episodes[self._order[slot.id], attempt] = Episode(
             id=f"{slot.id}.{attempt}",
             batch=self._batch,
-            requested_cell=_requested(request, group),
+            requested_cell=cell,
             references=tuple(r.statement for r in request.references) if request else (),
             prompt=self._proposer_prompt(request) if request else "",
             proposal=proposal,
             group=group,
         )
-
-
-def _requested(request: ProposalRequest | None, group: Group | None) -> Cell:
-    if request is not None:
-        return request.cell
-    assert group is not None  # a slot without tries has its problem
-    return group.problem.cell

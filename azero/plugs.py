@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from azero.errors import RunFailed, UserError
-from azero.failures import told
+from azero.errors import RunFailed, UserError, told
 
 SHOWN = 60  # characters of a wrong value
 
@@ -79,6 +78,11 @@ def build(
     if lacks := missing(made):
         raise UserError(f"{key}={name}: {called} lacks {', '.join(lacks)} of the {protocol}")
     return made
+
+
+def lacking(*methods: str) -> Callable[[Any], list[str]]:
+    """Return a check for `build`: which of these methods an object does not have."""
+    return lambda made: [name for name in methods if not callable(getattr(made, name, None))]
 
 
 def _require_options(key: str, name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:

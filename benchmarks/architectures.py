@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from azero.batch import pack
 from azero.config import Dtype
 from azero.errors import UserError
+from azero.loss import pack
 from azero.models.loading import EMBEDDED, load_model, load_tokenizer
 from azero.types import TrainRow
 from learner.agreement import AGREED, require_agreement

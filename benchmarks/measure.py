@@ -158,11 +158,11 @@ def learner_azero(config: str, overrides: Sequence[str], kl_beta: float) -> dict
     """Completion tokens a second of full updates."""
     import torch
 
-    from azero.batch import completion_tokens
+    from azero.loss import completion_tokens
     from azero.models.loading import resolve_model_path
     from azero.policies import one_policy
     from azero.types import SHARED, Role
-    from learner.assembly import assemble
+    from learner.trainer import assemble
 
     c = configured(config, overrides)
     c.algorithm.kl_beta, c.optim.lr = kl_beta, LR

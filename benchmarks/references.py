@@ -53,7 +53,7 @@ def learner_bare(config: str, overrides: Sequence[str]) -> dict[str, float]:
     """The same of forward, backward and optimizer step; rows of one length make a batch, so that nothing is padded."""
     import torch
 
-    from azero.batch import completion_tokens
+    from azero.loss import completion_tokens
     from azero.models.loading import load_model, resolve_model_path
     from azero.types import Role
 

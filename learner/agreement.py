@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
-from azero.batch import MicroBatch, pack
 from azero.errors import UserError, first_line
+from azero.loss import MicroBatch, pack
 from azero.types import TrainRow
 from learner.net import PolicyNet, fp32_products, full_norm
 
@@ -75,7 +74,7 @@ def _plain(net: PolicyNet, rows: Sequence[TrainRow]) -> Plain:
         exact.append(logprobs.detach())
         with torch.no_grad():
             rounded.append(net.plain(ids, row.temperature)[-n:])
-        _forget_forward(net)
+        net.forget_forward()
     norm = _gradient_norm(net)
     net.zero_grad(set_to_none=True)
     return Plain(torch.cat(exact), torch.cat(rounded), norm)
@@ -96,7 +95,7 @@ def _difference(net: PolicyNet, batch: MicroBatch, plain: Plain) -> str:
         return ""
     with torch.no_grad():
         rounded, _ = net(batch)
-    _forget_forward(net)
+    net.forget_forward()
     gap = float((rounded - plain.rounded).abs().mean())
     allowed = ROUNDED + ROUNDINGS * float((plain.rounded - plain.exact).abs().mean())
     if not gap <= allowed:
@@ -113,11 +112,6 @@ def _largest(values: Tensor) -> float:
 
 def _gradient_norm(net: PolicyNet) -> float:
     return full_norm([p.grad for p in net.parameters() if p.grad is not None])
-
-
-def _forget_forward(net: PolicyNet) -> None:
-    if isinstance(net, FSDPModule):  # which counts on a backward pass for that
-        net.reset_iter_state()
 
 
 def _rows(vocabulary: int) -> list[TrainRow]:

@@ -15,12 +15,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from azero.batch import MicroBatch
 from azero.config import AdapterConfig, Dtype
 from azero.errors import UserError
-from azero.losses import token_logprobs
+from azero.loss import MicroBatch, token_logprobs
 from azero.models.adapters import add_adapters, wear
 from azero.models.loading import load_model
+from azero.types import ProbeSet
 from learner.workers import Workers
 
 
@@ -102,9 +102,13 @@ class PolicyNet(nn.Module):
         """
         with torch.no_grad(), fp32_products(self):
             logprobs, _ = self(batch)
-        if isinstance(self, FSDPModule):  # which counts on a backward pass to forget the forward one
-            self.reset_iter_state()
+        self.forget_forward()
         return logprobs
+
+    def forget_forward(self) -> None:
+        """End a forward pass that no backward pass follows, on which FSDP counts for that."""
+        if isinstance(self, FSDPModule):
+            self.reset_iter_state()
 
     def _logits(self, batch: MicroBatch) -> Tensor:
         """[distinct tokens, vocabulary]: the model's own logits, from which each completion token is drawn."""
@@ -159,8 +163,8 @@ class PolicyNet(nn.Module):
         finally:
             handle.remove()
 
-    def probe(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-        """Log-probs of tokens 1.. of each sequence at temperature 1."""
+    def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
+        """Log-probs of tokens 1.. of each sequence at temperature 1, under what the net wears now."""
         lengths = torch.tensor([len(s) for s in sequences])
         ids = nn.utils.rnn.pad_sequence([torch.tensor(list(s)) for s in sequences], batch_first=True).to(self.device)
         # Padding follows what counts, and attention looks back only.
@@ -169,7 +173,8 @@ class PolicyNet(nn.Module):
         with torch.no_grad(), self._autocast(), self._head_sees(lambda states: states[:, :-1][wanted]):
             logits = self.model(input_ids=ids, use_cache=False).logits[0]
         logprobs = token_logprobs(logits, ids[:, 1:][wanted], 1.0)[0].cpu()
-        return [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
+        found = [tuple(part.tolist()) for part in logprobs.split((lengths - 1).tolist())]
+        return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
     def plain(self, ids: Sequence[int], temperature: float) -> Tensor:
         """[tokens - 1]: log-probs of tokens 1.. by the model's forward pass as it is."""

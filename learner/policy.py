@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from azero.batch import MicroBatch, completion_tokens, pack, shares
 from azero.config import AlgorithmConfig, LearnerConfig
-from azero.losses import kl_estimate, policy_loss
+from azero.loss import MicroBatch, completion_tokens, kl_estimate, pack, policy_loss, shares
 from azero.models.adapters import adapter_state, scaled
 from azero.models.weights import ADAPTER_PART, owned_state
 from azero.policies import Policy
@@ -176,10 +175,8 @@ class PolicyOptimizer:
         """Add scale * the rows' gradient to the parameters', and this worker's share of the sums to `totals`."""
         with self.net.wearing(self.adapter):
             for batch, counts in self._share(rows, indices):
-                if counts:
-                    self._backward(batch, scale, totals, logprobs, exact)
-                else:
-                    self._backward(batch, 0.0, Totals(), np.zeros(len(rows)), exact)
+                sums, out = (totals, logprobs) if counts else (Totals(), np.zeros(len(rows)))
+                self._backward(batch, scale if counts else 0.0, sums, out, exact)
 
     def _share(self, rows: Sequence[TrainRow], indices: Sequence[int]) -> Iterator[tuple[MicroBatch, bool]]:
         """This worker's micro-batches, and whether they count: all workers run as many, since each is a collective."""
@@ -238,7 +235,7 @@ class PolicyOptimizer:
     def probe(self, sequences: Sequence[Sequence[int]]) -> ProbeSet:
         """Log-probs of tokens 1.. of each sequence at temperature 1, under the present weights."""
         with self.net.wearing(self.adapter):
-            return probe(self.net, sequences)
+            return self.net.probe(sequences)
 
     def weights(self) -> dict[str, Tensor]:
         """Every weight of the policy's own, as `_state` names them. Whole, at the first worker."""
@@ -274,12 +271,6 @@ class PolicyOptimizer:
             if self.optimizer and f"step/{name}" in tensors:
                 moments = {k: sharded_like(tensors[f"{k}/{name}"], p) for k in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[p] = {"step": tensors[f"step/{name}"], **moments}
-
-
-def probe(net: PolicyNet, sequences: Sequence[Sequence[int]]) -> ProbeSet:
-    """Log-probs of tokens 1.. of each sequence at temperature 1, under what the net wears now."""
-    found = net.probe(sequences)
-    return ProbeSet(sequences=tuple(tuple(s) for s in sequences), logprobs=tuple(found))
 
 
 def make_repeatable(device: torch.device) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ from azero.models.weights import digests, flatten, owned_state
 from azero.policies import Policies
 from azero.process import peak_memory_gib
 from azero.types import ProbeSet, PublishedWeights, StepResult, TrainBatch
-from learner.assembly import assemble
+from learner.agreement import require_agreement
 from learner.checkpoint import Checkpoint
-from learner.metrics import step_metrics
-from learner.policy import CPU, UpdateResult, probe
+from learner.net import PolicyNet
+from learner.policy import CPU, PolicyOptimizer, Totals, UpdateResult
 from learner.saving import ModelFiles, StateCopy, load_checkpoint, require_writable, save_checkpoint
 from learner.workers import Workers
 
@@ -150,7 +152,7 @@ class Trainer:
         for name, policy in self.policies.items():
             texts = self.probes[policy.policy.net]
             if policy.adapter and BASE not in self._probed:
-                self._probed[BASE] = self._with_digests(BASE, probe(policy.net, texts))
+                self._probed[BASE] = self._with_digests(BASE, policy.net.probe(texts))
             if name not in self._probed:
                 self._probed[name] = self._with_digests(name, policy.probe(texts))
         return dict(self._probed)
@@ -176,3 +178,76 @@ class Trainer:
         """The checkpoint, where this is the first worker. Raises OSError, as for a full disk."""
         state = self.copy_state(driver)
         return save_checkpoint(folder, state, self.files, capacity) if self.workers.is_first else None
+
+
+def assemble(
+    policies: Policies,
+    *,
+    model: ModelConfig,
+    algorithm: AlgorithmConfig,
+    learner: LearnerConfig,
+    workers: Workers | None = None,
+    device: torch.device = CPU,
+    folders: Mapping[str, str] | None = None,
+) -> dict[str, PolicyOptimizer]:
+    """Each policy with its net, checked, and with the frozen reference of its KL term, which is what it started from.
+
+    `folders`: of a checkpoint, the model folders of policies that have weights of their own. Raises UserError.
+    """
+    workers, found = workers or Workers(), dict[str, PolicyOptimizer]()
+    recompute = learner.gradient_checkpointing
+    load = partial(PolicyNet, dtype=model.dtype, device=device, recompute=recompute, workers=workers)
+    for name, players in policies.nets.items():
+        adapters = {p.name: p.adapter for p in players if p.adapter}
+        net = load((folders or {}).get(name, players[0].model), adapters=adapters)
+        with net.wearing(players[0].name):
+            require_agreement(net)
+        trains = any(p.trains for p in players)
+        reference = None
+        if algorithm.kl_beta > 0 and trains:
+            reference = net if adapters else load(players[0].model).requires_grad_(False)
+            reference.run_like(net)
+        if not trains:
+            net.requires_grad_(False)
+        for policy in players:
+            found[policy.name] = PolicyOptimizer(
+                policy=policy,
+                net=net,
+                reference=reference if policy.trains else None,
+                algorithm=algorithm,
+                learner=learner,
+                workers=workers,
+            )
+    return {name: found[name] for name in policies.names}
+
+
+def step_metrics(results: Mapping[str, UpdateResult]) -> dict[str, float]:
+    """Metrics of one step, of all policies together and of each where there are several. A mean of nothing is left out.
+
+    `results`: of each policy that trained.
+
+    With several policies "grad_norm/solver" and the like are of one policy, and "grad_norm" is of all their weights;
+    with one policy "grad_norm/solver" is of the part of its loss that has this name.
+    """
+    every = list(results.values())
+    totals = Totals(*(sum(values) for values in zip(*(astuple(r.totals) for r in every), strict=True)))
+    metrics = _of_totals(totals, any(r.has_kl for r in every), any(r.has_rows for r in every)) | {
+        "grad_norm": every[0].norm if len(every) == 1 else math.hypot(*(r.norm for r in every)),
+        **({f"grad_norm/{part}": value for part, value in every[0].norms.items()} if len(every) == 1 else {}),
+        "lr": max(r.lr for r in every),
+        "faults/skipped_updates": 0.0 if all(r.is_finite for r in every) else 1.0,
+    }
+    if len(every) > 1:
+        for name, r in results.items():
+            own = {**_of_totals(r.totals, r.has_kl, r.has_rows), "grad_norm": r.norm, "lr": r.lr}
+            metrics |= {f"{key}/{name}": value for key, value in own.items()}
+    return metrics
+
+
+def _of_totals(totals: Totals, has_kl: bool, has_rows: bool) -> dict[str, float]:
+    sums = {"entropy": totals.entropy, "offpolicy/ratio_mean": totals.ratio, "clip_rate": totals.clipped}
+    if has_kl:
+        sums["kl/reference"] = totals.kl
+    means = {key: total / totals.tokens for key, total in sums.items() if totals.tokens}
+    losses = {"loss/total": totals.loss + totals.kl_loss, "loss/policy": totals.loss}
+    return means | (losses if has_rows else {})

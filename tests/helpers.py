@@ -9,6 +9,7 @@ from typing import Any
 from azero.config import Config
 from azero.credit.credit import Credit
 from azero.domains.expression import CELLS, EASY
+from azero.engine import Engine
 from azero.policies import one_policy
 from azero.types import (
     SHARED,
@@ -22,6 +23,7 @@ from azero.types import (
     PublishedWeights,
     Role,
     Sample,
+    Sampling,
     Verdict,
     WeightVersion,
 )
@@ -66,7 +68,7 @@ def trainer_of(config: Config, path: str, **options: Any) -> Any:
 
 def metrics_of(result: Any) -> dict[str, float]:
     """What a step says in numbers that was this update of the one policy."""
-    from learner.metrics import step_metrics
+    from learner.trainer import step_metrics
 
     return step_metrics({SHARED: result})
 
@@ -137,3 +139,15 @@ def edited(rng: random.Random, text: str, fragments: Sequence[str]) -> str:
             return text[:at] + text[at:end] * rng.randint(2, 20) + text[end:]
         case _:
             return text[:at] + chr(rng.randrange(0x110000)) + text[at:]
+
+
+def generate(
+    engine: Engine, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling
+) -> list[tuple[Completion, ...]]:
+    """n completions of each prompt, in the order of the prompts. Nothing else may be in flight."""
+    for i, prompt in enumerate(prompts):
+        engine.submit(i, prompt, n, sampling)
+    found: dict[object, tuple[Completion, ...]] = {}
+    while engine.busy():
+        found.update(engine.step())
+    return [found[i] for i in range(len(prompts))]

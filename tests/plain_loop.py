@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from helpers import at, credit_of, trainer_of
+from helpers import at, credit_of, generate, trainer_of
 
-from actors.engines import build_engine, generate
+from actors.engines import build_engine
 from actors.rollout import play_rules, sampling_seed
 from azero.config import Config, load_config
 from azero.credit.rewards import solver_reward

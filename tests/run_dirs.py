@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers import episode
 
 from azero.config import load_config, to_yaml
-from azero.credit.metrics import batch_metrics
+from azero.credit.credit import batch_metrics
 from azero.domains.expression import CELLS
 from azero.evaluation.solver import wilson_interval
 from azero.types import ROLES, SHARED, Episode, Verdict

@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig, load_config
 from azero.policies import one_policy, policies_of
 from azero.types import SHARED, TrainBatch, TrainRow
-from learner.assembly import assemble
 from learner.checkpoint import Checkpoint
 from learner.policy import PolicyOptimizer
 from learner.saving import ModelFiles, StateCopy, load_checkpoint, save_checkpoint
-from learner.trainer import Trainer
+from learner.trainer import Trainer, assemble
 from learner.workers import Workers
 
 TIMEOUT_S = 120.0

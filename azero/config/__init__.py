@@ -12,19 +12,8 @@ from typing import Annotated
 
 from pydantic import model_validator
 
-from azero.config.kinds import (
-    Count,
-    Dtype,
-    File,
-    Ladder,
-    Layout,
-    NotNegative,
-    Positive,
-    Seed,
-    Source,
-    Whole,
-)
-from azero.config.overrides import Section, Words, as_yaml, merged, yaml_layers
+from azero.config.kinds import Count, Dtype, File, Ladder, Layout, NotNegative, Positive, Seed, Source, Whole
+from azero.config.overrides import Section, Words, merged, to_yaml, yaml_layers
 from azero.config.policies import BASE, SHAPES, AdapterConfig, PolicyConfig, optim_of, require_sound, trains
 from azero.config.rollout import RolesConfig, RolloutConfig, stops, sync_tolerance
 from azero.config.sections import (
@@ -42,41 +31,6 @@ from azero.config.sections import (
 )
 from azero.errors import UserError
 from azero.types import Role
-
-__all__ = [
-    "BASE",
-    "SHAPES",
-    "AdapterConfig",
-    "AlgorithmConfig",
-    "BaselineConfig",
-    "ClusterConfig",
-    "Config",
-    "Count",
-    "Dtype",
-    "EvalConfig",
-    "File",
-    "GuardConfig",
-    "Ladder",
-    "LearnerConfig",
-    "ModelConfig",
-    "NotNegative",
-    "OptimConfig",
-    "PolicyConfig",
-    "Positive",
-    "RewardConfig",
-    "RolesConfig",
-    "RolloutConfig",
-    "Seed",
-    "Source",
-    "TaskConfig",
-    "Whole",
-    "load_config",
-    "optim_of",
-    "stops",
-    "sync_tolerance",
-    "to_yaml",
-    "unlikely",
-]
 
 
 class Config(Section):
@@ -191,10 +145,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     A file may name parents by `defaults: [base]`, looked up beside it. Raises UserError.
     """
     return merged(Config, yaml_layers(Path(path)), overrides)
-
-
-def to_yaml(config: Config) -> str:
-    return as_yaml(config)
 
 
 def unlikely(c: Config) -> list[str]:

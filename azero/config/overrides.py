@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from azero.errors import UserError
+from azero.errors import UserError, first_line
 
 COMMAND_LINE = "the command line"
 ANY = "*"  # in a dotted key: a name of the user's own
@@ -113,8 +113,8 @@ def merged(schema: type[C], layers: Sequence[Layer], overrides: Sequence[str]) -
     tree: Any = OmegaConf.create(schema().model_dump(mode="json"))
     for origin, layer in (*layers, *(_override(o, keys, words) for o in overrides)):
         spelt, whole = _spelt_out(layer, origin, words)
-        known = _typed(spelt, origin, keys)
-        given = list(_leaves(known, keys))
+        given: list[str] = []
+        known = _typed(spelt, origin, keys, given)
         origins.update(dict.fromkeys(given, origin))
         for name in whole:
             tree[name] = {}
@@ -129,12 +129,15 @@ def merged(schema: type[C], layers: Sequence[Layer], overrides: Sequence[str]) -
     return validated(schema, content, origins)
 
 
-def validated(schema: type[C], content: Any, origins: Mapping[str, str]) -> C:
-    """The object that the mapping describes. `origins`: where each key was given. Raises UserError."""
+def validated(schema: type[C], content: Any, origins: Mapping[str, str], prefix: str = "") -> C:
+    """The object that the mapping describes. `origins`: where each key was given. Raises UserError.
+
+    `prefix`: of the keys' whole names.
+    """
     try:
         return schema.model_validate(content)
     except ValidationError as e:
-        raise UserError(_refusal(e, origins)) from None
+        raise UserError(_refusal(e, origins, prefix)) from None
 
 
 def values(config: Section, prefix: str = "") -> dict[str, Any]:
@@ -176,7 +179,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
         raise UserError(f"{place}: not readable as YAML: {said}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # no text, or a tag that its value does not fit
-        raise UserError(f"{path}: not readable as YAML: {_first_line(e)}") from None
+        raise UserError(f"{path}: not readable as YAML: {first_line(e)}") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
     if not isinstance(content, dict | NoneType):
@@ -184,7 +187,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def as_yaml(config: Section) -> str:
+def to_yaml(config: Section) -> str:
     """Return what `yaml_layers` reads as the same configuration."""
     return yaml.safe_dump(_escaped(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=10**6)
 
@@ -231,7 +234,8 @@ def _override(text: str, keys: Mapping[str, Any], words: Mapping[str, Any]) -> L
     key, sep, value = text.partition("=")
     if not sep or not key:
         raise UserError(f"override {text!r}: give key=value, for example run.steps=20")
-    kind = keys.get(_pattern(key, keys)) or next((k for name, k in keys.items() if _is_inside(key, name, k)), None)
+    inside = (k for name, k in keys.items() if get_origin(k) is dict and key.startswith(f"{name}."))
+    kind = keys.get(_pattern(key, keys)) or next(inside, None)
     if kind is None and key not in words:
         raise UserError(_unknown(key, COMMAND_LINE, keys))
     content: Any = value
@@ -240,20 +244,18 @@ def _override(text: str, keys: Mapping[str, Any], words: Mapping[str, Any]) -> L
             read = yaml.load(value, _Text)
             content = value if read is None else read  # a comment alone
         except (yaml.YAMLError, ValueError) as e:
-            said = getattr(e, "problem", None) or _first_line(e)
+            said = getattr(e, "problem", None) or first_line(e)
             raise UserError(f"override {text!r}: not readable as a list such as [a,b] ({said})") from None
     for part in reversed(key.split(".")):
         content = {part: content}
     return COMMAND_LINE, content
 
 
-def _is_inside(key: str, name: str, kind: Any) -> bool:
-    """Whether the key is one of a mapping whose own keys no schema knows."""
-    return get_origin(kind) is dict and key.startswith(f"{name}.")
+def _typed(layer: Any, origin: str, keys: Mapping[str, Any], given: list[str], prefix: str = "") -> dict[str, Any]:
+    """The layer with None for what stands for null; an empty section has no keys. Raises UserError for unknown ones.
 
-
-def _typed(layer: Any, origin: str, keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The layer with None for what stands for null; an empty section has no keys. Raises UserError for unknown ones."""
+    Every dotted key to which the layer gives something is appended to `given`.
+    """
     found: dict[str, Any] = {}
     for name, value in layer.items():
         key = f"{prefix}{name}"
@@ -261,13 +263,14 @@ def _typed(layer: Any, origin: str, keys: Mapping[str, Any], prefix: str = "") -
         if inside := [k for k in keys if k.startswith(f"{pattern}.")]:
             if not isinstance(value, dict) and value not in NULLS:
                 raise UserError(f"{key}={value}: is a section, which holds keys such as {inside[0]} (in {origin})")
-            found[name] = _typed(value or {}, origin, keys, f"{key}.") if isinstance(value, dict) else {}
+            found[name] = _typed(value, origin, keys, given, f"{key}.") if isinstance(value, dict) else {}
         elif pattern not in keys:
             inner = [f"{key}.{k}" for k in value] if isinstance(value, dict) and value else [key]
             raise UserError(_unknown(inner[0], origin, keys))
         else:
             null = NoneType in get_args(keys[pattern]) and isinstance(value, str) and value in NULLS
             found[name] = None if null else value
+            given.append(key)
     return found
 
 
@@ -280,16 +283,6 @@ def _pattern(key: str, keys: Mapping[str, Any]) -> str:
     return ".".join(path)
 
 
-def _leaves(layer: Mapping[str, Any], keys: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of `keys` to which a layer gives something."""
-    for name, value in layer.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and _pattern(key, keys) not in keys:
-            yield from _leaves(value, keys, f"{key}.")
-        else:
-            yield key
-
-
 def _unknown(key: str, origin: str, keys: Mapping[str, Any]) -> str:
     if key in GONE:
         return f"{key}: is gone (in {origin}); {GONE[key]}"
@@ -300,10 +293,10 @@ def _unknown(key: str, origin: str, keys: Mapping[str, Any]) -> str:
     return f"{key}: unknown key in {origin}; {hint}"
 
 
-def _refusal(e: ValidationError, origins: Mapping[str, str]) -> str:
+def _refusal(e: ValidationError, origins: Mapping[str, str], prefix: str) -> str:
     """The first thing that is wrong: key, what was given, what is allowed, and where it was given."""
     error = e.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in error["loc"] if isinstance(part, str))
+    key = prefix + ".".join(str(part) for part in error["loc"] if isinstance(part, str))
     said = MEANINGS.get(error["type"], "").format(**error.get("ctx", {})) or error["msg"].replace(
         "Input should", "must"
     )
@@ -313,12 +306,8 @@ def _refusal(e: ValidationError, origins: Mapping[str, str]) -> str:
 def _no_reference(e: OmegaConfBaseException, where: str, origins: Mapping[str, str]) -> str:
     """Return what is wrong with a ${reference}, `where` at least."""
     key = str(getattr(e, "full_key", None) or where)
-    return f"{key}: {_first_line(e)}{_given_in(key, origins)}; write \\${{ for a plain ${{"
+    return f"{key}: {first_line(e)}{_given_in(key, origins)}; write \\${{ for a plain ${{"
 
 
 def _given_in(key: str, origins: Mapping[str, str]) -> str:
     return f" (given in {origins[key]})" if key in origins else ""
-
-
-def _first_line(e: BaseException) -> str:
-    return str(e).strip().partition("\n")[0] or type(e).__name__

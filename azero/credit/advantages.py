@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from azero.config import BaselineConfig
+from azero.plugs import build, checked, find, lacking, no_numbers, shown
 from azero.types import Cell, Role
 
 # A reward spread under this is none. One solution of 1e8 that differs gives 1.5e-4 on the paper's ladder, while the
@@ -65,31 +67,12 @@ class Moments:
 Grouping = Callable[[Scored], str]
 
 
-def by_cell(sample: Scored) -> str:
-    """Return a name like "solver/arithmetic/easy"."""
-    return f"{sample.role}/{sample.cell}"
-
-
-def by_task(sample: Scored) -> str:
-    """Return a name like "solver/arithmetic"."""
-    return f"{sample.role}/{sample.cell.task}"
-
-
-def by_role(sample: Scored) -> str:
-    return str(sample.role)
-
-
-def by_batch(sample: Scored) -> str:
-    return "batch"
-
-
-# Solutions by problem need no cell: TaskRelativeBaseline compares them with their group.
 GROUPINGS: dict[str, Grouping] = {
-    "cell": by_cell,
-    "task": by_task,
-    "role": by_role,
-    "batch": by_batch,
-    "problem": by_cell,
+    "cell": lambda sample: f"{sample.role}/{sample.cell}",  # such as "solver/arithmetic/easy"
+    "task": lambda sample: f"{sample.role}/{sample.cell.task}",
+    "role": lambda sample: str(sample.role),
+    "batch": lambda sample: "batch",
+    "problem": lambda sample: f"{sample.role}/{sample.cell}",  # of proposals; solutions are compared with their group
 }
 
 
@@ -185,6 +168,7 @@ class TaskRelativeBaseline:
 
 
 ESTIMATORS = {"trr": TaskRelativeBaseline}
+EXPLAINED = "Estimator protocol; see azero/credit/advantages.py and docs/your-own-parts.md"
 
 
 def group_advantages(rewards: np.ndarray, epsilon: float) -> np.ndarray:
@@ -196,3 +180,57 @@ def group_advantages(rewards: np.ndarray, epsilon: float) -> np.ndarray:
 def _moments(rewards: np.ndarray) -> Moments:
     """Mean and population variance of rewards [samples]."""
     return Moments(mean=float(rewards.mean()), variance=float(rewards.var()))
+
+
+def grouping(name: str) -> Grouping:
+    """The function of `baseline.by`. Raises UserError as `azero.plugs.find` does."""
+    return checked(f"baseline.by={name}", find("baseline.by", name, GROUPINGS), _no_name)
+
+
+class CheckedEstimator:
+    """Stands for the estimator of `baseline.estimator`, and bounds what it says."""
+
+    def __init__(self, config: BaselineConfig, clip: float) -> None:
+        """Raises UserError as `azero.plugs.build` does. `clip`: the largest |A|."""
+        name, self._clip = config.estimator, clip
+        missing = lacking("advantages", "state", "load")
+        self._estimator = build("baseline.estimator", name, ESTIMATORS, missing, EXPLAINED, config, grouping(config.by))
+        self._where = f"baseline.estimator={name}: {type(self._estimator).__name__}"
+
+    def advantages(self, rows: Sequence[Scored]) -> np.ndarray:
+        """Advantages [rows] of a batch, in order, each in [-clip, clip]. Raises RunFailed for what is no advantage."""
+        wrong = partial(_no_advantages, len(rows))
+        values = self._call("advantages", wrong)(rows)
+        return np.clip(np.asarray(values, dtype=np.float64), -self._clip, self._clip)
+
+    def baselines(self) -> dict[str, float]:
+        """Mean reward by cell as the estimator remembers it, for metrics baseline/<cell>; empty where it has none."""
+        return self._call("baselines", no_numbers)() if hasattr(self._estimator, "baselines") else {}
+
+    def state(self) -> dict[str, Any]:
+        return self._call("state", _no_mapping)()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._call("load", lambda _: "")(state)
+
+    def _call(self, method: str, wrong: Callable[[Any], str]) -> Callable[..., Any]:
+        return checked(f"{self._where}.{method}", getattr(self._estimator, method), wrong)
+
+
+def _no_name(cell: Any) -> str:
+    is_name = isinstance(cell, str) and cell
+    return "" if is_name else f"returns {shown(cell)}; it must return the name of a cell, a text that is not empty"
+
+
+def _no_mapping(state: Any) -> str:
+    return "" if isinstance(state, Mapping) else f"returns {shown(state)}; it must return a dict that JSON can hold"
+
+
+def _no_advantages(rows: int, values: Any) -> str:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return f"returns {shown(values)}; it must return {rows} numbers, one a row"
+    if array.shape != (rows,):
+        return f"returns an array of shape {list(array.shape)}; it must return {rows} numbers, one a row"
+    return "" if np.isfinite(array).all() else f"returns {array[~np.isfinite(array)][0]} among its advantages"

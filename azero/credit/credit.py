@@ -15,26 +15,28 @@ Every other learnability is known before the update, and the proposals of t trai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from azero.config import AlgorithmConfig, BaselineConfig, RewardConfig, TaskConfig
-from azero.credit.advantages import Scored
-from azero.credit.metrics import batch_metrics, trainable_proposals
-from azero.credit.novelty import NoveltyWindow
-from azero.credit.parts import CheckedEstimator, learnability_shape
+from azero.credit.advantages import CheckedEstimator, Scored
 from azero.credit.rewards import (
+    NoveltyWindow,
     correlation,
     improvement,
+    learnability_shape,
     proposer_floor,
     scale_improvements,
     variance,
 )
+from azero.domains.base import levels
 from azero.policies import ONE_POLICY, Policies
-from azero.serial import sample_from_json, sample_to_json
 from azero.types import Cell, Episode, Role, Sample, StepResult, TrainBatch, TrainRow, Verdict
+
+SAMPLE = TypeAdapter(Sample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +128,6 @@ class Credit:
     def has_proposals(self) -> bool:
         return self.task.source in ("selfplay", "solver_only")
 
-    @property
-    def trains_proposer(self) -> bool:
-        return self.task.source == "selfplay" and self.policies.train(Role.PROPOSER)
-
     def novelties(self, episodes: Sequence[Episode]) -> list[float]:
         """Novelty of each episode's problem in [0, 1], 0 where there is none. Each is scored, then remembered."""
         values = []
@@ -193,27 +191,24 @@ class Credit:
 
     def rows(self, episodes: Sequence[Episode], proposals: Sequence[Sample]) -> dict[str, list[TrainRow]]:
         """Return by policy the solver's rows in order of the episodes, then proposer rows, each with its advantage."""
-        groups = [e.group for e in episodes if e.group is not None]
-        solver = [s for g in groups for s in g.samples] if self.policies.train(Role.SOLVER) else []
-        proposer = list(proposals) if self.trains_proposer else []
-        named = [(g.id, s) for g in groups for s in g.samples] if solver else []
-        named += [(f"p{i}", s) for i, s in enumerate(proposer)]
+        named: list[tuple[str, Sample]] = []
+        if self.policies.train(Role.SOLVER):
+            named += [(e.group.id, s) for e in episodes if e.group is not None for s in e.group.samples]
+        if self.task.source == "selfplay" and self.policies.train(Role.PROPOSER):
+            named += [(f"p{i}", s) for i, s in enumerate(proposals)]
         scored = [Scored(role=s.role, cell=s.cell, group=group, reward=s.reward) for group, s in named]
-        values = self.baseline.advantages(scored)
         found: dict[str, list[TrainRow]] = {name: [] for name in self.policies.names}
-        for sample, advantage in zip(solver + proposer, values.tolist(), strict=True):
-            found[self.policies.of(sample.role)].append(self._row(sample, advantage))
+        for (_, sample), advantage in zip(named, self.baseline.advantages(scored).tolist(), strict=True):
+            row = TrainRow(
+                prompt_ids=sample.completion.prompt_ids,
+                token_ids=sample.completion.token_ids,
+                behaviour=sample.completion.logprobs,
+                temperature=self.temperature,
+                advantage=advantage,
+                part=sample.role,
+            )
+            found[self.policies.of(sample.role)].append(row)
         return found
-
-    def _row(self, sample: Sample, advantage: float) -> TrainRow:
-        return TrainRow(
-            prompt_ids=sample.completion.prompt_ids,
-            token_ids=sample.completion.token_ids,
-            behaviour=sample.completion.logprobs,
-            temperature=self.temperature,
-            advantage=advantage,
-            part=sample.role,
-        )
 
     def _logprobs(
         self, episodes: Sequence[Episode], batch: TrainBatch, result: StepResult
@@ -241,13 +236,13 @@ class Credit:
         return {
             "window": self.window.state(),
             "baseline": self.baseline.state(),
-            "pending": [sample_to_json(s) for s in self.pending],
+            "pending": [asdict(sample) for sample in self.pending],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.window.load(state["window"])
         self.baseline.load(state["baseline"])
-        self.pending = [sample_from_json(s) for s in state["pending"]]
+        self.pending = [SAMPLE.validate_python(sample) for sample in state["pending"]]
 
 
 def _refuse_repeats(episodes: Sequence[Episode], step: int) -> None:
@@ -258,3 +253,49 @@ def _refuse_repeats(episodes: Sequence[Episode], step: int) -> None:
             f"batch {step}: got episodes of batches {sorted({e.batch for e in episodes})}, "
             f"{len(ids)} groups of which {len(set(ids))} are distinct"
         )
+
+
+def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
+    """Every proposal but those that are in the evaluation set."""
+    return [e.proposal for e in episodes if e.proposal is not None and e.proposal.verdict is not Verdict.EXCLUDED]
+
+
+def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cell]) -> dict[str, float]:
+    """Return the metrics of one step's episodes in a domain of these cells: solver/*, proposer/*, problems/* and so on.
+
+    Where there is a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key
+    without anything to take the mean of is left out.
+    """
+    groups = [e.group for e in episodes if e.group is not None]
+    solver = [s for g in groups for s in g.samples]
+    proposals = trainable_proposals(episodes)
+    wrote = [e for e in episodes if e.proposal is not None and e.group is not None]
+    has_proposer = any(e.proposal is not None for e in episodes)
+    problems = [e.group.problem for e in wrote if e.group is not None] if has_proposer else [g.problem for g in groups]
+    level = levels(cells)
+    reasons = sorted({s.reason for s in proposals} - {""})
+    staleness = [version - s.completion.version for s in solver]
+    means: dict[str, Sequence[float]] = {
+        "solver/accuracy": [s.correct for s in solver],
+        "solver/reward": [s.reward for s in solver],
+        "solver/format_rate": [s.verdict is not Verdict.MALFORMED for s in solver],
+        "proposer/reward": [s.reward for s in proposals],
+        "proposer/valid_rate": [s.verdict is Verdict.VALID for s in proposals],
+        "problems/difficulty_mean": [level[p.cell] for p in problems],
+        "problems/tier_match": [e.group is not None and e.requested_cell == e.group.problem.cell for e in wrote],
+        **{f"proposer/reasons/{reason}": [s.reason == reason for s in proposals] for reason in reasons},
+        **{f"problems/share/{cell}": [p.cell == cell for p in problems] for cell in cells},
+        "staleness/mean": staleness,
+        "groups/zero_variance_rate": [len({s.reward for s in g.samples}) == 1 for g in groups],
+    }
+    metrics = {key: float(np.mean(values)) for key, values in means.items() if values}
+    if problems:
+        metrics["problems/unique_rate"] = len({p.canonical for p in problems}) / len(problems)
+    if staleness:
+        metrics["staleness/max"] = float(max(staleness))
+    return metrics | {
+        "problems/structures": float(len({p.structure for p in problems})),
+        "problems/contaminated": float(
+            sum(e.proposal is not None and e.proposal.verdict is Verdict.EXCLUDED for e in episodes)
+        ),
+    }

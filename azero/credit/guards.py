@@ -18,9 +18,6 @@ class Limit:
     is_floor: bool
     means: str
 
-    def is_broken_by(self, x: float) -> bool:
-        return x < self.value if self.is_floor else x > self.value
-
 
 class Guards:
     """Tells which limits were broken for `guard.steps` steps in a row.
@@ -58,7 +55,8 @@ class Guards:
             x = metrics.get(limit.metric, math.nan)
             if math.isnan(x):
                 continue  # says nothing either way
-            self._broken[limit.metric] = self._broken[limit.metric] + 1 if limit.is_broken_by(x) else 0
+            is_broken = x < limit.value if limit.is_floor else x > limit.value
+            self._broken[limit.metric] = self._broken[limit.metric] + 1 if is_broken else 0
             if self._broken[limit.metric] >= self.steps:
                 side = "under" if limit.is_floor else "over"
                 said.append(

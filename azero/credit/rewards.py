@@ -1,13 +1,17 @@
-"""What a verdict and a success rate are worth (arXiv 2505.03335, eq. 4 and 6)."""
+"""What a verdict, a success rate (arXiv 2505.03335, eq. 4 and 6) and a new problem are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from azero.config import Ladder
-from azero.types import Verdict
+from azero.plugs import checked, find, no_number
+from azero.types import Problem, Verdict
 
 SOLVER_REWARDS: dict[Ladder, dict[Verdict, float]] = {
     "paper": {Verdict.RIGHT: 1.0, Verdict.WRONG: -0.5, Verdict.MALFORMED: -1.0},
@@ -70,6 +74,16 @@ SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
+def learnability_shape(name: str) -> Callable[[float], float] | None:
+    """The function of `reward.learnability`; None for `improvement`, which is no function of the success rate alone.
+
+    Raises UserError as `azero.plugs.find` does.
+    """
+    if name == "improvement":
+        return None
+    return checked(f"reward.learnability={name}", find("reward.learnability", name, SHAPES), no_number)
+
+
 def improvement(log_ratios: np.ndarray, correct: np.ndarray, behaviour_log_ratios: np.ndarray) -> float:
     """Success rate on one problem after the update minus before it, in [-1, 1], from samples of before it.
 
@@ -113,3 +127,56 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     x, y = a - np.mean(a), b - np.mean(b)
     scale = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(np.clip(np.dot(x, y) / scale, -1, 1)) if scale > 0 else None
+
+
+class NoveltyWindow:
+    """How rare a problem is: how often its forms occurred among the last `size` valid proposals.
+
+    The proposals of a step are scored in order and each is added right after its own score, so that repeats within one
+    step lower each other too. Adding and scoring take O(1).
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._recent: deque[tuple[str, str]] = deque()  # (canonical, structure), oldest first
+        self._canonical: Counter[str] = Counter()
+        self._structure: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def novelty(self, problem: Problem) -> float:
+        """0.5 / (1 + n) + 0.5 (1 - log(1 + m) / log(1 + N)), in (0, 1]; 1 where form and structure are both unseen.
+
+        Of the N problems in the window n have the canonical form and m have the structure. The first half falls fast,
+        since a repeat teaches nothing. The second is the structure's surprise, -log((1 + m) / (1 + N)) over its largest
+        value: structures are few and must recur, and its mean rises with the entropy of what is proposed.
+        """
+        form = 1 / (1 + self._canonical[problem.canonical])
+        known = self._structure[problem.structure]
+        structure = 1 - math.log1p(known) / math.log1p(len(self)) if known else 1.0
+        return 0.5 * form + 0.5 * structure
+
+    def add(self, problem: Problem) -> None:
+        self._add(problem.canonical, problem.structure)
+
+    def state(self) -> dict[str, Any]:
+        return {"recent": [list(pair) for pair in self._recent]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replace the contents; of more than `size` entries the last ones stay."""
+        self._recent.clear()
+        self._canonical.clear()
+        self._structure.clear()
+        for canonical, structure in state["recent"]:
+            self._add(canonical, structure)
+
+    def _add(self, canonical: str, structure: str) -> None:
+        self._recent.append((canonical, structure))
+        self._canonical[canonical] += 1
+        self._structure[structure] += 1
+        if len(self) > self.size:
+            for counter, key in zip((self._canonical, self._structure), self._recent.popleft(), strict=True):
+                counter[key] -= 1
+                if not counter[key]:
+                    del counter[key]

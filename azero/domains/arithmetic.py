@@ -6,7 +6,7 @@ import random
 import re
 
 from azero.domains import evaluation_sets
-from azero.domains.base import ChatTemplate, Proposal
+from azero.domains.base import ChatTemplate, Proposal, Rejected, proposed
 from azero.domains.expression import (
     BLANKS,
     CELLS,
@@ -19,7 +19,6 @@ from azero.domains.expression import (
     Expression,
     Operation,
     Reason,
-    Rejected,
     make_problem,
     render,
 )
@@ -87,17 +86,14 @@ class Arithmetic:
 
         `reason` is a value of `Reason`.
         """
-        try:
+
+        def make() -> Problem:
             problem = make_problem(_proposed_line(completion), version)
-        except Rejected as rejected:
-            unparseable = rejected.reason is Reason.UNPARSEABLE
-            verdict = Verdict.UNPARSEABLE if unparseable else Verdict.REJECTED
-            return Proposal(verdict=verdict, reason=rejected.reason)
-        if problem.statement in {reference.statement for reference in request.references}:
-            return Proposal(verdict=Verdict.REJECTED, reason=Reason.REPEATS_REFERENCE)
-        if exclude and self.is_evaluation(problem.canonical):
-            return Proposal(verdict=Verdict.EXCLUDED, reason=Reason.IN_EVALUATION)
-        return Proposal(verdict=Verdict.VALID, problem=problem)
+            if problem.statement in {reference.statement for reference in request.references}:
+                raise Rejected(Reason.REPEATS_REFERENCE)
+            return problem
+
+        return proposed(self, exclude, make)
 
     def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
         """Raw: the evaluation's prompt, which ends in a space. Chat: an instruction that names the answer's form."""
@@ -128,7 +124,7 @@ class Arithmetic:
 
     def is_evaluation(self, canonical: str) -> bool:
         """Whether the canonical form belongs to a problem of the published or the generated evaluation sets."""
-        return evaluation_sets.evaluation_hash(canonical) in evaluation_sets.shipped_hashes()
+        return evaluation_sets.short_hash(canonical) in evaluation_sets.shipped_hashes()
 
 
 def _draw(rng: random.Random, cell: Cell) -> Expression:

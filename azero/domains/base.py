@@ -5,11 +5,17 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 from azero.errors import UserError
 from azero.types import Cell, Completion, EvalItem, Problem, ProposalRequest, Role, Verdict
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+UNPARSEABLE, IN_EVALUATION = "unparseable", "in_evaluation"  # why a proposal is no problem, and why one is dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,14 @@ class Judgement:
     reason: str = ""
 
 
+class Rejected(ValueError):
+    """A text that is no problem of a domain."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 # Turns one user message into a prompt by the model's own chat template; None stands for the raw protocol.
 ChatTemplate = Callable[[str], str]
 
@@ -38,12 +52,11 @@ class Domain(Protocol):
 
     Every method is a function of its arguments, and total: any string gives a result in bounded time and memory.
     These parts more are optional. `generate(rng, cell)` gives one problem of `cell` from the documented distribution of
-    task.source random and fixed. `judges` is a number of threads, see azero/judging.py. `given(cell)` names the shelves
+    task.source random and fixed. `judges` is a number of threads, see `executor_of`. `given(cell)` names the shelves
     of the buffer from which a request for `cell` is given a problem, which the new one is about; none where it is
     empty. `stops` is {(role, task): what ends a raw completion}, a line break where it is silent. With `whole_answers`
     a raw answer that was cut by its length says nothing, rather than all but its last word. `counts()` is {name: number
-    so far in this process}, with equal names at every call: the metrics `throughput/<name>_per_s`. `explain(completion,
-    problem, chat)` gives the verdict of `judge` with a reason, as a Judgement; it is then called in place of `judge`.
+    so far in this process}, with equal names at every call: the metrics `throughput/<name>_per_s`.
     """
 
     name: str
@@ -58,14 +71,14 @@ class Domain(Protocol):
     def read(self, completion: str, request: ProposalRequest, exclude: bool, version: int) -> Proposal:
         """Validate what the proposer wrote for the request. `exclude`: drop problems that `is_evaluation` knows.
 
-        `version` is the author's. azero/problems/exclusion.py leaves out the evaluation set that a run loaded.
+        `version` is the author's. `EvaluationProblems` leaves out the evaluation set that a run loaded.
         """
 
     def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
         """The solver's prompt: it asks for the answer to the problem."""
 
-    def judge(self, completion: str, problem: Problem, chat: bool) -> Verdict:
-        """RIGHT, WRONG or MALFORMED, of what the solver wrote without the prompt."""
+    def judge(self, completion: str, problem: Problem, chat: bool) -> Verdict | Judgement:
+        """RIGHT, WRONG or MALFORMED, of what the solver wrote without the prompt; with a reason, if there are several."""
 
     def evaluation(self, source: str) -> list[EvalItem]:
         """`source`: test or dev (generated offline from fixed seeds), a file, or a Hugging Face Hub id.
@@ -117,15 +130,64 @@ def explained(domain: Domain, completion: Completion, problem: Problem, chat: bo
 
     That is nothing in the chat protocol, where the answer comes last. In the raw one it is all but the last word: "12"
     may be the beginning of "123". Where the domain has `whole_answers` it is nothing, too: "a + b" may be that of
-    "a + b * c". A reason comes from a domain that has `explain`.
+    "a + b * c".
     """
     text = completion.text
     if completion.finish_reason == "length":
         text = "" if chat or getattr(domain, "whole_answers", False) else re.sub(r"\S+\Z", "", text)
-    explain = getattr(domain, "explain", None)
-    return explain(text, problem, chat) if explain else Judgement(verdict=domain.judge(text, problem, chat))
+    found = domain.judge(text, problem, chat)
+    return found if isinstance(found, Judgement) else Judgement(verdict=found)
+
+
+def proposed(domain: Domain, exclude: bool, make: Callable[[], Problem]) -> Proposal:
+    """What a completion amounts to whose problem `make` gives, or turns down by Rejected. `exclude`: as in `read`."""
+    try:
+        problem = make()
+    except Rejected as rejected:
+        verdict = Verdict.UNPARSEABLE if rejected.reason == UNPARSEABLE else Verdict.REJECTED
+        return Proposal(verdict=verdict, reason=rejected.reason)
+    if exclude and domain.is_evaluation(problem.canonical):
+        return Proposal(verdict=Verdict.EXCLUDED, reason=IN_EVALUATION)
+    return Proposal(verdict=Verdict.VALID, problem=problem)
 
 
 def levels(cells: Sequence[Cell]) -> dict[Cell, int]:
     """Cell -> its place among the cells of its task, from 0: the unit of `problems/difficulty_mean`."""
     return {cell: [c for c in cells if c.task == cell.task].index(cell) for cell in cells}
+
+
+class Inline(Executor):
+    """Runs each call at once, in the caller's thread. What a call raises, `submit` raises."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+def executor_of(domain: Domain) -> Executor:
+    """Return as many threads for `read` and `judge` as the domain's `judges`; the caller's own where it has none, or 0.
+
+    A domain of pure, quick Python is judged in the caller's thread: threads would only take turns with the engine. A
+    domain that waits (for a sandbox in a process of its own, or for a service) says with `judges` how many of its
+    verdicts may be under way at a time, beside the engine. `read` and `judge` must then be safe to call from several.
+    """
+    threads = getattr(domain, "judges", 0)
+    return ThreadPoolExecutor(threads, thread_name_prefix="judge") if threads else Inline()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProblems:
+    """Those of the evaluation set that a run loaded (`eval.data`), and those that its domain knows by itself."""
+
+    domain: Domain
+    forms: frozenset[str] = frozenset()  # canonical
+
+    def __contains__(self, problem: object) -> bool:
+        assert isinstance(problem, Problem)
+        return problem.canonical in self.forms or self.domain.is_evaluation(problem.canonical)
+
+
+def evaluation_problems(domain: Domain, items: Sequence[EvalItem]) -> EvaluationProblems:
+    """The problems of the set `items`, beside those that the domain knows."""
+    return EvaluationProblems(domain, frozenset(item.problem.canonical for item in items))

@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from azero.domains.expression import HARD, Operation, Rejected, canonical, make_problem, parse, render
-from azero.domains.rows import evaluation_hash, hash_file, hashes_in, read_rows, require_columns, row_name
+from azero.domains.base import Rejected
+from azero.domains.expression import HARD, Operation, canonical, make_problem, parse, render
+from azero.domains.rows import hash_file, hashes_in, read_rows, short_hash
 from azero.errors import UserError
 from azero.types import EvalItem, Problem
 
@@ -102,12 +103,10 @@ def load(source: str) -> list[EvalItem]:
     """The rows of `source`: test, dev, a file, or a Hub id (split test). Raises UserError."""
     if source in SEEDS:
         return list(generated(source))
-    return [_item(source, number, row) for number, row in enumerate(read_rows(source, PUBLISHED), start=1)]
+    return [_item(where, row) for where, row in read_rows(source, PUBLISHED, COLUMNS)]
 
 
-def _item(source: str, number: int, row: Any) -> EvalItem:
-    where = row_name(source, number)
-    require_columns(where, row, COLUMNS)
+def _item(where: str, row: Mapping[str, Any]) -> EvalItem:
     metadata = row["metadata"]
     if isinstance(metadata, str):
         try:
@@ -139,7 +138,7 @@ def as_written(text: str, prompt: str, answer: str) -> Problem:
     except Rejected:
         form = f"outside: {text}"
         problem = Problem(
-            id=evaluation_hash(form),
+            id=short_hash(form),
             cell=HARD,
             statement=text,
             answer=answer,

@@ -11,14 +11,16 @@ parentheses that its shape needs, so parse(render(e)) == e. Nothing is ever give
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import TypeAlias
+from operator import add, mul, sub, truediv
+from typing import Any, TypeAlias
 
+from azero.domains.base import Rejected
+from azero.domains.rows import short_hash
 from azero.types import Cell, Problem
 
 CELLS = tuple(Cell(task="arithmetic", tier=tier) for tier in ("easy", "medium", "hard"))
@@ -34,6 +36,7 @@ BLANKS = " \t\r\n\f\v"
 _ALPHABET = re.compile(r"[-+*/() \t0-9]*")
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _PRECEDENCE = {"+": 0, "-": 0, "*": 1, "/": 1}
+_COMPUTE: dict[str, Callable[[Any, Any], Any]] = {"+": add, "-": sub, "*": mul, "/": truediv}  # exact on fractions
 
 
 class Reason(StrEnum):
@@ -47,14 +50,6 @@ class Reason(StrEnum):
     NO_OPERATION = "no_operation"
     REPEATS_REFERENCE = "repeats_reference"
     IN_EVALUATION = "in_evaluation"
-
-
-class Rejected(ValueError):
-    """A text that is no problem of this domain."""
-
-    def __init__(self, reason: Reason):
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +71,27 @@ def parse(text: str) -> Expression:
     if len(text) > MAX_CHARACTERS or not _ALPHABET.fullmatch(text):
         raise Rejected(Reason.UNPARSEABLE)
     tokens = _TOKEN.findall(text)[::-1]  # a stack: the next token is the last
-    expression = _sum(tokens, 0)
+    expression = _chain(tokens, 0)
     if tokens:
         raise Rejected(Reason.UNPARSEABLE)
     return expression
 
 
-def _sum(tokens: list[str], depth: int) -> Expression:
-    return _chain(tokens, depth, "+-", _product)
-
-
-def _product(tokens: list[str], depth: int) -> Expression:
-    return _chain(tokens, depth, "*/", _factor)
-
-
-def _chain(
-    tokens: list[str], depth: int, operators: str, operand: Callable[[list[str], int], Expression]
-) -> Expression:
-    left = operand(tokens, depth)
-    while tokens and tokens[-1] in operators:
+def _chain(tokens: list[str], depth: int, precedence: int = 0) -> Expression:
+    """What stands next: a sum, of precedence 1 a term, and of 2 a factor."""
+    if precedence == 2:
+        return _factor(tokens, depth)
+    left = _chain(tokens, depth, precedence + 1)
+    while tokens and _PRECEDENCE.get(tokens[-1]) == precedence:
         operator = tokens.pop()
-        left = Operation(operator, left, operand(tokens, depth))
+        left = Operation(operator, left, _chain(tokens, depth, precedence + 1))
     return left
 
 
 def _factor(tokens: list[str], depth: int) -> Expression:
     token = tokens.pop() if tokens else ""
     if token == "(" and depth < MAX_PARENTHESES:
-        inner = _sum(tokens, depth + 1)
+        inner = _chain(tokens, depth + 1)
         if tokens and tokens.pop() == ")":
             return inner
     elif token.isdigit() and (token == "0" or token[0] != "0"):
@@ -127,17 +115,9 @@ def _value(expression: Expression) -> int:
     if isinstance(expression, int):
         return expression
     left, right = _value(expression.left), _value(expression.right)
-    match expression.operator:
-        case "+":
-            value = left + right
-        case "-":
-            value = left - right
-        case "*":
-            value = left * right
-        case _:
-            if right == 0 or left % right:
-                raise Rejected(Reason.DIVISION_INEXACT)
-            value = left // right
+    if expression.operator == "/" and (right == 0 or left % right):
+        raise Rejected(Reason.DIVISION_INEXACT)
+    value = int(_COMPUTE[expression.operator](Fraction(left), right))
     if abs(value) > MAX_RESULT:
         raise Rejected(Reason.RESULT_BOUNDS)
     return value
@@ -197,26 +177,13 @@ def _form(expression: Expression) -> _Form:
     family, inverted = ("+" if expression.operator in "+-" else "*"), expression.operator in "-/"
     sides = [_sides(left, family), _sides(right, family)[:: -1 if inverted else 1]]
     plain, inverse = ([part for side in sides for part in side[i]] for i in (0, 1))
-    value = _exact(expression.operator, left.value, right.value)
+    undefined = left.value is None or right.value is None or (expression.operator == "/" and right.value == 0)
+    value = None if undefined else _COMPUTE[expression.operator](left.value, right.value)
     return _simplest(family, value, plain, inverse)
 
 
 def _sides(form: _Form, family: str) -> tuple[tuple[_Form, ...], tuple[_Form, ...]]:
     return (form.plain, form.inverse) if form.family == family else ((form,), ())
-
-
-def _exact(operator: str, left: Fraction | None, right: Fraction | None) -> Fraction | None:
-    if left is None or right is None or (operator == "/" and right == 0):
-        return None
-    match operator:
-        case "+":
-            return left + right
-        case "-":
-            return left - right
-        case "*":
-            return left * right
-        case _:
-            return left / right
 
 
 def _simplest(family: str, value: Fraction | None, plain: Sequence[_Form], inverse: Sequence[_Form]) -> _Form:
@@ -270,7 +237,7 @@ def make_problem(text: str, version: int) -> Problem:
     answer = check(expression)
     text, form = render(expression), canonical(expression)
     return Problem(
-        id=hashlib.sha256(f"{form}\n{text}".encode()).hexdigest()[:12],
+        id=short_hash(f"{form}\n{text}"),
         cell=cell(expression),
         statement=text,
         answer=str(answer),

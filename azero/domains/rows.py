@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/\w[\w.-]*")
 _FILE_SUFFIX = re.compile(r"\.[a-z]{2,8}")
 
 
-def evaluation_hash(form: str) -> str:
-    """The truncated SHA-256, in hex, of a canonical form."""
-    return hashlib.sha256(form.encode()).hexdigest()[:HASH_DIGITS]
+def short_hash(text: str) -> str:
+    """The truncated SHA-256, in hex, of a text, such as a canonical form."""
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 @cache
@@ -40,14 +40,15 @@ def hashes_in(file: Path) -> frozenset[str]:
 def hash_file(about: str, seeds: Mapping[str, int], forms: Iterable[str]) -> str:
     """The text of a file of hashes. `about`: of which problems, and which command makes it."""
     about = f"First {HASH_DIGITS} hex digits of the SHA-256 of the canonical form of {about}"
-    hashes = sorted(set(map(evaluation_hash, forms)))
+    hashes = sorted(set(map(short_hash, forms)))
     return json.dumps({"about": about, "seeds": seeds, "hashes": hashes}, indent=0) + "\n"
 
 
-def read_rows(source: str, example: str) -> list[Any]:
-    """The rows of a file, or of the split test of a Hub id, at least one. Raises UserError.
+def read_rows(source: str, example: str, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(its name in an error, row) of a file, or of the split test of a Hub id: at least one, with all of the columns.
 
-    `example` is a Hub id for the error that says what may be given beside the generated sets test and dev.
+    `example` is a Hub id for the error that says what may be given beside the generated sets test and dev. Raises
+    UserError.
     """
     allowed = f"give test, dev, a {', '.join(SUFFIXES)} file or a Hub id such as {example}"
     suffix = Path(source).suffix.lower()
@@ -61,21 +62,14 @@ def read_rows(source: str, example: str) -> list[Any]:
         raise UserError(f"evaluation data {source!r}: no such set, file or Hub id; {allowed}")
     if not rows:
         raise UserError(f"evaluation data {source!r}: no rows; give a set with at least one")
-    return rows
-
-
-def row_name(source: str, number: int) -> str:
-    """Name a row in an error. The first has number 1."""
-    return f"evaluation data {source!r}, row {number}"
-
-
-def require_columns(where: str, row: Any, columns: Sequence[str]) -> None:
-    """Raises UserError where the row, which `where` names, is no object with a value in each of these columns."""
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: is a {type(row).__name__}; give an object with the columns {', '.join(columns)}")
-    missing = [column for column in columns if row.get(column) is None]
-    if missing:
-        raise UserError(f"{where}: no {', '.join(missing)}; the columns {', '.join(columns)} are needed")
+    for number, row in enumerate(rows, start=1):
+        where = f"evaluation data {source!r}, row {number}"
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where}: is a {type(row).__name__}; give an object with the columns {', '.join(columns)}")
+        missing = [column for column in columns if row.get(column) is None]
+        if missing:
+            raise UserError(f"{where}: no {', '.join(missing)}; the columns {', '.join(columns)} are needed")
+        yield where, row
 
 
 def _read(source: str, suffix: str, allowed: str) -> list[Any]:

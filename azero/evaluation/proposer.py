@@ -67,26 +67,24 @@ def proposer_table(results: Mapping[str, Mapping[str, Any]]) -> VerbatimTable:
     for name in results:
         table.add_column(name, justify="right")
 
-    def row(name: str, *cells: str) -> None:
-        table.add_row(name, *cells)
-
     every = list(results.values())
-    row("proposals", *(str(r["n"]) for r in every))
-    row("in the evaluation set", *(str(r["excluded"]) for r in every))
+    table.add_row("proposals", *(str(r["n"]) for r in every))
+    table.add_row("in the evaluation set", *(str(r["excluded"]) for r in every))
     for key in ("valid", "unique", "tier_match"):
-        row(key.replace("_", " "), *(_percent(r.get(key)) for r in every))
-    row("structures", *(str(r["structures"]) for r in every))
-    row("success rate", *(_percent(r.get("success_rate")) for r in every))
-    row("solved sometimes, not always", *(_percent(r.get("learnable")) for r in every))
+        table.add_row(key.replace("_", " "), *(_percent(r.get(key)) for r in every))
+    table.add_row("structures", *(str(r["structures"]) for r in every))
+    table.add_row("success rate", *(_percent(r.get("success_rate")) for r in every))
+    table.add_row("solved sometimes, not always", *(_percent(r.get("learnable")) for r in every))
     cells = dict.fromkeys(cell for r in every for cell in r["solve_rates"])
     for cell in cells:
-        row(f"share {cell}", *(_percent(r.get("cell_shares", {}).get(cell)) for r in every))
+        table.add_row(f"share {cell}", *(_percent(r.get("cell_shares", {}).get(cell)) for r in every))
     table.add_section()
     for cell in cells:
-        row(f"{cell}: by success rate 0, .1, ... 1", *(" ".join(map(str, r["solve_rates"][cell])) for r in every))
+        counts = (" ".join(map(str, r["solve_rates"][cell])) for r in every)
+        table.add_row(f"{cell}: by success rate 0, .1, ... 1", *counts)
     table.add_section()
     for reason in dict.fromkeys(reason for r in every for reason in r["reasons"]):
-        row(reason.replace("_", " "), *(str(r["reasons"].get(reason, 0)) for r in every))
+        table.add_row(reason.replace("_", " "), *(str(r["reasons"].get(reason, 0)) for r in every))
     return table
 
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from azero.domains.base import Domain, judged, stops_of
+from azero.domains.base import Domain, Inline, judged, stops_of
 from azero.engine import Engine
 from azero.errors import RunFailed, UserError
-from azero.judging import Inline
 from azero.types import SHARED, Completion, EvalItem, Role, Sampling, Verdict
 from azero.verbatim import VerbatimTable
 
@@ -76,9 +75,7 @@ def evaluate(
     """
     if not items:
         raise UserError(f"eval.data={data}: holds no problems; give a set with at least one row")
-    kinds = {"greedy": (1, 0.0), "sampled": (samples, temperature)}
-    if samples == 0:
-        del kinds["sampled"]
+    kinds = {"greedy": (1, 0.0), **({"sampled": (samples, temperature)} if samples else {})}
     prompts = encoded(engine, domain, items, chat=chat, max_new_tokens=max_new_tokens, data=data, policy=policy)
     for kind, (n, t) in kinds.items():
         for i, prompt in enumerate(prompts):
@@ -128,39 +125,34 @@ def _record(item: EvalItem, greedy: Completion, verdict: Verdict, sampled: Seque
 
 def paired(before: Mapping[str, Any], after: Mapping[str, Any]) -> McNemar | None:
     """The paired test of two results of `evaluate`; None where they are not of the same problems in the same order."""
-    return _paired(before["problems"], after["problems"])
+    one, other = before["problems"], after["problems"]
+    if [(p["text"], p["answer"]) for p in one] != [(p["text"], p["answer"]) for p in other]:
+        return None
+    return mcnemar([p["correct"] for p in one], [p["correct"] for p in other])
 
 
 def table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> VerbatimTable:
     """Accuracy by label, by operation and overall with 95 % Wilson intervals; against `before` where there is one."""
     k = after["k"]
-    title = f"{after['data']}: {after['n']} problems, greedy accuracy with 95 % interval"
-    out = VerbatimTable(title=title)
+    out = VerbatimTable(title=f"{after['data']}: {after['n']} problems, greedy accuracy with 95 % interval")
     out.add_column("")
-    out.add_column("n", justify="right")
+    means = [f"mean of {k} samples"] if k else []
+    headers = ["n", "accuracy", *means]
     if before is not None:
-        out.add_column("before", justify="right")
-    out.add_column("after" if before is not None else "accuracy", justify="right")
-    if k:
-        out.add_column(f"mean of {k} samples", justify="right")
-    if before is not None:
-        out.add_column("change", justify="right")
-        out.add_column("McNemar p", justify="right")
+        headers = ["n", "before", "after", *means, "change", "McNemar p"]
         out.caption = "p: exact, two-sided, paired by problem; not corrected for the number of rows"
+    for header in headers:
+        out.add_column(header, justify="right")
 
     def row(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any], field: str = "") -> None:
-        cells = [name, str(new["n"])]
-        if before is not None:
-            cells.append(_with_interval(old) if old else "-")
-        cells.append(_with_interval(new))
-        if k:
-            cells.append(f"{new['mean_at_k']:.1%}")
+        cells = [_with_interval(new), *([f"{new['mean_at_k']:.1%}"] if k else [])]
         if before is not None:
             both = ([p for p in r["problems"] if not field or p[field] == name] for r in (before, after))
-            test = _paired(*both)
-            cells.append(f"{100 * (new['accuracy'] - old['accuracy']):+.1f}" if old else "-")
-            cells.append(f"{test.p_value:.3g} (-{test.b} +{test.c})" if test else "-")
-        out.add_row(*cells)
+            test = paired(*({"problems": problems} for problems in both))
+            change = f"{100 * (new['accuracy'] - old['accuracy']):+.1f}" if old else "-"
+            p_value = f"{test.p_value:.3g} (-{test.b} +{test.c})" if test else "-"
+            cells = [_with_interval(old) if old else "-", *cells, change, p_value]
+        out.add_row(name, str(new["n"]), *cells)
 
     for field, group in (("label", "by_label"), ("operation", "by_operation")):
         for name, new in after[group].items():
@@ -208,12 +200,6 @@ def _summary(problems: Sequence[Mapping[str, Any]], k: int) -> dict[str, Any]:
 def _by(problems: Sequence[Mapping[str, Any]], field: str, k: int) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys(p[field] for p in problems)
     return {name: _summary([p for p in problems if p[field] == name], k) for name in names}
-
-
-def _paired(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> McNemar | None:
-    if [(p["text"], p["answer"]) for p in before] != [(p["text"], p["answer"]) for p in after]:
-        return None
-    return mcnemar([p["correct"] for p in before], [p["correct"] for p in after])
 
 
 def _with_interval(result: Mapping[str, Any]) -> str:

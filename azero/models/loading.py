@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from azero.errors import UserError, first_line, listed
 from azero.models.gguf import converted, is_gguf
-from azero.models.lfs import require_fetched
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 EMBEDDED, EMBEDDED_CODE = (Path(__file__).parents[1] / name for name in ("base_model", "code_model"))
 # Model that ships -> its folder, and the target of make that builds it.
 SHIPPED = {"embedded": (EMBEDDED, "base-model"), "embedded_code": (EMBEDDED_CODE, "code-model")}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # begins a few lines of text in place of a file
 
 
 def resolve_model_path(path: str) -> str:
@@ -41,6 +41,20 @@ def resolve_model_path(path: str) -> str:
         f"model.path={path}: no such folder; give {' or '.join(SHIPPED)}, a model folder, a .gguf file, "
         "or a Hub id such as Qwen/Qwen2-0.5B"
     )
+
+
+def require_fetched(path: Path, key: str) -> None:
+    """Raises UserError where a file, or a file in this folder, is a git-lfs pointer. `key`: what named it."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if not file.is_file():
+            continue
+        try:
+            with file.open("rb") as f:
+                start = f.read(len(LFS_POINTER))
+        except OSError:
+            continue  # whoever needs it says so
+        if start == LFS_POINTER:
+            raise UserError(f"{key}={path}: {file.name} is a git-lfs pointer, not the file; run `git lfs pull`")
 
 
 def require_weights(path: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from azero.errors import UserError
-from azero.serial import problem_from_json, problem_to_json
 from azero.types import Cell, Problem
 
+PROBLEM = TypeAdapter(Problem)
 CANDIDATES = 8  # drawn for each reference that is to differ in structure
 
 
@@ -69,7 +72,7 @@ class ProblemBuffer:
     def state(self) -> dict[str, Any]:
         """Everything as JSON values, in an order that makes later draws and evictions equal."""
         return {
-            "shelves": {str(cell): [problem_to_json(p) for p in held] for cell, held in self._shelves.items()},
+            "shelves": {str(cell): [asdict(problem) for problem in held] for cell, held in self._shelves.items()},
             "ages": [form for ages in self._ages.values() for form in ages],
         }
 
@@ -78,7 +81,7 @@ class ProblemBuffer:
         self._clear()
         for held in state["shelves"].values():
             for value in held:
-                self._insert(problem_from_json(value))
+                self._insert(PROBLEM.validate_python(value))
         for form in state["ages"]:
             if form in self._places:
                 self._ages.setdefault(self._places[form][0].task, deque()).append(form)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import random
 
 from azero.config import TaskConfig
-from azero.domains.base import Domain, generator, given
+from azero.domains.base import Domain, EvaluationProblems, generator, given
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
-from azero.problems.exclusion import EvaluationProblems
 from azero.types import Cell, Problem, ProposalRequest, Slot
 
 MAX_DRAWS = 1000  # of the generator for one problem outside the evaluation set

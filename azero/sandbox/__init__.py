@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
-from azero.plugs import build
+from azero.plugs import build, lacking
 
 # Import paths, so that a process loads only the sandbox that it uses.
 SANDBOXES = {
@@ -93,9 +93,4 @@ def sandbox_of(name: str) -> Sandbox:
     Raises UserError as `azero.plugs.build` does, and where the sandbox cannot isolate programs on this machine.
     """
     explained = "Sandbox protocol; see azero/sandbox/__init__.py"
-    return cast(Sandbox, build("task.options.sandbox", name, SANDBOXES, _missing, explained))
-
-
-def _missing(sandbox: object) -> list[str]:
-    """Methods of the protocol that the object does not have."""
-    return [key for key in ("run", "close") if not callable(getattr(sandbox, key, None))]
+    return cast(Sandbox, build("task.options.sandbox", name, SANDBOXES, lacking("run", "close"), explained))

@@ -56,7 +56,7 @@ def solutions(domain: Code, writer: Writer, samples: int, step: int) -> None:
     for kind, number in kinds.items():
         written = writer.write(prompts, samples=number, tokens=SOLUTION_TOKENS, stop="\n")
         for item, texts in zip(items, written, strict=True):
-            verdicts = [domain.judge(text, item.problem, False) for text in texts]
+            verdicts = [domain.judge(text, item.problem, False).verdict for text in texts]
             for row in (item.label, f"{item.label}, {item.operation}"):
                 table[row][kind] += Verdict.RIGHT in verdicts
                 table[row][f"{kind} mean"] += verdicts.count(Verdict.RIGHT) / len(verdicts)

@@ -12,16 +12,14 @@ from actors.engines import build_engine
 from actors.rollout import evaluate_solver, play_rules
 from azero.config import Config, load_config, unlikely
 from azero.domains import get_domain
+from azero.domains.base import evaluation_problems, executor_of
 from azero.engine import Engine
 from azero.evaluation.proposer import proposer_summary
-from azero.judging import executor_of
-from azero.models.lfs import require_fetched
-from azero.models.loading import require_weights, resolve_model_path
+from azero.models.loading import require_fetched, require_weights, resolve_model_path
 from azero.play import Player
 from azero.policies import Policies, one_policy, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.problems.exclusion import evaluation_problems
 from azero.types import Assignment
 from cluster.commands.models import Source, load, policies_in, source_of
 from cluster.records.rundir import PROPOSER_EVALS, config_of, warn

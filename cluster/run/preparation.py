@@ -11,15 +11,13 @@ from pathlib import Path
 from azero.config import Config, unlikely
 from azero.credit.credit import Credit
 from azero.domains import get_domain
-from azero.domains.base import Domain
+from azero.domains.base import Domain, evaluation_problems
 from azero.errors import UserError
 from azero.models.gguf import is_gguf
-from azero.models.lfs import require_fetched
-from azero.models.loading import require_weights, resolve_model_path
+from azero.models.loading import require_fetched, require_weights, resolve_model_path
 from azero.policies import Policies, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.problems.exclusion import evaluation_problems
 from azero.types import EvalItem
 from cluster.records.rundir import warn
 from cluster.run.extra_metrics import ExtraMetrics

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from ray.exceptions import RayError, RayTaskError
 
-from azero.errors import RunFailed, UserError
-from azero.failures import told
+from azero.errors import RunFailed, UserError, told
 
 # What an actor or learner raises where a process beside it, a network, memory or a device failed, and not the code.
 LOSSES = (RayError, OSError, MemoryError)

@@ -353,7 +353,7 @@ def test_products_with_adapters_are_those_of_each_token(slots: list[int]) -> Non
 
 
 def test_ranks_that_vllm_has_no_room_of_its_own_for() -> None:
-    from actors.vllm_adapters import room_for
+    from actors.vllm_start import room_for
 
     assert [room_for([r]) for r in (1, 4, 8, 12, 100, 512)] == [1, 8, 8, 16, 128, 512]
     assert room_for([4, 33]) == 64

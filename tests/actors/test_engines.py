@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import at, publication
+from helpers import at, generate, publication
 
 from actors import vllm_worker
-from actors.engines import build_engine, generate
+from actors.engines import build_engine
 from actors.proof import SyncProof
 from azero.config import ModelConfig, RolloutConfig
 from azero.errors import SyncError, UserError

@@ -12,12 +12,12 @@ from azero.config import BaselineConfig
 from azero.credit.advantages import (
     GROUPINGS,
     MIN_STD,
+    CheckedEstimator,
     Moments,
     Scored,
     TaskRelativeBaseline,
     group_advantages,
 )
-from azero.credit.parts import CheckedEstimator
 from azero.domains.expression import EASY, HARD
 from azero.types import Cell, Role
 

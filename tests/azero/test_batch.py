@@ -3,7 +3,7 @@ from itertools import chain
 import pytest
 from rows import row
 
-from azero.batch import completion_tokens, microbatches, pack, shares
+from azero.loss import completion_tokens, microbatches, pack, shares
 from azero.types import TrainRow
 
 

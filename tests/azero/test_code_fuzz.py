@@ -82,7 +82,7 @@ def play(text: str, problems: list[Problem]) -> float:
                 assert again is not None and again.canonical == outcome.problem.canonical, outcome.problem
         for chat in (False, True):
             began = time.perf_counter()
-            assert DOMAIN.judge(text, problem, chat) in (Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED)
+            assert DOMAIN.judge(text, problem, chat).verdict in (Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED)
             slowest = max(slowest, time.perf_counter() - began)
     return slowest
 

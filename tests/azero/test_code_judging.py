@@ -51,7 +51,7 @@ MORE = made("induction", "def f(a): return a * 2 + 1\nf(3)\nf(0)\nf(-5)\nf(12)\n
     ],
 )
 def test_deduction(text: str, verdict: Verdict) -> None:
-    assert DOMAIN.judge(text, SLICE, False) is verdict
+    assert DOMAIN.judge(text, SLICE, False).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_deduction(text: str, verdict: Verdict) -> None:
     ],
 )
 def test_abduction(text: str, verdict: Verdict) -> None:
-    assert DOMAIN.judge(text, REMAINDER, False) is verdict
+    assert DOMAIN.judge(text, REMAINDER, False).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_abduction(text: str, verdict: Verdict) -> None:
     ],
 )
 def test_induction(text: str, verdict: Verdict) -> None:
-    assert DOMAIN.judge(text, MORE, False) is verdict
+    assert DOMAIN.judge(text, MORE, False).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_induction(text: str, verdict: Verdict) -> None:
 )
 def test_induction_of_several_lines(text: str, verdict: Verdict) -> None:
     assert WHOLE.pose(MORE, None).endswith("assert f(0) == 1\ndef f(a):")
-    assert WHOLE.judge(text, MORE, False) is verdict
+    assert WHOLE.judge(text, MORE, False).verdict is verdict
 
 
 def test_what_ends_a_raw_completion() -> None:
@@ -130,17 +130,17 @@ def test_what_ends_a_raw_completion() -> None:
 
 
 def test_in_chat_the_last_block_of_its_kind_counts() -> None:
-    assert DOMAIN.judge("```output\n[2, 7, True]\n```", SLICE, True) is R
-    assert DOMAIN.judge("```output\n[]\n```\nNo:\n```output\n[2, 7, True]\n```\n```python\nx\n```", SLICE, True) is R
-    assert DOMAIN.judge("```output\n[2, 7, True]\n```\n```output\n[]\n```", SLICE, True) is W
-    assert DOMAIN.judge("```output\n[2, 7, True]\n", SLICE, True) is M  # is not closed
-    assert DOMAIN.judge("```python\n[2, 7, True]\n```", SLICE, True) is M
-    assert DOMAIN.judge("[2, 7, True]", SLICE, True) is M
-    assert DOMAIN.judge("```input\n13, 'x'\n```", REMAINDER, True) is R
+    assert DOMAIN.judge("```output\n[2, 7, True]\n```", SLICE, True).verdict is R
+    assert DOMAIN.judge("```output\n[]\n```\nNo:\n```output\n[2, 7, True]\n```\n```python\nx\n```", SLICE, True).verdict is R
+    assert DOMAIN.judge("```output\n[2, 7, True]\n```\n```output\n[]\n```", SLICE, True).verdict is W
+    assert DOMAIN.judge("```output\n[2, 7, True]\n", SLICE, True).verdict is M  # is not closed
+    assert DOMAIN.judge("```python\n[2, 7, True]\n```", SLICE, True).verdict is M
+    assert DOMAIN.judge("[2, 7, True]", SLICE, True).verdict is M
+    assert DOMAIN.judge("```input\n13, 'x'\n```", REMAINDER, True).verdict is R
     program = "def twice(n):\n    return n + n\n\ndef f(n):\n    return twice(n) + 1"
-    assert DOMAIN.judge(f"Think.\n```py\n{program}\n```", MORE, True) is R
-    assert DOMAIN.judge("```python\ndef g(n): return 2 * n + 1\n```", MORE, True) is M  # no f
-    assert DOMAIN.judge("```python\ndef f(n): return 7 if n == 3 else 1\n```", MORE, True) is W
+    assert DOMAIN.judge(f"Think.\n```py\n{program}\n```", MORE, True).verdict is R
+    assert DOMAIN.judge("```python\ndef g(n): return 2 * n + 1\n```", MORE, True).verdict is M  # no f
+    assert DOMAIN.judge("```python\ndef f(n): return 7 if n == 3 else 1\n```", MORE, True).verdict is W
 
 
 def test_a_completion_that_was_cut_is_malformed() -> None:
@@ -174,14 +174,13 @@ def test_a_completion_that_was_cut_is_malformed() -> None:
     ],
 )
 def test_a_reason_tells_wrong_answers_apart(problem: Problem, text: str, judgement: tuple[Verdict, str]) -> None:
-    found = DOMAIN.explain(text, problem, False)
+    found = DOMAIN.judge(text, problem, False)
     assert (found.verdict, found.reason) == judgement
-    assert DOMAIN.judge(text, problem, False) is found.verdict
 
 
 def test_any_input_that_gives_the_value_is_right_and_limits_hold() -> None:
     halved = made("abduction", "def f(a):\n    while a > 9:\n        a = a - 3\n    return [a]\nassert 0 == f(10)")
     assert halved.payload["output"] == "[7]"
-    assert DOMAIN.judge("16)", halved, False) is DOMAIN.judge("7)", halved, False) is R
+    assert DOMAIN.judge("16)", halved, False).verdict is DOMAIN.judge("7)", halved, False).verdict is R
     quick = get_domain("code", {"seconds": 0.05})
-    assert quick.judge(f"{10**12})", halved, False) is W  # too many turns
+    assert quick.judge(f"{10**12})", halved, False).verdict is W  # too many turns

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from azero.domains.code.executed import marked
-from azero.domains.code.perturbed import others_like
 from azero.domains.code.programs import (
     Bounds,
     Program,
@@ -20,6 +18,7 @@ from azero.domains.code.programs import (
     structure,
     telling_lines,
 )
+from azero.domains.code.variants import marked, others_like
 from azero.sandbox.monty import MontySandbox
 
 LOOP = """

@@ -9,8 +9,7 @@ import pytest
 from helpers import episode
 
 from azero.config import AlgorithmConfig, BaselineConfig, RewardConfig, Source, TaskConfig
-from azero.credit.credit import Credit, SequenceLogprobs
-from azero.credit.metrics import batch_metrics
+from azero.credit.credit import Credit, SequenceLogprobs, batch_metrics
 from azero.domains.expression import CELLS, HARD
 from azero.types import SHARED, Episode, Role, Sample, StepResult, TrainRow, Verdict
 

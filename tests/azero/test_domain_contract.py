@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 
 from azero.config import Source, TaskConfig
 from azero.domains import DOMAINS, get_domain
-from azero.domains.base import Domain
+from azero.domains.base import Domain, judged
 from azero.errors import UserError
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.types import Problem, ProposalRequest, Verdict
+from azero.types import Completion, Problem, ProposalRequest, Verdict
 
 NAMES = [own] if (own := os.environ.get("AZERO_DOMAIN")) else sorted(DOMAINS)
 # Of dev with test: there are no more sums of 0 to 5, and of 7 and 9 alone only one form. Nothing for any other domain.
@@ -48,6 +48,11 @@ def domain(request: pytest.FixtureRequest) -> Domain:
 
 def chat(message: str) -> str:
     return f"<user>{message}</user>"
+
+
+def verdict(domain: Domain, text: str, problem: Problem, is_chat: bool) -> Verdict:
+    whole = Completion(text=text, token_ids=(), logprobs=(), finish_reason="stop")
+    return judged(domain, whole, problem, is_chat)
 
 
 def problems(domain: Domain) -> list[Problem]:
@@ -93,12 +98,12 @@ def test_the_right_answer_is_right_and_another_is_not(domain: Domain) -> None:
     for problem, other in pairwise(everything):
         raw, in_chat = forms(domain).answers(problem)
         for completion in raw:
-            assert domain.judge(completion, problem, False) is Verdict.RIGHT
-        assert domain.judge(in_chat, problem, True) is Verdict.RIGHT
+            assert verdict(domain, completion, problem, False) is Verdict.RIGHT
+        assert verdict(domain, in_chat, problem, True) is Verdict.RIGHT
         if forms(domain).is_wrong(problem, other):
             (raw, *_), in_chat = forms(domain).answers(other)
-            assert domain.judge(raw, problem, False) is domain.judge(in_chat, problem, True) is Verdict.WRONG
-        assert domain.judge("", problem, False) is domain.judge("", problem, True) is Verdict.MALFORMED
+            assert verdict(domain, raw, problem, False) is verdict(domain, in_chat, problem, True) is Verdict.WRONG
+        assert verdict(domain, "", problem, False) is verdict(domain, "", problem, True) is Verdict.MALFORMED
 
 
 def test_prompts_hold_what_they_are_about(domain: Domain) -> None:
@@ -187,7 +192,7 @@ def total(domain: Domain, text: str) -> None:
                 again = parsed(domain, outcome.problem.statement, outcome.problem)
                 assert again is not None and again.canonical == outcome.problem.canonical
         for is_chat in (False, True):
-            assert domain.judge(text, problem, is_chat) in ANSWERS
+            assert verdict(domain, text, problem, is_chat) in ANSWERS
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,6 +14,7 @@ from scripted import ScriptedEngine, rules
 
 from azero.config import Source, TaskConfig
 from azero.domains.arithmetic import Arithmetic
+from azero.domains.base import EvaluationProblems, evaluation_problems
 from azero.domains.evaluation_sets import as_written, raw_prompt
 from azero.domains.expression import EASY, make_problem
 from azero.domains.sorting import Sorting
@@ -21,7 +22,6 @@ from azero.errors import UserError
 from azero.play import Player
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
-from azero.problems.exclusion import EvaluationProblems, evaluation_problems
 from azero.types import Assignment, Cell, EvalItem, Problem, Slot, Verdict
 
 DOMAIN = Arithmetic()

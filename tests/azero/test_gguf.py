@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import azero.models.gguf as under_test
 from azero.errors import UserError
-from azero.models.gguf import converted, packaged
+from azero.models.gguf import converted
 from azero.models.loading import resolve_model_path
+from benchmarks.real_model import packaged
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 

@@ -12,12 +12,11 @@ import pytest
 from helpers import problem, request
 from scripted import rules
 
+from azero.domains import Checked
 from azero.domains.arithmetic import Arithmetic
-from azero.domains.base import Proposal, judged
-from azero.domains.checked import Checked
+from azero.domains.base import Inline, Proposal, executor_of, judged
 from azero.errors import RunFailed
 from azero.evaluation.solver import evaluate
-from azero.judging import Inline, executor_of
 from azero.play import Player
 from azero.types import (
     SHARED,

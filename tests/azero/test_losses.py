@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from azero.losses import kl_estimate, policy_loss, token_logprobs
+from azero.loss import kl_estimate, policy_loss, token_logprobs
 
 BOUNDS = {"clip_low": 0.2, "clip_high": 0.3, "ratio_cap": 3.0}
 

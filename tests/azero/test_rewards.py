@@ -10,9 +10,9 @@ import pytest
 from helpers import problem
 
 from azero.config import Ladder
-from azero.credit.novelty import NoveltyWindow
 from azero.credit.rewards import (
     SHAPES,
+    NoveltyWindow,
     correlation,
     improvement,
     proposer_floor,

@@ -15,8 +15,7 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from azero.domains import get_domain
-from azero.errors import RunFailed, UserError
-from azero.failures import told
+from azero.errors import RunFailed, UserError, told
 from cluster.cli import main
 from cluster.supervise.failures import failure, in_one_line, is_loss
 
@@ -31,8 +30,7 @@ BODY = {  # method -> what is wrong with it, and what is told
     "is_evaluation": ("exit(3)", "SystemExit: 3"),
 }
 WRONG = {  # method -> what it returns, and what is told
-    "judge": ("'right'", "judge returns 'right' (str); it must return a Verdict"),
-    "explain": ("('right', '')", "explain returns ('right', '') (tuple); it must return a Judgement"),
+    "judge": ("'right'", "judge returns 'right' (str); it must return a Verdict or a Judgement"),
     "pose": ("5", "pose returns 5 (int); it must return a str"),
     "ask": ("None", "ask returns None (NoneType); it must return a str"),
     "read": ("(1, 2)", "read returns (1, 2) (tuple); it must return a Proposal"),

@@ -10,8 +10,8 @@ from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig
 from azero.models.loading import EMBEDDED
 from azero.policies import one_policy
 from azero.types import SHARED
-from learner.assembly import assemble
 from learner.policy import make_repeatable
+from learner.trainer import assemble
 
 THREADS = 8  # on few cores they end in another order each time
 REPEATS = 5

@@ -10,14 +10,14 @@ import torch
 from helpers import credit_of, episode, metrics_of, trainer_of
 from rows import WEIGHTS, random_rows
 
-from azero.batch import pack
 from azero.config import AlgorithmConfig, Dtype, LearnerConfig, ModelConfig, OptimConfig, load_config
 from azero.credit.credit import Credit
+from azero.loss import pack
 from azero.policies import one_policy
 from azero.types import SHARED, TrainRow, Verdict
 from benchmarks.architectures import write
-from learner.assembly import assemble
 from learner.policy import PolicyOptimizer
+from learner.trainer import assemble
 
 LR = 5e-6  # the paper's
 

@@ -10,15 +10,15 @@ import torch
 from helpers import metrics_of
 from rows import WEIGHTS, random_rows
 
-from azero.batch import pack
 from azero.config import AlgorithmConfig, LearnerConfig, ModelConfig, OptimConfig
+from azero.loss import pack
 from azero.policies import one_policy
 from azero.types import SHARED, TrainRow
-from learner.assembly import assemble
 from learner.checkpoint import Checkpoint
 from learner.net import recompute_layers
 from learner.policy import PolicyOptimizer
 from learner.saving import ModelFiles, StateCopy, load_checkpoint, save_checkpoint
+from learner.trainer import assemble
 
 
 def policy(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from azero.domains.code.programs import Reason, Rejected
+from azero.domains.base import Rejected
+from azero.domains.code.programs import Reason
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
 from azero.sandbox.literals import MAX_SOURCE, MODEL_TEXT
 

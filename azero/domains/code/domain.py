@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 
 from azero.config.kinds import Count, Positive
 from azero.config.overrides import Section, validated
-from azero.domains.base import ChatTemplate, Judgement, Proposal
+from azero.domains.base import ChatTemplate, Judgement, Proposal, Rejected, proposed
 from azero.domains.code import completions, evaluation, grammar, prompts
 from azero.domains.code.problems import FAILURES, TIERS, Maker, written
-from azero.domains.code.programs import Bounds, Reason, Rejected, tree_of
+from azero.domains.code.programs import Bounds, Reason, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS
 from azero.domains.code.seeds import MOST_INPUTS, SEEDS
 from azero.errors import UserError
@@ -61,7 +61,7 @@ class Code:
         """`options`: of `Options`. Raises UserError for another one, or a value that it may not have."""
         if unknown := sorted(options.keys() - Options.model_fields.keys()):
             raise UserError(f"task.options.{unknown[0]}: unknown; give some of {', '.join(Options.model_fields)}")
-        self.options = validated(_Holder, {"task": {"options": options}}, {}).task.options
+        self.options = validated(Options, options, {}, prefix="task.options.")
         solution = "\n" if self.options.one_line else "\n\n"
         self.stops: Mapping[tuple[Role, str], tuple[str, ...]] = {
             **{(Role.PROPOSER, task): ("\n\n",) for task in TASKS},
@@ -124,33 +124,27 @@ class Code:
         `reason` is a value of `Reason`. What is written as a program's value is not read: the sandbox says it.
         """
         task, given = request.cell.task, request.given.payload["program"] if request.given else ""
-        try:
+
+        def make() -> Problem:
             parts = completions.read_proposal(task, completion, given)
             problem = self.maker.make(task, parts.program, parts.inputs, parts.message, version)
             if problem.canonical in {reference.canonical for reference in request.references}:
                 raise Rejected(Reason.REPEATS_REFERENCE)
-        except Rejected as rejected:
-            unparseable = rejected.reason is Reason.UNPARSEABLE
-            return Proposal(verdict=Verdict.UNPARSEABLE if unparseable else Verdict.REJECTED, reason=rejected.reason)
-        if exclude and self.is_evaluation(problem.canonical):
-            return Proposal(verdict=Verdict.EXCLUDED, reason=Reason.IN_EVALUATION)
-        return Proposal(verdict=Verdict.VALID, problem=problem)
+            return problem
+
+        return proposed(self, exclude, make)
 
     def pose(self, problem: Problem, chat: ChatTemplate | None) -> str:
         """Raw: Python that ends where the answer begins. Chat: an instruction that names the answer's block."""
         return prompts.pose_raw(problem, self.options.one_line) if chat is None else prompts.pose_chat(problem, chat)
 
-    def judge(self, completion: str, problem: Problem, chat: bool) -> Verdict:
+    def judge(self, completion: str, problem: Problem, chat: bool) -> Judgement:
         """MALFORMED where there is no literal, or no program that defines `f`; else RIGHT or WRONG.
 
         Deduction compares values by type and structure. Abduction runs the program on what was written, and takes any
         input that gives the value. Induction runs what was written on the hidden pairs: all must come out. An error in
-        the sandbox, or more than its limits, is WRONG.
+        the sandbox, or more than its limits, is WRONG. The reason is a `Reason`; without one WRONG is another value.
         """
-        return self.explain(completion, problem, chat).verdict
-
-    def explain(self, completion: str, problem: Problem, chat: bool) -> Judgement:
-        """`judge` with a value of `Reason`; without one where it is right, or another value."""
         task, asked = problem.cell.task, problem.payload
         head = prompts.solution_head(problem, self.options.one_line) if task == INDUCTION else ""
         try:
@@ -175,8 +169,7 @@ class Code:
 
     def is_evaluation(self, canonical: str) -> bool:
         """Whether the canonical form belongs to a problem of the generated evaluation sets."""
-        with _lock:  # the first call draws the sets, which several threads would do at once
-            return evaluation.is_evaluation(canonical)
+        return evaluation.is_evaluation(canonical)
 
     def counts(self) -> dict[str, float]:
         """Calls of the sandbox so far: of programs on one input each."""
@@ -191,16 +184,6 @@ class Code:
             if not same(outcome.value, read_value(output)):
                 return _judgement(False)
         return _judgement(True)
-
-
-class _Task(Section):
-    options: Options
-
-
-class _Holder(Section):
-    """Gives the keys of the options their whole names."""
-
-    task: _Task
 
 
 def _judgement(right: bool) -> Judgement:

@@ -9,20 +9,21 @@ Hashes of their canonical forms ship beside this module, so that training can le
 from __future__ import annotations
 
 import ast
-import hashlib
 import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from azero.domains.base import Rejected
 from azero.domains.code import programs
 from azero.domains.code.grammar import Program, draw_arguments, draw_message, draw_pairs, draw_program, small
 from azero.domains.code.problems import canonical_form, induction_problem, one_input_problem, written
-from azero.domains.code.programs import Bounds, Rejected, parse, structure, tree_of
+from azero.domains.code.programs import Bounds, parse, structure, tree_of
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, TASKS, statement
-from azero.domains.rows import evaluation_hash, hash_file, hashes_in, read_rows, require_columns, row_name
+from azero.domains.rows import hash_file, hashes_in, read_rows, short_hash
 from azero.errors import UserError
 from azero.sandbox.literals import NotLiteral, read_arguments, read_value
 from azero.types import Cell, EvalItem, Problem
@@ -44,7 +45,7 @@ def load(source: str) -> list[EvalItem]:
     """
     if source in SEEDS:
         return list(generated(source))
-    rows = [_row(row_name(source, number), row) for number, row in enumerate(read_rows(source, PUBLISHED), start=1)]
+    rows = [_row(where, row) for where, row in read_rows(source, PUBLISHED, COLUMNS)]
     return [_published(task, row) for task in (DEDUCTION, ABDUCTION) for row in rows]
 
 
@@ -69,7 +70,7 @@ def generated(name: str) -> tuple[EvalItem, ...]:
 
 def is_evaluation(canonical: str) -> bool:
     """Whether the canonical form is of a problem of the generated sets."""
-    return evaluation_hash(canonical) in hashes_in(HASH_FILE)
+    return short_hash(canonical) in hashes_in(HASH_FILE)
 
 
 def build_hash_file() -> str:
@@ -117,8 +118,7 @@ class _Row:
     program: programs.Program | None
 
 
-def _row(where: str, row: Any) -> _Row:
-    require_columns(where, row, COLUMNS)
+def _row(where: str, row: Mapping[str, Any]) -> _Row:
     code, given, output = (str(row[column]).strip("\n") for column in COLUMNS)
     try:
         read_value(output)
@@ -138,7 +138,7 @@ def _published(task: str, row: _Row) -> EvalItem:
     """The problem of a row, with its text as it is: its program may be outside the rules, its input no literal."""
     text = statement(task, row.code, [row.given], row.output)
     problem = Problem(
-        id=hashlib.sha256(f"{task}\n{text}".encode()).hexdigest()[:12],
+        id=short_hash(f"{task}\n{text}"),
         cell=Cell(task=task, tier=TIERS[3]),
         statement=text,
         answer=row.output if task == DEDUCTION else row.given,

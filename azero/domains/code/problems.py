@@ -5,18 +5,15 @@ A program runs twice, with different random seeds and hash seeds and a tenth of 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from azero.domains.code.executed import marked
-from azero.domains.code.perturbed import others_like
+from azero.domains.base import Rejected
 from azero.domains.code.programs import (
     Bounds,
     Program,
     Reason,
-    Rejected,
     canonical,
     nodes,
     parse,
@@ -26,6 +23,8 @@ from azero.domains.code.programs import (
     telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
+from azero.domains.code.variants import marked, others_like
+from azero.domains.rows import short_hash
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
 from azero.sandbox.literals import NotLiteral, read_arguments, same, write
 from azero.types import Cell, Problem
@@ -139,15 +138,9 @@ class Maker:
 def one_input_problem(program: Program, cell: Cell, arguments: Sequence[Any], output: Any, version: int) -> Problem:
     """The problem of deduction or abduction of a program that gives `output`. Checks nothing."""
     given, value = written(arguments), write(output)
-    return _problem(
-        cell,
-        program,
-        statement(cell.task, program.text, [given], value),
-        value if cell.task == DEDUCTION else given,
-        [given],
-        {"program": program.text, "arguments": given, "output": value},
-        version,
-    )
+    text = statement(cell.task, program.text, [given], value)
+    payload = {"program": program.text, "arguments": given, "output": value}
+    return _problem(cell, program, text, value if cell.task == DEDUCTION else given, [given], payload, version)
 
 
 def induction_problem(
@@ -173,16 +166,10 @@ def canonical_form(task: str, program: Program, inputs: Iterable[str]) -> str:
 
 
 def _problem(
-    cell: Cell,
-    program: Program,
-    text: str,
-    answer: str,
-    inputs: Sequence[str],
-    payload: Mapping[str, Any],
-    version: int,
+    cell: Cell, program: Program, text: str, answer: str, inputs: Sequence[str], payload: dict[str, Any], version: int
 ) -> Problem:
     return Problem(
-        id=hashlib.sha256(f"{cell.task}\n{text}".encode()).hexdigest()[:12],
+        id=short_hash(f"{cell.task}\n{text}"),
         cell=cell,
         statement=text,
         answer=answer,

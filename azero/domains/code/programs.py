@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from azero.domains.base import Rejected
 from azero.sandbox.literals import MODEL_TEXT, NotLiteral, read_value
 
 MODULES = ("bisect", "collections", "functools", "itertools", "json", "math", "operator", "re")
@@ -56,14 +57,6 @@ class Reason(StrEnum):
     MESSAGE_SHOWS_PROGRAM = "message_shows_program"
     REPEATS_REFERENCE = "repeats_reference"
     IN_EVALUATION = "in_evaluation"
-
-
-class Rejected(ValueError):
-    """A text that is no valid program or problem."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +110,8 @@ def tree_of(text: str, bounds: Bounds) -> ast.Module:
         raise Rejected(Reason.UNPARSEABLE) from e
     if _count(tree) > bounds.nodes or _levels(tree) > MAX_NESTING:
         raise Rejected(Reason.SIZE)
-    if sum(getattr(statement, "name", "") == "f" for statement in tree.body) != 1 or not any(
-        isinstance(statement, ast.FunctionDef) and statement.name == "f" for statement in tree.body
-    ):
+    named = [statement for statement in tree.body if getattr(statement, "name", "") == "f"]
+    if len(named) != 1 or not isinstance(named[0], ast.FunctionDef):
         raise Rejected(Reason.NO_FUNCTION)
     return tree
 

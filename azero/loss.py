@@ -1,7 +1,10 @@
-"""From rows to tensors: micro-batches by a token budget.
+"""From rows to the loss: micro-batches by a token budget, and what each token of them adds.
 
 The samples of a group share their prompt, and many of them are equal, the more so the surer the model is. Each distinct
 prompt and each distinct completion goes through the model once; the loss is still taken row by row.
+
+The loss is the clipped policy gradient, per token (ALGORITHM "Loss"; PPO arXiv 1707.06347 eq. 7; dual clip arXiv
+1912.09729 eq. 5; the KL estimate is k3 of http://joschu.net/blog/kl-approx.html).
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import torch
 from torch import Tensor
 
 from azero.types import TrainRow
+
+# exp() of a log-ratio beyond this is no estimate of anything; it only overflows.
+MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +49,8 @@ def pack(rows: Sequence[TrainRow], indices: Sequence[int]) -> MicroBatch:
     chosen = [rows[i] for i in indices]
     prompts = {p: i for i, p in enumerate(dict.fromkeys(r.prompt_ids for r in chosen))}
     distinct = {key: i for i, key in enumerate(dict.fromkeys(map(_computed, chosen)))}
-    prompt_ids, prompt_mask = _padded(list(prompts), left=True)
-    completions, mask = _padded([tokens for _, tokens, _ in distinct], left=False)
+    prompt_ids, prompt_mask = padded(list(prompts), left=True)
+    completions, mask = padded([tokens for _, tokens, _ in distinct], left=False)
     lengths = mask.sum(1)
     starts = lengths.cumsum(0) - lengths
     first = [int(starts[distinct[_computed(r)]]) for r in chosen]
@@ -69,7 +75,7 @@ def _computed(row: TrainRow) -> tuple[tuple[int, ...], tuple[int, ...], float]:
     return row.prompt_ids, row.token_ids, row.temperature
 
 
-def _padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, Tensor]:
+def padded(sequences: Sequence[tuple[int, ...]], left: bool) -> tuple[Tensor, Tensor]:
     """(ids, mask), both [sequences, longest] int64."""
     width = max(map(len, sequences))
     ids, mask = torch.zeros((2, len(sequences), width), dtype=torch.int64)
@@ -131,3 +137,48 @@ def shares(rows: Sequence[TrainRow], indices: Sequence[int], tokens: int, worker
 def completion_tokens(rows: Sequence[TrainRow], part: str) -> int:
     """The denominator of a part's mean: all of its completion tokens in the step, trained on or not."""
     return sum(len(r.token_ids) for r in rows if r.part == part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLoss:
+    loss: Tensor  # [tokens]
+    ratio: Tensor  # [tokens], pi_theta / pi_behaviour, detached
+    clipped: Tensor  # [tokens] bool: the gradient of this token is cut off
+
+
+def policy_loss(
+    logprobs: Tensor, behaviour: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float, ratio_cap: float
+) -> PolicyLoss:
+    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), and for A < 0 at most -ratio_cap A.
+
+    All arguments are [tokens]; both log-probs are under the sampling temperature, `behaviour` as the engine logged it.
+    """
+    log_ratio = (logprobs - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio = log_ratio.exp()
+    plain = -ratio * advantages
+    bounded = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    loss = torch.maximum(plain, bounded)
+    cap = -ratio_cap * advantages
+    negative = advantages < 0
+    capped = negative & (loss > cap)
+    clipped = (bounded > plain) | capped
+    loss = torch.where(capped, cap, loss)
+    return PolicyLoss(loss=loss, ratio=ratio.detach(), clipped=clipped.detach())
+
+
+def kl_estimate(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """exp(d) - d - 1 with d = log pi_ref - log pi_theta, [tokens]: estimates KL(pi_theta || pi_ref), never negative."""
+    d = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return d.exp() - d - 1
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, temperatures: Tensor | float) -> tuple[Tensor, Tensor]:
+    """(log-probs of `targets`, detached entropy), both [tokens], fp32, of logits [tokens, vocabulary] / temperature.
+
+    `temperatures`: [tokens], or one for all.
+    """
+    scaled = logits.float() / (temperatures if isinstance(temperatures, float) else temperatures[:, None])
+    logprobs = scaled.log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
