@@ -78,7 +78,7 @@ class Domain(Protocol):
         """The solver's prompt: it asks for the answer to the problem."""
 
     def judge(self, completion: str, problem: Problem, chat: bool) -> Verdict | Judgement:
-        """RIGHT, WRONG or MALFORMED, of what the solver wrote without the prompt; with a reason, if there are several."""
+        """RIGHT, WRONG or MALFORMED, of what the solver wrote without the prompt; perhaps with a reason."""
 
     def evaluation(self, source: str) -> list[EvalItem]:
         """`source`: test or dev (generated offline from fixed seeds), a file, or a Hugging Face Hub id.

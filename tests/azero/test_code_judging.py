@@ -131,7 +131,10 @@ def test_what_ends_a_raw_completion() -> None:
 
 def test_in_chat_the_last_block_of_its_kind_counts() -> None:
     assert DOMAIN.judge("```output\n[2, 7, True]\n```", SLICE, True).verdict is R
-    assert DOMAIN.judge("```output\n[]\n```\nNo:\n```output\n[2, 7, True]\n```\n```python\nx\n```", SLICE, True).verdict is R
+    assert (
+        DOMAIN.judge("```output\n[]\n```\nNo:\n```output\n[2, 7, True]\n```\n```python\nx\n```", SLICE, True).verdict
+        is R
+    )
     assert DOMAIN.judge("```output\n[2, 7, True]\n```\n```output\n[]\n```", SLICE, True).verdict is W
     assert DOMAIN.judge("```output\n[2, 7, True]\n", SLICE, True).verdict is M  # is not closed
     assert DOMAIN.judge("```python\n[2, 7, True]\n```", SLICE, True).verdict is M

@@ -51,7 +51,7 @@ def chat(message: str) -> str:
 
 
 def verdict(domain: Domain, text: str, problem: Problem, is_chat: bool) -> Verdict:
-    whole = Completion(text=text, token_ids=(), logprobs=(), finish_reason="stop")
+    whole = Completion(prompt_ids=(), token_ids=(), logprobs=(), text=text, version=0, finish_reason="stop")
     return judged(domain, whole, problem, is_chat)
 
 
