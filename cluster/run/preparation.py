@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from azero.config import Config, unlikely
@@ -13,7 +12,6 @@ from azero.credit.credit import Credit
 from azero.domains import get_domain
 from azero.domains.base import Domain
 from azero.errors import UserError
-from azero.models.gguf import is_gguf
 from azero.models.lfs import require_fetched
 from azero.models.loading import require_weights, resolve_model_path
 from azero.policies import Policies, policies_of
@@ -24,7 +22,7 @@ from azero.types import EvalItem
 from cluster.records.rundir import warn
 from cluster.run.extra_metrics import ExtraMetrics
 from cluster.run.sinks import require_packages
-from cluster.supervise.memory import count_parameters
+from cluster.supervise.memory import count_parameters, named_model
 from cluster.supervise.room import demand, room_here, share_threads
 from cluster.supervise.runtime import cluster_address
 from learner.mirror import Mirror
@@ -56,7 +54,13 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
     for line in unlikely(config):
         warn(line)
     domain = get_domain(config.task.domain, config.task.options)
-    checked = partial(_checked_model, config, dry)
+
+    def checked(name: str) -> str:
+        """The folder or Hub id of a model."""
+        path = named_model(name) if dry else resolve_model_path(name)
+        require_model(path, config.task.protocol, config.eval.protocol)
+        return path
+
     policies, models = policies_of(config, checked), {key: checked(name) for key, name in models_of(config).items()}
     require_fetched(Path(config.eval.data), "eval.data")
     items = [] if dry and is_of_hub(config.eval.data) else domain.evaluation(config.eval.data)
@@ -112,21 +116,15 @@ def is_of_hub(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name)) and not FILE_ENDING.fullmatch(path.suffix) and not path.exists()
 
 
-def _checked_model(config: Config, dry: bool, name: str) -> str:
-    """The folder or Hub id of a model."""
-    path = name if dry and is_gguf(name) else resolve_model_path(name)
-    require_weights(path)
-    if "chat" in (config.task.protocol, config.eval.protocol):
-        require_chat_template(path)
-    return path
+def require_model(model: str, *protocols: str) -> None:
+    """Raises UserError for a model folder without weights or, if a protocol is chat, without a chat template.
 
-
-def require_chat_template(model_path: str) -> None:
-    """Raises UserError for a model folder without a chat template; a Hub id is checked when it is loaded."""
-    folder = Path(model_path)
-    if not folder.is_dir() or (folder / "chat_template.jinja").exists():
+    A Hub id is checked when it is loaded.
+    """
+    require_weights(model)
+    folder = Path(model)
+    if "chat" not in protocols or not folder.is_dir() or (folder / "chat_template.jinja").exists():
         return
     settings = folder / "tokenizer_config.json"
-    if settings.exists() and "chat_template" in json.loads(settings.read_text()):
-        return
-    raise UserError(f"task.protocol or eval.protocol=chat: the tokenizer of {model_path} has no chat template; use raw")
+    if not (settings.exists() and "chat_template" in json.loads(settings.read_text())):
+        raise UserError(f"task.protocol or eval.protocol=chat: the tokenizer of {model} has no chat template; use raw")
