@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -31,7 +30,12 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
     for what, amount in needs(config, policies):
         table.add_row(what, amount)
     room = room_for(config.cluster).answer(config)
-    trouble = first_trouble(config, resume)
+    trouble = ""
+    try:
+        RunDirectory(config.run.dir).require_fit(resume)
+        prepare(config, dry=True)
+    except UserError as e:
+        trouble = str(e)
     table.add_row("room", f"{'yes' if room.whole else 'at first' if room.starts else 'no'}: {room.text}")
     table.add_row("other checks", f"no: {trouble}" if trouble else "passed")
     for what in unchecked(config):
@@ -43,13 +47,3 @@ def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, c
     given = shlex.join(["azero", "train", path, *overrides, *(["--resume"] if resume else [])])
     console.print("next:", given, highlight=False)
     return 0
-
-
-def first_trouble(config: Config, resume: bool) -> str:
-    """The first thing for which `azero train` would refuse the run; empty if none is known."""
-    try:
-        RunDirectory(Path(config.run.dir)).require_fit(resume)
-        prepare(config, dry=True)
-    except UserError as e:
-        return str(e)
-    return ""

@@ -22,8 +22,7 @@ def export_run(source: str, out: str, policy: str = "", merge: bool = False) -> 
     """
     if not Path(source).expanduser().is_dir():
         raise UserError(f"{source}: no such folder; give a run directory or one of its checkpoints")
-    found = source_of(source)
-    folder, target = _folder(found, policy), Path(out).expanduser().absolute()
+    folder, target = _folder(source_of(source), policy), Path(out).expanduser().absolute()
     if merge and not is_adapter(folder):
         raise UserError(f"--merge: {source} holds weights of its own and no adapter; leave it out")
     if target.resolve().is_relative_to(folder):
