@@ -20,7 +20,7 @@ from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
 from azero.types import EvalItem
 from cluster.records.rundir import warn
-from cluster.run.extra_metrics import ExtraMetrics
+from cluster.run.recorder import ExtraMetrics
 from cluster.run.sinks import require_packages
 from cluster.supervise.memory import count_parameters, named_model
 from cluster.supervise.room import demand, room_here, share_threads
