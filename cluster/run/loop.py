@@ -22,6 +22,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import ray
@@ -43,31 +44,28 @@ from cluster.supervise.work import EvalWork, PlayWork
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
 
 
+@dataclass
 class TrainingLoop:
     """Runs the steps from the learner's to run.steps. Everything that it needs is handed in; `run` is all to call."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        fleet: Fleet,
-        learner: LearnerHost,
-        started: LearnerStart,
-        credit: Credit,
-        guards: Guards,
-        buffer: ProblemBuffer,
-        source: SlotSource,
-        items: Sequence[EvalItem],
-        recorder: Recorder,
-        should_stop: Callable[[], bool],
-        trace: Trace = NO_TRACE,
-    ) -> None:
-        self.trace = trace
-        self.config, self.fleet, self.learner = config, fleet, learner
-        self.credit, self.guards, self.buffer, self.source = credit, guards, buffer, source
-        self.items, self.recorder = items, recorder
-        self.should_stop = should_stop
-        self._copy_every = config.learner.keep_every
+    config: Config
+    _: KW_ONLY
+    fleet: Fleet
+    learner: LearnerHost
+    started: InitVar[LearnerStart]
+    credit: Credit
+    guards: Guards
+    buffer: ProblemBuffer
+    source: SlotSource
+    items: Sequence[EvalItem]
+    recorder: Recorder
+    should_stop: Callable[[], bool]
+    trace: Trace = NO_TRACE
+
+    def __post_init__(self, started: LearnerStart) -> None:
+        # What of the driver's state goes into checkpoints, beside the learner's own.
+        self._parts: dict[str, Any] = {"credit": self.credit, "guards": self.guards, "buffer": self.buffer}
+        self._copy_every = self.config.learner.keep_every
         self._initial = self._state()
         self._begin_at(started)
 
@@ -91,11 +89,6 @@ class TrainingLoop:
         """Step of the newest weights."""
         return self.publication.version.step
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        """Return what of the driver's state goes into checkpoints, beside the learner's own."""
-        return {"credit": self.credit, "guards": self.guards, "buffer": self.buffer}
-
     def run(self) -> bool:
         """True when all steps are done, False when stopped before; with a checkpoint either way.
 
@@ -115,18 +108,15 @@ class TrainingLoop:
             if self.version == 0:
                 self.recorder.await_base_model()
             self._evaluate()
-        while not self._finished():
-            if self.should_stop() and not self.learner.is_busy and not self.fleet.evaluating:
-                self._checkpoint(is_last=True)
-                return False
+        while True:
+            if not self.learner.is_busy and not self.fleet.evaluating:
+                is_done = self.version >= self.config.run.steps
+                if is_done or self.should_stop():
+                    self._checkpoint(is_last=True)
+                    return is_done
             self._play()
             self._learn()
             self._wait()
-        self._checkpoint(is_last=True)
-        return True
-
-    def _finished(self) -> bool:
-        return self.version >= self.config.run.steps and not self.learner.is_busy and not self.fleet.evaluating
 
     def _go_back(self, why: str) -> None:
         """Put everything back to the newest state that is left of a lost learner."""
@@ -156,15 +146,10 @@ class TrainingLoop:
     def _play(self) -> None:
         """Give idle actors what may be played on the newest version."""
         stopping = self.should_stop()
-        if not stopping:
-            self._admit()
-        self.fleet.dispatch(self.publication, evaluations_only=stopping)
-
-    def _admit(self) -> None:
-        while (batch := self.book.admissible(self.version)) is not None:
-            slots = self.source.slots(batch, self.buffer)
-            for assignment in self.book.admit(slots):
+        while not stopping and (batch := self.book.admissible(self.version)) is not None:
+            for assignment in self.book.admit(self.source.slots(batch, self.buffer)):
                 self.fleet.submit(PlayWork(assignment=assignment))
+        self.fleet.dispatch(self.publication, evaluations_only=stopping)
 
     def _learn(self) -> None:
         """Start the update of the next batch where it is whole and the learner is free."""
@@ -177,8 +162,7 @@ class TrainingLoop:
                 self._copy_state()
         elif self._checkpoint_due():
             return
-        episodes = self.book.take(self.version)
-        if episodes is None:
+        if (episodes := self.book.take(self.version)) is None:
             return
         for episode in episodes:
             if episode.group is not None:
@@ -226,8 +210,7 @@ class TrainingLoop:
             )
 
     def _collect(self, ref: Any) -> None:
-        outcome = self.fleet.collect(ref)
-        if outcome is None:
+        if (outcome := self.fleet.collect(ref)) is None:
             return
         work, result = outcome
         self._moved = time.monotonic()
@@ -251,7 +234,9 @@ class TrainingLoop:
         self._play()  # before anything is written, which takes a while
         episodes, metrics = self.credit.settle(assigned, result)
         warnings, failure = self.guards.judge(metrics)
-        self._trace_step(result, now)
+        learned = self._update_began + result.metrics["time/learn"]
+        self.trace.span(LEARNER, f"learn batch {result.step - 1}", self._update_began, learned)
+        self.trace.span(LEARNER, f"publish version {result.step}", learned, now)
         metrics = {
             "step": result.step,
             "weight_version": result.step,
@@ -269,11 +254,6 @@ class TrainingLoop:
             self.recorder.warn(result.step, warning)
         if failure:
             raise RunFailed(f"step {result.step}: {failure}")
-
-    def _trace_step(self, result: StepResult, now: float) -> None:
-        learned = self._update_began + result.metrics["time/learn"]
-        self.trace.span(LEARNER, f"learn batch {result.step - 1}", self._update_began, learned)
-        self.trace.span(LEARNER, f"publish version {result.step}", learned, now)
 
     def _evaluate(self) -> None:
         self.fleet.submit(EvalWork(items=self.items, publication=self.publication))
