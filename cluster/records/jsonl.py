@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from azero.errors import UserError
 
@@ -133,18 +134,8 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same as JSON has it: numpy scalars as numbers, tuples as lists, NaN and infinity as null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    return plain(value.tolist())  # numpy
+    """The same as JSON has it: numpy's numbers and arrays as plain ones, tuples as lists, NaN and infinity as null."""
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=lambda array: array.tolist())
 
 
 def replace(path: Path, content: bytes) -> None:
