@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from azero.errors import UserError
+from cluster.records.jsonl import replace
 from cluster.report import figures, tables
 from cluster.report.data import ESCAPES, Run, read
 from cluster.report.sections import sections
@@ -53,10 +53,8 @@ def build(run_dirs: Sequence[str | Path], out: Path | None = None) -> Path:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    aside = target.with_name(f".{target.name}.tmp")
     try:
-        aside.write_bytes(page.encode("utf-8", "replace"))  # a lone surrogate of a model's text becomes "?"
-        os.replace(aside, target)
+        replace(target, page.encode("utf-8", "replace"))  # a lone surrogate of a model's text becomes "?"
     except OSError as e:
         raise UserError(
             f"--out={target}: cannot be written ({e.strerror}); give a file in a folder that is there"
