@@ -72,12 +72,13 @@ def start_both(config: Config, learner: LearnerHost, fleet: Fleet, checkpoint: C
 
     Raises as LearnerHost.start and Fleet.wait_ready do.
     """
-    if _may_share_a_gpu(config):
-        started = learner.start(checkpoint)
+    # An engine takes of its GPU what it finds free, so that it must not start while a learner on the same one does.
+    may_share_a_gpu = config.rollout.gpus_per_actor % 1 and config.learner.gpus_per_worker % 1
+    if not may_share_a_gpu:
         fleet.start()
-    else:
+    started = learner.start(checkpoint)
+    if may_share_a_gpu:
         fleet.start()
-        started = learner.start(checkpoint)
     fleet.wait_ready()
     return started
 
@@ -96,11 +97,6 @@ def probe_texts(domain: Domain) -> list[str]:
 
 def _log(run: RunDirectory, name: str) -> str:
     return str(run.logs.absolute() / f"{name}.log")
-
-
-def _may_share_a_gpu(config: Config) -> bool:
-    """Then an engine, which takes of its GPU what it finds free, must not start while a learner does."""
-    return bool(config.rollout.gpus_per_actor % 1 and config.learner.gpus_per_worker % 1)
 
 
 def _sender(keep: int, device: Any) -> Any:
