@@ -7,7 +7,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -63,17 +64,23 @@ def gpu_bytes() -> int:
 
 def cores() -> int:
     """Cores that this process may use: those of its affinity, or as many as its control group's quota comes to."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [float(allowed)]
-    for folder in _control_groups("cpu"):
-        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
-            try:
-                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
-            except (OSError, ValueError):
-                continue  # absent, or "max"
-            if quota > 0:
-                quotas.append(quota / period)
-    return max(1, math.ceil(min(quotas)))
+    files = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")  # version 2, version 1
+    quotas = [quota / period for quota, period in _limits("cpu", *files) if quota > 0]
+    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *quotas])))
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
+    limits = [limit for (limit,) in _limits("memory", ("memory.max",), ("memory.limit_in_bytes",))]
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
+
+
+def _limits(controller: str, *alternatives: Sequence[str]) -> Iterator[list[int]]:
+    """The numbers in the first files that a control group has, or the second; of each group that holds this process."""
+    for folder in _control_groups(controller):
+        for files in alternatives:
+            with suppress(OSError, ValueError):  # absent, or "max"
+                yield [int(number) for file in files for number in (folder / file).read_text().split()]
 
 
 def _control_groups(controller: str) -> Iterator[Path]:
@@ -92,18 +99,6 @@ def _control_groups(controller: str) -> Iterator[Path]:
         for root in (CONTROL_GROUPS / controllers, CONTROL_GROUPS / controller, CONTROL_GROUPS / "unified"):
             folder = root / path.lstrip("/")
             yield from (f for f in (folder, *folder.parents) if f.is_relative_to(root))
-
-
-def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for folder in _control_groups("memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            try:
-                total = min(total, int((folder / name).read_text()))
-            except (OSError, ValueError):
-                continue  # absent, or "max"
-    return total
 
 
 def cpu() -> tuple[str, frozenset[str]]:
