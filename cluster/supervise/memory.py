@@ -144,19 +144,36 @@ def plan(
     gpu_bytes: int = GPU_BYTES,
     roles: Collection[Role] = ROLES,
 ) -> Plan:
-    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one. `roles`: of the actor."""
-    width = 4 if config.model.dtype == "float32" else 2
+    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one. `roles`: of the actor.
+
+    Of a worker of the learner all is fp32, except for what it publishes and for activations.
+    """
+    learner, width = config.learner, 4 if config.model.dtype == "float32" else 2
     nets = {name: shapes[players[0].model] for name, players in policies.nets.items()}
-    actor, note = _actor(config, policies.playing(roles), shapes, width, gpu_bytes)
+    whole = sum(net.parameters for net in nets.values())
+    adapters = sum(_adapter(p, shapes) for p in policies.all)
+    own = {p.name: _adapter(p, shapes) or shapes[p.model].parameters for p in policies.all}
+    trains = [p for p in policies.all if p.trains]
+    trained = sum(own[p.name] for p in trains)
+    referred = sum(own[p.name] for p in trains if not p.adapter) if config.algorithm.kl_beta > 0 else 0
+    of_worker = {
+        "weights": 4 * whole // learner.workers,
+        "adapters": 4 * adapters // learner.workers,
+        # One policy at a time; with two roles in it, that of each role's loss is held.
+        "gradients": max(4 * own[p.name] * len(p.roles) for p in trains) // learner.workers,
+        "moments": 8 * trained // learner.workers,
+        "reference": 4 * referred // learner.workers,
+        PUBLISHED: width * (whole + adapters),
+        "activations": max(_activations(config, net) for net in nets.values()),
+    }
     versions = 2 + config.rollout.max_staleness
-    own = {p.name: _adapter(p, s := shapes[p.model]) or s.parameters for p in policies.all}
-    trained = sum(own[p.name] for p in policies.all if p.trains)
     still = sum(nets[BASE].parameters for _ in nets.keys() & {BASE}) + sum(own.values()) - trained
     store = {
         "published versions": (versions * trained + still) * width,
-        "copy of the learner's state": 4 * sum(own.values()) + 8 * trained if config.learner.keep_every else 0,
+        "copy of the learner's state": 4 * sum(own.values()) + 8 * trained if learner.keep_every else 0,
     }
-    return Plan(learner=_learner(config, policies, shapes, width), actor=actor, store=store, note=note)
+    actor, note = _actor(config, policies.playing(roles), shapes, width, gpu_bytes)
+    return Plan(learner=of_worker, actor=actor, store=store, note=note)
 
 
 def _actor(
@@ -166,7 +183,7 @@ def _actor(
     rollout, held = config.rollout, dict[str, int]()
     nets = [shapes[players[0].model] for players in policies.nets.values()]
     held["weights"] = sum(shape.parameters for shape in nets) * width // rollout.tensor_parallel
-    held["adapters"] = sum(_adapter(p, shapes[p.model]) for p in policies.all) * width
+    held["adapters"] = sum(_adapter(p, shapes) for p in policies.all) * width
     if rollout.gpus_per_actor:
         share = rollout.gpu_memory_utilization * gpu_bytes
         held["KV cache"] = max(0, int(share) - held["weights"] - held["adapters"])
@@ -175,24 +192,6 @@ def _actor(
     per_token = sum(2 * shape.layers * shape.keys * width for shape in nets) / len(nets)
     tokens = int(held["KV cache"] * rollout.tensor_parallel // per_token)
     return held, f"{tokens:,} tokens, {tokens // rollout.max_model_len:,} sequences of {rollout.max_model_len}"
-
-
-def _learner(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], width: int) -> dict[str, int]:
-    """Return bytes of one worker by use: fp32, except for what it publishes and for activations."""
-    learner, held = config.learner, dict[str, int]()
-    trained = [p for p in policies.all if p.trains]
-    own = {p.name: _adapter(p, shapes[p.model]) or shapes[p.model].parameters for p in trained}
-    nets = [shapes[players[0].model] for players in policies.nets.values()]
-    held["weights"] = 4 * sum(shape.parameters for shape in nets) // learner.workers
-    held["adapters"] = 4 * sum(_adapter(p, shapes[p.model]) for p in policies.all) // learner.workers
-    # One policy at a time; with two roles in it, that of each role's loss is held.
-    held["gradients"] = max(4 * own[p.name] * len(p.roles) for p in trained) // learner.workers
-    held["moments"] = 8 * sum(own.values()) // learner.workers
-    kl = config.algorithm.kl_beta > 0
-    held["reference"] = kl * 4 * sum(shapes[p.model].parameters for p in trained if not p.adapter) // learner.workers
-    held[PUBLISHED] = width * (sum(s.parameters for s in nets) + held["adapters"] * learner.workers // 4)
-    held["activations"] = max(_activations(config, shape) for shape in nets)
-    return held
 
 
 def _activations(config: Config, shape: ModelShape) -> int:
@@ -204,9 +203,9 @@ def _activations(config: Config, shape: ModelShape) -> int:
     return (kept or layer * shape.layers) + 3 * 4 * tokens * shape.vocabulary
 
 
-def _adapter(policy: Policy, shape: ModelShape) -> int:
+def _adapter(policy: Policy, shapes: Mapping[str, ModelShape]) -> int:
     """Parameters; of one with `targets`, those of an adapter on all layers, which are more."""
-    return shape.adapter(policy.adapter.rank) if policy.adapter else 0
+    return shapes[policy.model].adapter(policy.adapter.rank) if policy.adapter else 0
 
 
 def needed_memory(config: Config, policies: Policies) -> list[tuple[str, str]]:
