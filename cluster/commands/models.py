@@ -55,7 +55,7 @@ def source_of(name: str) -> Source:
         return _in_folder(name, path)
     if path.exists():
         raise UserError(f"{name}: is a file; give a run directory, a checkpoint or a model folder, or a Hub id")
-    beside = _runs_in(path.parent) if path.parent != Path() else []
+    beside = sorted(p.name for p in path.parent.glob("*") if is_run(p)) if path.parent != Path() else []
     if not HUB_ID.fullmatch(name) or beside:
         hint = f"; runs in {path.parent}: {', '.join(beside)}" if beside else ""
         raise UserError(f"{name}: no such folder{hint or '; give a run directory, a checkpoint or a model folder'}")
@@ -65,17 +65,14 @@ def source_of(name: str) -> Source:
 def _in_folder(name: str, path: Path) -> Source:
     if (path / "config.json").is_file():
         return Source(name=name, model=str(path))
-    checkpoint = Checkpoint(path)
     if (path / CHECKPOINTS).is_dir() or is_run(path):
         newest = RunDirectory(path).latest_checkpoint()
         if newest is None:
             raise UserError(f"{path}: holds no whole checkpoint yet; see run.checkpoint_every")
-        checkpoint = newest
-    elif not checkpoint.policies:
+        return Source(name=name, checkpoint=newest)
+    if not Checkpoint(path).policies:
         raise UserError(f"{path}: holds no model (config.json), checkpoint (policies/) or run (checkpoints/)")
-    if not checkpoint.policies:
-        raise UserError(f"{checkpoint.path}: holds no model; give another checkpoint")
-    return Source(name=name, checkpoint=checkpoint)
+    return Source(name=name, checkpoint=Checkpoint(path))
 
 
 def policies_in(checkpoint: Checkpoint, config: Config | None) -> Policies:
@@ -107,7 +104,3 @@ def load(engine: Engine, policies: Sequence[Policy], checkpoint: Checkpoint) -> 
         else:
             weights = load_file(checkpoint.model(policy.name) / "model.safetensors")
         engine.load(version, weights, policy.name)
-
-
-def _runs_in(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.glob("*") if is_run(p)) if folder.is_dir() else []
