@@ -33,8 +33,8 @@ class Section:
     text: str
     pictures: Sequence[Picture]
     tables: Sequence[Table]
-    empty: str  # what to say where there is neither
-    is_collapsed: bool
+    empty: str = "No step has been recorded yet."  # what to say where there is neither
+    is_collapsed: bool = False
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
@@ -57,27 +57,18 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         "Synchrony": ((), ()),
         "Time": ([figures.time_totals(detailed)], ()),
     }
-    found = []
-    for name, (pictures, shown) in own.items():
-        curves = [figures.curve(runs, Curve(**curve)) for curve in SPECS[name].get("curves", ())]
-        found.append(_section(name, [*curves, *pictures], shown))
+    found = [_section(name, runs, pictures, shown) for name, (pictures, shown) in own.items()]
     found[0].text += f" {trained_on_evaluation(runs)}"
-    others = _section(
-        "Others", _others(runs, {key for part in found for picture in part.pictures for key in picture.keys})
-    )
+    keys = {key for part in found for picture in part.pictures for key in picture.keys}
+    others = _section("Others", runs, _others(runs, keys), ())
     return [*found, others] if others.pictures else found
 
 
-def _section(name: str, pictures: Iterable[Picture | None], shown: Iterable[Table | None] = ()) -> Section:
-    spec = SPECS[name]
-    return Section(
-        title=name,
-        text=spec["text"],
-        pictures=[picture for picture in pictures if picture],
-        tables=[table for table in shown if table],
-        empty=spec.get("empty", "No step has been recorded yet."),
-        is_collapsed=spec.get("is_collapsed", False),
-    )
+def _section(name: str, runs: Sequence[Run], own: Iterable[Picture | None], shown: Iterable[Table | None]) -> Section:
+    """The curves of sections.yaml come before the section's own pictures."""
+    spec = dict(SPECS[name])
+    pictures = [*(figures.curve(runs, Curve(**curve)) for curve in spec.pop("curves", ())), *own]
+    return Section(title=name, pictures=[p for p in pictures if p], tables=[t for t in shown if t], **spec)
 
 
 def _others(runs: Sequence[Run], shown: set[str]) -> list[Picture | None]:
