@@ -60,13 +60,11 @@ def train(
     from cluster import api
 
     resolved, console = api.load_config(config, overrides or []), api.plain_console()
+    from cluster.commands import train
+
     if dry_run:
-        from cluster.commands.dryrun import dry_run as show
-
-        return show(resolved, config, overrides or [], resume, console)
-    from cluster.commands.train import show_outcome
-
-    return show_outcome(api.train(resolved, resume), console)
+        return train.dry_run(resolved, config, overrides or [], resume, console)
+    return train.show_outcome(api.train(resolved, resume), console)
 
 
 @app.command(name="eval")
@@ -111,7 +109,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="write an adapter and its base as one model")] = False,
 ) -> int:
     """Write a plain transformers folder, or an adapter's."""
-    from cluster.commands.export import export_run
+    from cluster.commands.models import export_run
 
     print(f"wrote {export_run(source, out, policy, merge)}")
     return 0
