@@ -39,7 +39,7 @@ from cluster.run.batches import BatchBook
 from cluster.run.recorder import Recorder
 from cluster.supervise.fleet import Fleet, WeightsLost
 from cluster.supervise.learning import LearnerHost, LearnerLost, LearnerStart
-from cluster.supervise.work import EvalWork, PlayWork
+from cluster.supervise.remote import EvalWork, PlayWork
 
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
 

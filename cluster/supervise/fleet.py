@@ -28,7 +28,7 @@ from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_l
 from azero.types import ROLES, Publication, Role
 from cluster.records.trace import NO_TRACE, Trace
 from cluster.supervise.failures import cause_of, failure, is_loss
-from cluster.supervise.work import EvalWork, PlayWork, Work
+from cluster.supervise.remote import EvalWork, PlayWork, Work
 
 MAX_DEATHS_WITHOUT_RESULT = 3  # of one actor; a machine that kills every actor it starts is not worth a fourth try
 MAX_DEATHS_OVER_WORK = 5  # of any actors over one piece of work: the work itself kills
