@@ -16,14 +16,13 @@ from azero.engine import Engine
 from azero.evaluation.proposer import proposer_summary
 from azero.judging import executor_of
 from azero.models.lfs import require_fetched
-from azero.models.loading import resolve_model_path
 from azero.play import Player
-from azero.policies import Policies, one_policy, policies_of
+from azero.policies import Policies, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.problems.exclusion import evaluation_problems
 from azero.types import Assignment
-from cluster.commands.models import Source, load, policies_in, source_of
+from cluster.commands.models import load, source_of
 from cluster.records.rundir import PROPOSER_EVALS, config_of, warn
 from cluster.run.preparation import require_model
 from cluster.supervise.room import share_threads
@@ -40,12 +39,13 @@ def evaluate_model(
     Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
     with the base config. `policy`: by default the one that plays the solver.
     """
-    config, own = _configs(model, config_path, overrides)
+    config = _config(model, config_path, overrides)
     config.eval.data = data or config.eval.data
     for line in unlikely(config):
         warn(line)
     source = source_of(model)
-    played = _played(source, own, [source.policy(policy, own)])
+    own = source.run_config(overrides)
+    played = source.policies(own, [source.policy(policy, own)])
     for path in {p.model for p in played.all}:
         require_model(path, config.eval.protocol)
     require_fetched(Path(config.eval.data), "eval.data")
@@ -64,12 +64,10 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) ->
     Of a run directory, or a checkpoint in one, the run's start is evaluated beside it, and both results go to its
     proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
     """
-    config, own = _configs(model, config_path, overrides)
-    file = config_of(Path(model))
+    config, source, file = _config(model, config_path, overrides), source_of(model), config_of(Path(model))
     config.task.source, config.task.fill_from_buffer = "selfplay", False
-    source = source_of(model)
-    every = source.checkpoint.policies if source.checkpoint else [""]
-    played = policies_of(own) if own else _played(source, None, every)
+    own = source.run_config(overrides)
+    played = policies_of(own) if own else source.policies(None)
     for path in {p.model for p in played.all}:
         require_model(path, config.task.protocol)
     with _engine(config, played) as engine:
@@ -83,13 +81,6 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) ->
     if file:
         (file.parent / PROPOSER_EVALS).write_text("".join(f"{json.dumps(r)}\n" for r in results.values()))
     return results
-
-
-def _played(source: Source, config: Config | None, names: Sequence[str]) -> Policies:
-    """Return what to build an engine of: some of a checkpoint's policies, or a plain model."""
-    if not source.checkpoint:
-        return one_policy(resolve_model_path(source.model))
-    return Policies(tuple(p for p in policies_in(source.checkpoint, config).all if p.name in names))
 
 
 def _propose(engine: Engine, config: Config, policies: Policies) -> dict[str, Any]:
@@ -109,14 +100,12 @@ def _propose(engine: Engine, config: Config, policies: Policies) -> dict[str, An
     return proposer_summary(episodes, domain.cells)
 
 
-def _configs(model: str, config_path: str, overrides: Sequence[str]) -> tuple[Config, Config | None]:
-    """The config to evaluate with, and that of the run that the model is, or whose checkpoint it is."""
-    file = config_of(Path(model))
-    config = load_config(config_path or file or "base", overrides)
+def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
+    config = load_config(config_path or config_of(Path(model)) or "base", overrides)
     config.rollout.max_staleness = 0  # nothing learns beside it: it may use every core
     config.rollout.threads = 0
     share_threads(config, local=True)
-    return config, load_config(file, overrides) if file else None
+    return config
 
 
 def _engine(config: Config, policies: Policies) -> AbstractContextManager[Engine]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,20 +33,34 @@ class Source:
     model: str = ""  # folder, .gguf file or Hub id of a plain model
     checkpoint: Checkpoint | None = None
 
-    def policy(self, name: str, config: Config | None, role: Role = Role.SOLVER) -> str:
-        """The policy that is meant: the one named, or else the one that plays `role`. Raises UserError."""
+    def run_config(self, overrides: Sequence[str] = ()) -> Config | None:
+        """That of the run that this is, or that this checkpoint is in; None for anything else."""
+        file = config_of(Path(self.name))
+        return load_config(file, overrides) if file else None
+
+    def policies(self, config: Config | None, names: Collection[str] | None = None) -> Policies:
+        """Those of a checkpoint that are named, or all, with its weights, but for adapters, which `load` puts on their
+        base; or the plain model. `config`: the run's, where it is known; it says who plays what, and where a base is.
+        """
+        if not self.checkpoint:
+            return one_policy(resolve_model_path(self.model))
+        known = {p.name: p for p in policies_of(config, lambda name: name).all} if config else {}
+        chosen = [n for n in self.checkpoint.policies if names is None or n in names]
+        return Policies(tuple(_policy(self.checkpoint, n, known.get(n)) for n in chosen))
+
+    def policy(self, name: str, config: Config | None) -> str:
+        """The policy that is meant: the one named, or else the one that plays the solver. Raises UserError."""
         names = self.checkpoint.policies if self.checkpoint else []
         if name and name not in names:
-            has = (
-                f"its policies are {', '.join(names)}" if names else "it is one model, which has no name; leave it out"
-            )
+            nameless = "it is one model, which has no name; leave it out"
+            has = f"its policies are {', '.join(names)}" if names else nameless
             raise UserError(f"--policy {name}: {self.name} has no such policy; {has}")
         if name or not names:
             return name
-        players = [n for n, p in config.policies.items() if role in p.roles] if config else []
-        chosen = [n for n in (*players, role.value) if n in names] or (names if len(names) == 1 else [])
+        players = [n for n, p in config.policies.items() if Role.SOLVER in p.roles] if config else []
+        chosen = [n for n in (*players, Role.SOLVER.value) if n in names] or (names if len(names) == 1 else [])
         if not chosen:
-            raise UserError(f"{self.name}: which of its policies plays the {role} is not known here; give --policy")
+            raise UserError(f"{self.name}: which of its policies plays the solver is not known here; give --policy")
         return chosen[0]
 
 
@@ -77,15 +91,6 @@ def _in_folder(name: str, path: Path) -> Source:
     if not Checkpoint(path).policies:
         raise UserError(f"{path}: holds no model (config.json), checkpoint (policies/) or run (checkpoints/)")
     return Source(name=name, checkpoint=Checkpoint(path))
-
-
-def policies_in(checkpoint: Checkpoint, config: Config | None) -> Policies:
-    """The policies of a checkpoint, with its weights, but for adapters, which `load` puts on their base.
-
-    `config`: of the run that it belongs to, where that is known; it says who plays what, and where the base is.
-    """
-    known = {p.name: p for p in policies_of(config, lambda name: name).all} if config else {}
-    return Policies(tuple(_policy(checkpoint, name, known.get(name)) for name in checkpoint.policies))
 
 
 def _policy(checkpoint: Checkpoint, name: str, known: Policy | None) -> Policy:
@@ -142,8 +147,7 @@ def export_run(source: str, out: str, policy: str = "", merge: bool = False) -> 
 
 
 def _folder(source: Source, policy: str) -> Path:
-    config_file = config_of(Path(source.name))
-    name = source.policy(policy, load_config(config_file) if config_file else None, Role.SOLVER)
+    name = source.policy(policy, source.run_config())
     if not source.checkpoint:
         return Path(source.model).resolve()
     adapter = source.checkpoint.adapter(name)
