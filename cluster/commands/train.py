@@ -24,7 +24,7 @@ from azero.verbatim import VerbatimTable
 from cluster.commands.stopping import INTERRUPTED, StopSignals
 from cluster.records.resume import fingerprints
 from cluster.records.rundir import EVALS, METRICS, RunDirectory, provenance, read_jsonl, warn
-from cluster.records.trace import Trace
+from cluster.records.trace import NO_TRACE, Trace
 from cluster.run.build import build_fleet, build_learner, newest_checkpoint, start_both
 from cluster.run.loop import TrainingLoop
 from cluster.run.preparation import Prepared, prepare, unchecked
@@ -102,7 +102,7 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
     placement = Placement(config)
     placement.reserve()
     progress = Progress(config.run.steps, config.cluster.progress)
-    trace = Trace(run.path / "trace.json" if config.run.trace else None)
+    trace = Trace(run.path / "trace.json") if config.run.trace else NO_TRACE
     learner = build_learner(ready, run, placement, progress.warning)
     fleet = build_fleet(ready, run, placement, progress.warning, trace)
     with console.status("starting the learner and the rollout actors"):
