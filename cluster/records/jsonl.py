@@ -67,10 +67,7 @@ class Records:
         """The highest step of any record; -1 without one. Raises UserError for a damaged line, by its number."""
         last = -1
         for path in self._present(names or RECORDS):
-            for number, record in enumerate(iterate_jsonl(path), start=1):
-                if not isinstance(step := record.get("step"), int):
-                    raise UserError(f"{path}: line {number} has no step; remove that line")
-                last = max(last, step)
+            last = max([last, *(record["step"] for record in records_of(path))])
         return last
 
     def set_aside(self) -> int:
@@ -109,6 +106,14 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             yield record
             if not line.endswith(b"\n"):
                 return
+
+
+def records_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The same; raises UserError for a line without a step, too."""
+    for number, record in enumerate(iterate_jsonl(path), start=1):
+        if not isinstance(record.get("step"), int):
+            raise UserError(f"{path}: line {number} has no step; remove that line")
+        yield record
 
 
 def truncate_after(path: Path, step: int) -> None:
