@@ -28,10 +28,10 @@ from typing import Any
 
 from azero.errors import UserError
 from cluster.records import machine
-from cluster.records.episodes import episode_record as episode_record
 from cluster.records.jsonl import EVALS as EVALS
 from cluster.records.jsonl import METRICS, RECORDS, Records, plain, replace
 from cluster.records.jsonl import SAMPLES as SAMPLES
+from cluster.records.jsonl import episode_record as episode_record
 from cluster.records.jsonl import iterate_jsonl as iterate_jsonl
 from cluster.records.jsonl import read_jsonl as read_jsonl
 from cluster.records.resume import changes, require_same_run, settings

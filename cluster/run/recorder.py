@@ -13,8 +13,7 @@ from typing import Any
 from azero.errors import RunFailed
 from azero.plugs import checked, find, no_numbers
 from azero.types import Episode
-from cluster.records.episodes import episode_record
-from cluster.records.jsonl import EVALS, METRICS, SAMPLES, read_jsonl
+from cluster.records.jsonl import EVALS, METRICS, SAMPLES, episode_record, read_jsonl
 from cluster.records.rundir import RunDirectory
 from cluster.run.progress import Progress
 from cluster.run.sinks import Sink
