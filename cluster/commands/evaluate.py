@@ -24,7 +24,7 @@ from azero.problems.exclusion import evaluation_problems
 from azero.types import Assignment
 from cluster.commands.models import load, source_of
 from cluster.records.rundir import PROPOSER_EVALS, config_of, warn
-from cluster.run.preparation import require_model
+from cluster.run.build import require_model
 from cluster.supervise.room import share_threads
 
 PROPOSALS = 240  # of all cells together

@@ -25,9 +25,8 @@ from cluster.commands.stopping import INTERRUPTED, StopSignals
 from cluster.records.resume import fingerprints
 from cluster.records.rundir import EVALS, METRICS, RunDirectory, provenance, read_jsonl, warn
 from cluster.records.trace import NO_TRACE, Trace
-from cluster.run.build import build_fleet, build_learner, newest_checkpoint, start_both
+from cluster.run.build import Prepared, build_fleet, build_learner, newest_checkpoint, prepare, start_both, unchecked
 from cluster.run.loop import TrainingLoop
-from cluster.run.preparation import Prepared, prepare, unchecked
 from cluster.run.progress import Progress
 from cluster.run.recorder import Recorder
 from cluster.run.sinks import open_sinks
