@@ -18,6 +18,7 @@ REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "nu
 BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "tensorboard", "matplotlib", "peft")
 EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
 SOURCE = Path(__file__).resolve().parents[2]
+COMMAND_S = 5.0  # how long a command is waited for
 CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -31,22 +32,22 @@ def version_of(package: str) -> str | None:
     return None
 
 
-def output_of(*command: str, timeout_s: float = 5.0) -> str | None:
+def output_of(*command: str) -> str | None:
     """Return what the command prints, stripped; None where it is missing, fails or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
-def git_state(root: Path = SOURCE) -> dict[str, str | bool] | None:
+def git_state() -> dict[str, str | bool] | None:
     """{commit, dirty} of the source tree; None where it is not itself the top of a git repository with a commit."""
-    top = output_of("git", "-C", str(root), "rev-parse", "--show-toplevel")
-    commit = output_of("git", "-C", str(root), "rev-parse", "--verify", "HEAD")
-    if not top or not commit or Path(top).resolve() != root.resolve():
+    git = "git", "-C", str(SOURCE)
+    top, commit = output_of(*git, "rev-parse", "--show-toplevel"), output_of(*git, "rev-parse", "--verify", "HEAD")
+    if not top or not commit or Path(top).resolve() != SOURCE:
         return None
-    return {"commit": commit, "dirty": output_of("git", "-C", str(root), "status", "--porcelain") != ""}
+    return {"commit": commit, "dirty": output_of(*git, "status", "--porcelain") != ""}
 
 
 def gpus() -> list[dict[str, str]]:
@@ -102,11 +103,8 @@ def _control_groups(controller: str) -> Iterator[Path]:
 
 
 def cpu() -> tuple[str, frozenset[str]]:
-    """(model, instruction set flags) from /proc/cpuinfo; without it no flags."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine(), frozenset()
+    """(model, instruction set flags) from /proc/cpuinfo."""
+    text = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1] if model else platform.machine(), frozenset(flags[1].split() if flags else ())
