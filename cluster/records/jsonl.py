@@ -66,10 +66,8 @@ class Records:
 
     def last_step(self, *names: str) -> int:
         """The highest step of any record; -1 without one. Raises UserError for a damaged line, by its number."""
-        last = -1
-        for path in self._present(names or RECORDS):
-            last = max([last, *(record["step"] for record in records_of(path))])
-        return last
+        found = (record["step"] for path in self._present(names or RECORDS) for record in records_of(path))
+        return max(found, default=-1)
 
     def set_aside(self) -> int:
         """Rename each file to <name>.unsaved-<number>; the number."""
