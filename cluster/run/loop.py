@@ -80,8 +80,7 @@ class TrainingLoop:
         self._saved = self._tried = self.version if started.is_on_disk else 0  # last checkpoint, and last try of one
         self._copied = self.version  # last copy of the learner's state
         self._played: dict[int, list[Played]] = {}
-        self._learner_free_since = self._step_began = self._moved = self._update_began = time.monotonic()
-        self._waited_rollouts = 0.0
+        self._step_began = self._moved = self._update_began = time.monotonic()  # the learner is free as a step begins
         self._syncs: deque[SyncReport] = deque(maxlen=max(1, config.rollout.actors))
 
     @property
@@ -167,7 +166,6 @@ class TrainingLoop:
         for episode in episodes:
             if episode.group is not None:
                 self.buffer.add(episode.group.problem)
-        self._waited_rollouts = time.monotonic() - self._learner_free_since
         self._update_began = time.monotonic()
         self._assigned = self.credit.assign(episodes, self.version)
         self.learner.begin(self._assigned.batch)
@@ -193,14 +191,13 @@ class TrainingLoop:
         refs = [*self.fleet.refs, *learners]
         if refs:  # for the first, and then all that are ready: after a pause nobody is late who is only not looked at
             ray.wait(refs, num_returns=1, timeout=POLL_S)
-        done = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
-        for ref in done:
+        else:
+            time.sleep(POLL_S)  # every actor waits to be started again
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
             if ref not in learners:
                 self._collect(ref)
             elif outcome := self.learner.collect(ref):
                 self._learned(*outcome)
-        if not refs:
-            time.sleep(POLL_S)  # every actor waits to be started again
         self.fleet.check()
         self.learner.check(self.version)
         if (idle := time.monotonic() - self._moved) > self.config.cluster.stall_timeout_s:
@@ -248,7 +245,7 @@ class TrainingLoop:
             "faults/redispatched": self.fleet.redispatched,
             **{f"actors/{state}": n for state, n in self.fleet.states().items()},
         }
-        self._step_began = self._learner_free_since = now
+        self._step_began = now
         self.recorder.step(metrics, episodes, awaits_evaluation=evaluated)
         for warning in warnings:
             self.recorder.warn(result.step, warning)
@@ -266,7 +263,7 @@ class TrainingLoop:
             "time/step": seconds,
             "time/generate": sum(p.seconds for p in played) / self.config.rollout.actors,
             "memory/actor_gib": max(p.memory_gib for p in played),
-            "time/wait_rollouts": self._waited_rollouts,
+            "time/wait_rollouts": self._update_began - self._step_began,
             "time/wait_learner": self.fleet.take_idle_seconds(),
             "throughput/samples_per_s": len(solver) / seconds,
             "throughput/tokens_per_s": sum(len(s.completion.token_ids) for s in everything) / seconds,
