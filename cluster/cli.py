@@ -21,8 +21,7 @@ def _writable(file: Path | None) -> Path | None:
         return None
     is_new = not file.exists()
     try:
-        with file.open("a"):
-            pass
+        file.open("a").close()
         if is_new:
             file.unlink()
     except OSError as e:
@@ -30,11 +29,7 @@ def _writable(file: Path | None) -> Path | None:
     return file
 
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # What typer raises for a wrong command line; it has no public name for the base class.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override config keys")]
@@ -65,13 +60,11 @@ def train(
     from cluster import api
 
     resolved, console = api.load_config(config, overrides or []), api.plain_console()
+    from cluster.commands import train
+
     if dry_run:
-        from cluster.commands.dryrun import dry_run as show
-
-        return show(resolved, config, overrides or [], resume, console)
-    from cluster.commands.train import show_outcome
-
-    return show_outcome(api.train(resolved, resume), console)
+        return train.dry_run(resolved, config, overrides or [], resume, console)
+    return train.show_outcome(api.train(resolved, resume), console)
 
 
 @app.command(name="eval")
@@ -82,9 +75,7 @@ def evaluate(
     role: Annotated[Role, typer.Option(help="solver: accuracy; proposer: what it writes")] = Role.SOLVER,
     policy: Annotated[str, typer.Option(help="of several in a run; default: the solver's")] = "",
     config: Annotated[str, typer.Option(help="a config whose engine and protocol to use")] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Greedy and sampled accuracy of a model, with intervals; or what it proposes."""
     from rich.console import Console
@@ -118,7 +109,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="write an adapter and its base as one model")] = False,
 ) -> int:
     """Write a plain transformers folder, or an adapter's."""
-    from cluster.commands.export import export_run
+    from cluster.commands.models import export_run
 
     print(f"wrote {export_run(source, out, policy, merge)}")
     return 0
@@ -128,9 +119,7 @@ def export(
 def sweep(
     path: Annotated[str, typer.Argument(metavar="SWEEP_YAML", help="for example configs/experiments/controls.yaml")],
     overrides: Overrides = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Run the arms and seeds that are missing, then compare them."""
     from cluster.commands.sweep import run_sweep
@@ -155,9 +144,7 @@ def report(
 @app.command()
 def scale(
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see docs/cluster.md")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", callback=_writable, help="write the result to this file")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Simulate many actors around the real control plane, and plan for a target."""
     from benchmarks.scale.plan import scale as run
@@ -184,14 +171,12 @@ def main(argv: list[str] | None = None) -> int:
         return int(app(args=argv, standalone_mode=False, prog_name="azero") or 0)
     except (typer.Abort, KeyboardInterrupt):
         return _say("stopped", 130)
+    except USAGE_ERROR as e:
+        return _say(f"{e.format_message()} See `azero --help`.", 2)  # type: ignore[attr-defined]
     except Exception as e:
-        if isinstance(e, USAGE_ERROR):
-            return _say(f"{e.format_message()} See `azero --help`.", 2)  # type: ignore[attr-defined]
         cause = getattr(e, "cause", None) or e  # Ray wraps what an actor raised
-        if isinstance(cause, UserError):
-            return _say(str(cause), 2)
-        if isinstance(cause, RunFailed):
-            return _say(str(cause), 1)
+        if isinstance(cause, UserError | RunFailed):
+            return _say(str(cause), 2 if isinstance(cause, UserError) else 1)
         return _say(_unforeseen(e), 1)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from azero.domains import get_domain
 from azero.domains.base import evaluation_problems, executor_of
 from azero.engine import Engine
 from azero.evaluation.proposer import proposer_summary
-from azero.models.loading import require_fetched, require_weights, resolve_model_path
+from azero.models.loading import require_fetched
 from azero.play import Player
-from azero.policies import Policies, one_policy, policies_of
+from azero.policies import Policies, policies_of
 from azero.problems.buffer import ProblemBuffer
 from azero.problems.curriculum import SlotSource
 from azero.types import Assignment
-from cluster.commands.models import Source, load, policies_in, source_of
+from cluster.commands.models import load, source_of
 from cluster.records.rundir import PROPOSER_EVALS, config_of, warn
-from cluster.run.preparation import require_chat_template
+from cluster.run.build import require_model
 from cluster.supervise.room import share_threads
 
 PROPOSALS = 240  # of all cells together
@@ -38,16 +38,15 @@ def evaluate_model(
     Without `config_path` a run directory, or a checkpoint in one, is evaluated with the run's own config, anything else
     with the base config. `policy`: by default the one that plays the solver.
     """
-    config, run = _config(model, config_path, overrides), _run_config(model, overrides)
+    config = _config(model, config_path, overrides)
     config.eval.data = data or config.eval.data
     for line in unlikely(config):
         warn(line)
     source = source_of(model)
-    played = _played(source, run, [source.policy(policy, run)])
+    own = source.run_config(overrides)
+    played = source.policies(own, [source.policy(policy, own)])
     for path in {p.model for p in played.all}:
-        require_weights(path)
-        if config.eval.protocol == "chat":
-            require_chat_template(path)
+        require_model(path, config.eval.protocol)
     require_fetched(Path(config.eval.data), "eval.data")
     domain = get_domain(config.task.domain, config.task.options)
     items = domain.evaluation(config.eval.data)
@@ -64,16 +63,12 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) ->
     Of a run directory, or a checkpoint in one, the run's start is evaluated beside it, and both results go to its
     proposer_evals.jsonl, which the report shows. References are drawn from the domain's seed problems.
     """
-    config, run = _config(model, config_path, overrides), _run_config(model, overrides)
-    own = config_of(Path(model))
+    config, source, file = _config(model, config_path, overrides), source_of(model), config_of(Path(model))
     config.task.source, config.task.fill_from_buffer = "selfplay", False
-    source = source_of(model)
-    every = source.checkpoint.policies if source.checkpoint else [""]
-    played = policies_of(run) if run else _played(source, None, every)
+    own = source.run_config(overrides)
+    played = policies_of(own) if own else source.policies(None)
     for path in {p.model for p in played.all}:
-        require_weights(path)
-        if config.task.protocol == "chat":
-            require_chat_template(path)
+        require_model(path, config.task.protocol)
     with _engine(config, played) as engine:
         if source.checkpoint and not own:
             load(engine, [p for p in played.all if p.adapter], source.checkpoint)
@@ -82,16 +77,9 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) ->
             load(engine, played.all, source.checkpoint)
             step = source.checkpoint.step
             results[f"step {step}"] = {"step": step, **_propose(engine, config, played)}
-    if own:
-        (own.parent / PROPOSER_EVALS).write_text("".join(f"{json.dumps(r)}\n" for r in results.values()))
+    if file:
+        (file.parent / PROPOSER_EVALS).write_text("".join(f"{json.dumps(r)}\n" for r in results.values()))
     return results
-
-
-def _played(source: Source, config: Config | None, names: Sequence[str]) -> Policies:
-    """Return what to build an engine of: some of a checkpoint's policies, or a plain model."""
-    if not source.checkpoint:
-        return one_policy(resolve_model_path(source.model))
-    return Policies(tuple(p for p in policies_in(source.checkpoint, config).all if p.name in names))
 
 
 def _propose(engine: Engine, config: Config, policies: Policies) -> dict[str, Any]:
@@ -111,12 +99,6 @@ def _propose(engine: Engine, config: Config, policies: Policies) -> dict[str, An
     return proposer_summary(episodes, domain.cells)
 
 
-def _run_config(model: str, overrides: Sequence[str]) -> Config | None:
-    """That of the run directory that this is, or that this checkpoint is in."""
-    own = config_of(Path(model))
-    return load_config(own, overrides) if own else None
-
-
 def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
     config = load_config(config_path or config_of(Path(model)) or "base", overrides)
     config.rollout.max_staleness = 0  # nothing learns beside it: it may use every core
@@ -125,10 +107,5 @@ def _config(model: str, config_path: str, overrides: Sequence[str]) -> Config:
     return config
 
 
-@contextmanager
-def _engine(config: Config, policies: Policies) -> Iterator[Engine]:
-    engine = build_engine(config.model, config.rollout, config.run.seed, policies)
-    try:
-        yield engine
-    finally:
-        engine.close()
+def _engine(config: Config, policies: Policies) -> AbstractContextManager[Engine]:
+    return closing(build_engine(config.model, config.rollout, config.run.seed, policies))

@@ -40,6 +40,7 @@ from azero.errors import UserError
 from azero.models.loading import resolve_model_path
 from cluster.commands.comparison import arm_summary, comparison_table, difference
 from cluster.commands.stopping import INTERRUPTED, StopSignals
+from cluster.records.resume import changes
 from cluster.records.rundir import CONFIG, EVALS, RunDirectory, read_jsonl
 from cluster.supervise.memory import count_parameters
 from cluster.supervise.room import Demand, Room, demand, room_of_cluster
@@ -103,10 +104,8 @@ class Run:
         saved = self.path / CONFIG
         if not saved.exists():
             return
-        found, own = values(load_config(saved)), values(self.config)
-        for key in {**own, **found}:
-            there, here = found.get(key), own.get(key)
-            if there != here and not BESIDE.fullmatch(key):
+        for key, (there, here) in changes(values(load_config(saved)), values(self.config)).items():
+            if not BESIDE.fullmatch(key):
                 raise UserError(
                     f"{self.path} holds a run with {key}={there}, and this sweep has {here}: move that folder away, or "
                     "name another dir in the sweep"

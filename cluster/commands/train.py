@@ -1,8 +1,12 @@
-"""`azero train`: check, open the run directory, find room, build the parts, and let the loop run."""
+"""`azero train`: check, open the run directory, find room, build the parts, and let the loop run.
+
+With --dry-run: the resolved config, what it needs, whether it could start here, and the next command.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,21 +16,24 @@ from rich.console import Console
 
 from azero.config import Config, to_yaml
 from azero.credit.guards import Guards
+from azero.domains import get_domain
 from azero.errors import RunFailed, UserError
 from azero.evaluation.solver import table
+from azero.policies import policies_of
+from azero.verbatim import VerbatimTable
 from cluster.commands.stopping import INTERRUPTED, StopSignals
 from cluster.records.resume import fingerprints
 from cluster.records.rundir import EVALS, METRICS, RunDirectory, provenance, read_jsonl, warn
-from cluster.records.trace import Trace
-from cluster.run.build import build_fleet, build_learner, newest_checkpoint, start_both
+from cluster.records.trace import NO_TRACE, Trace
+from cluster.run.build import Prepared, build_fleet, build_learner, newest_checkpoint, prepare, start_both, unchecked
 from cluster.run.loop import TrainingLoop
-from cluster.run.preparation import Prepared, prepare
 from cluster.run.progress import Progress
 from cluster.run.recorder import Recorder
 from cluster.run.sinks import open_sinks
 from cluster.supervise.failures import in_one_line
 from cluster.supervise.learning import LearnerLost
-from cluster.supervise.room import Placement, room_of_cluster
+from cluster.supervise.memory import named_model
+from cluster.supervise.room import Placement, needs, room_for, room_of_cluster
 from cluster.supervise.runtime import cluster_address, ray_session
 from learner.mirror import Mirror, require_unused
 
@@ -94,7 +101,7 @@ def _run_loop(ready: Prepared, run: RunDirectory, stop: StopSignals, console: Co
     placement = Placement(config)
     placement.reserve()
     progress = Progress(config.run.steps, config.cluster.progress)
-    trace = Trace(run.path / "trace.json" if config.run.trace else None)
+    trace = Trace(run.path / "trace.json") if config.run.trace else NO_TRACE
     learner = build_learner(ready, run, placement, progress.warning)
     fleet = build_fleet(ready, run, placement, progress.warning, trace)
     with console.status("starting the learner and the rollout actors"):
@@ -134,3 +141,34 @@ def show_outcome(result: TrainingResult, console: Console) -> int:
     when = "with a checkpoint" if RunDirectory(result.path).has_checkpoint() else "before its first step"
     console.print(f"stopped {when}; go on with: azero train {result.path}/config.yaml --resume")
     return INTERRUPTED
+
+
+def dry_run(config: Config, path: str, overrides: Sequence[str], resume: bool, console: Console) -> int:
+    """Print; start and load nothing. 0 if `azero train` could start here, else 1 and what to change.
+
+    Raises UserError if the model, the domain or the cluster is missing.
+    """
+    get_domain(config.task.domain, config.task.options)
+    print(to_yaml(config))
+    rows = VerbatimTable("needs", "", title=f"{config.run.name}: {config.run.steps} steps")
+    policies = policies_of(config, named_model)
+    for what, amount in needs(config, policies):
+        rows.add_row(what, amount)
+    room = room_for(config.cluster).answer(config)
+    trouble = ""
+    try:
+        RunDirectory(config.run.dir).require_fit(resume)
+        prepare(config, dry=True)
+    except UserError as e:
+        trouble = str(e)
+    rows.add_row("room", f"{'yes' if room.whole else 'at first' if room.starts else 'no'}: {room.text}")
+    rows.add_row("other checks", f"no: {trouble}" if trouble else "passed")
+    for what in unchecked(config):
+        rows.add_row("not checked", what)
+    console.print(rows)
+    if trouble or not room.starts:
+        console.print("it cannot start here: change what stands behind `no`", highlight=False)
+        return 1
+    given = shlex.join(["azero", "train", path, *overrides, *(["--resume"] if resume else [])])
+    console.print("next:", given, highlight=False)
+    return 0

@@ -1,15 +1,17 @@
-"""A run's records, one a line: appended, read while they are written, and cut back to a step."""
+"""A run's records, one a line: appended, read while they are written, and cut back to a step; and an episode's."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from azero.errors import UserError
+from azero.types import Episode, Group, Sample
 
 METRICS, EVALS, SAMPLES = RECORDS = ("metrics.jsonl", "evals.jsonl", "samples.jsonl")
 
@@ -64,13 +66,8 @@ class Records:
 
     def last_step(self, *names: str) -> int:
         """The highest step of any record; -1 without one. Raises UserError for a damaged line, by its number."""
-        last = -1
-        for path in self._present(names or RECORDS):
-            for number, record in enumerate(iterate_jsonl(path), start=1):
-                if not isinstance(step := record.get("step"), int):
-                    raise UserError(f"{path}: line {number} has no step; remove that line")
-                last = max(last, step)
-        return last
+        found = (record["step"] for path in self._present(names or RECORDS) for record in records_of(path))
+        return max(found, default=-1)
 
     def set_aside(self) -> int:
         """Rename each file to <name>.unsaved-<number>; the number."""
@@ -110,6 +107,14 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 return
 
 
+def records_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The same; raises UserError for a line without a step, too."""
+    for number, record in enumerate(iterate_jsonl(path), start=1):
+        if not isinstance(record.get("step"), int):
+            raise UserError(f"{path}: line {number} has no step; remove that line")
+        yield record
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Nothing but records of later steps is lost, nor a damaged line that earlier ones follow."""
     end, position, later = 0, 0, list[tuple[int, int]]()  # bytes; from and to, of records of later steps
@@ -133,18 +138,8 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same as JSON has it: numpy scalars as numbers, tuples as lists, NaN and infinity as null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    return plain(value.tolist())  # numpy
+    """The same as JSON has it: numpy's numbers and arrays as plain ones, tuples as lists, NaN and infinity as null."""
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=lambda array: array.tolist())
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -155,3 +150,65 @@ def replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def episode_record(episode: Episode, step: int, with_text: bool) -> dict[str, Any]:
+    """A line of samples.jsonl: {id, step, batch, requested_cell, proposal, problem, solver}, of which the last three
+    may be null. `step` is the step that trained it. `with_text` adds references, prompts and completions."""
+    record = {
+        "id": episode.id,
+        "step": step,
+        "batch": episode.batch,
+        "requested_cell": str(episode.requested_cell),
+        "proposal": _proposal(episode.proposal, episode.prompt, with_text) if episode.proposal else None,
+        "problem": _problem(episode.group) if episode.group else None,
+        "solver": _solutions(episode.group, with_text) if episode.group else None,
+    }
+    return record | {"references": list(episode.references)} if with_text else record
+
+
+def _proposal(sample: Sample, prompt: str, with_text: bool) -> dict[str, Any]:
+    record = {
+        "policy": sample.completion.policy,
+        "version": sample.completion.version,
+        "verdict": sample.verdict.value,
+        "reason": sample.reason,
+        "reward": sample.reward,
+        "reward_parts": dict(sample.reward_parts),
+        "tokens": len(sample.completion.token_ids),
+        "finish_reason": sample.completion.finish_reason,
+    }
+    return record | {"prompt": prompt, "completion": sample.completion.text} if with_text else record
+
+
+def _problem(group: Group) -> dict[str, Any]:
+    problem = group.problem
+    return {
+        "id": problem.id,
+        "text": problem.statement,
+        "answer": problem.answer,
+        "cell": str(problem.cell),
+        "canonical": problem.canonical,
+        "structure": problem.structure,
+        "payload": dict(problem.payload),
+        "author_version": problem.author_version,
+    }
+
+
+def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
+    """Lists are [samples]."""
+    samples = group.samples
+    record = {
+        "group": group.id,
+        "policy": group.samples[0].completion.policy,
+        "success_rate": group.success_rate,
+        "rewards": [s.reward for s in samples],
+        "reward_parts": [dict(s.reward_parts) for s in samples],
+        "verdicts": [s.verdict.value for s in samples],
+        "reasons": [s.reason for s in samples],
+        "versions": [s.completion.version for s in samples],
+        "tokens": [len(s.completion.token_ids) for s in samples],
+        "finish_reasons": [s.completion.finish_reason for s in samples],
+    }
+    texts = {"prompt": group.prompt, "completions": [s.completion.text for s in samples]}
+    return record | texts if with_text else record

@@ -7,7 +7,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ REQUIRED = ("ray", "vllm", "torch", "transformers", "datasets", "omegaconf", "nu
 BROUGHT_ALONG = ("typer", "rich", "jinja2", "safetensors", "tensorboard", "matplotlib", "peft")
 EXTRAS = ("wandb", "mlflow-skinny", "gguf", "trl", "accelerate")
 SOURCE = Path(__file__).resolve().parents[2]
+COMMAND_S = 5.0  # how long a command is waited for
 CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -30,22 +32,22 @@ def version_of(package: str) -> str | None:
     return None
 
 
-def output_of(*command: str, timeout_s: float = 5.0) -> str | None:
+def output_of(*command: str) -> str | None:
     """Return what the command prints, stripped; None where it is missing, fails or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
-def git_state(root: Path = SOURCE) -> dict[str, str | bool] | None:
+def git_state() -> dict[str, str | bool] | None:
     """{commit, dirty} of the source tree; None where it is not itself the top of a git repository with a commit."""
-    top = output_of("git", "-C", str(root), "rev-parse", "--show-toplevel")
-    commit = output_of("git", "-C", str(root), "rev-parse", "--verify", "HEAD")
-    if not top or not commit or Path(top).resolve() != root.resolve():
+    git = "git", "-C", str(SOURCE)
+    top, commit = output_of(*git, "rev-parse", "--show-toplevel"), output_of(*git, "rev-parse", "--verify", "HEAD")
+    if not top or not commit or Path(top).resolve() != SOURCE:
         return None
-    return {"commit": commit, "dirty": output_of("git", "-C", str(root), "status", "--porcelain") != ""}
+    return {"commit": commit, "dirty": output_of(*git, "status", "--porcelain") != ""}
 
 
 def gpus() -> list[dict[str, str]]:
@@ -63,17 +65,23 @@ def gpu_bytes() -> int:
 
 def cores() -> int:
     """Cores that this process may use: those of its affinity, or as many as its control group's quota comes to."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [float(allowed)]
-    for folder in _control_groups("cpu"):
-        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
-            try:
-                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
-            except (OSError, ValueError):
-                continue  # absent, or "max"
-            if quota > 0:
-                quotas.append(quota / period)
-    return max(1, math.ceil(min(quotas)))
+    files = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")  # version 2, version 1
+    quotas = [quota / period for quota, period in _limits("cpu", *files) if quota > 0]
+    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *quotas])))
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
+    limits = [limit for (limit,) in _limits("memory", ("memory.max",), ("memory.limit_in_bytes",))]
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
+
+
+def _limits(controller: str, *alternatives: Sequence[str]) -> Iterator[list[int]]:
+    """The numbers in the first files that a control group has, or the second; of each group that holds this process."""
+    for folder in _control_groups(controller):
+        for files in alternatives:
+            with suppress(OSError, ValueError):  # absent, or "max"
+                yield [int(number) for file in files for number in (folder / file).read_text().split()]
 
 
 def _control_groups(controller: str) -> Iterator[Path]:
@@ -94,24 +102,9 @@ def _control_groups(controller: str) -> Iterator[Path]:
             yield from (f for f in (folder, *folder.parents) if f.is_relative_to(root))
 
 
-def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or its control group's limit where that is lower."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for folder in _control_groups("memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            try:
-                total = min(total, int((folder / name).read_text()))
-            except (OSError, ValueError):
-                continue  # absent, or "max"
-    return total
-
-
 def cpu() -> tuple[str, frozenset[str]]:
-    """(model, instruction set flags) from /proc/cpuinfo; without it no flags."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine(), frozenset()
+    """(model, instruction set flags) from /proc/cpuinfo."""
+    text = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1] if model else platform.machine(), frozenset(flags[1].split() if flags else ())

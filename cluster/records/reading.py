@@ -13,16 +13,8 @@ import pandas as pd
 import yaml
 
 from azero.errors import UserError
-from cluster.records.rundir import (
-    CONFIG,
-    EVALS,
-    METRICS,
-    PROPOSER_EVALS,
-    PROVENANCE,
-    SAMPLES,
-    is_run,
-    iterate_jsonl,
-)
+from cluster.records.jsonl import records_of
+from cluster.records.rundir import CONFIG, EVALS, METRICS, PROPOSER_EVALS, PROVENANCE, SAMPLES, is_run
 
 HUGE = 1e300  # a number from here on is missing: it cannot be drawn
 # Keys of earlier versions, by file, and what they are called now.
@@ -90,12 +82,10 @@ def contents(path: Path) -> dict[str, Any]:
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file, under the names of this version. Raises UserError for a damaged line, by its number."""
     names = FORMER.get(path.name, {})
-    for number, line in enumerate(iterate_jsonl(path), start=1):
+    for line in records_of(path):
         record = cleaned({names.get(key, key): value for key, value in line.items()})
         if isinstance(problem := record.get("problem"), dict):
             record["problem"] = {names.get(key, key): value for key, value in problem.items()}
-        if not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} has no step; remove that line")
         yield record
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,17 @@ def settings(text: str, where: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{where}: cannot be read as keys and values; restore it")
-    return dict(_flat(content, ""))
+    return flat(content, whole=("task.options",))
 
 
-def _flat(content: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
+def flat(content: Mapping[Any, Any], prefix: str = "", whole: Collection[str] = ()) -> dict[str, Any]:
+    """Dotted key -> value of a nested mapping; `whole`: keys whose mappings are values."""
+    found: dict[str, Any] = {}
     for key, value in content.items():
         own = f"{prefix}{key}"
-        is_section = isinstance(value, Mapping) and own != "task.options"
-        pairs += _flat(value, f"{own}.") if is_section else [(own, value)]
-    return pairs
+        is_section = isinstance(value, Mapping) and own not in whole
+        found |= flat(value, f"{own}.", whole) if is_section else {own: value}
+    return found
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -84,14 +85,10 @@ def require_same_run(
     """Raises UserError where a resume would make it another run. `before`, `now`: fingerprints, where known."""
     for key in (*FIXED, *filter(FIXED_OF_POLICIES.fullmatch, {**changed, **now})):
         was, is_now = changed.get(key, (None, None))
-        if before.get(key) and now.get(key):
-            if before[key] == now[key]:
-                continue
-            how = f"{key}={is_now}, and it began with {key}={was}" if key in changed else f"{key} with other content"
-        elif key in changed:
-            how = f"{key}={is_now}, and it began with {key}={was}"
-        else:
+        are_known = before.get(key) and now.get(key)
+        if before[key] == now[key] if are_known else key not in changed:
             continue
+        how = f"{key}={is_now}, and it began with {key}={was}" if key in changed else f"{key} with other content"
         raise UserError(
             f"run.dir={folder}: cannot go on with {how}, which makes it another run; leave it as it was, or begin a "
             "new one in another run.dir"

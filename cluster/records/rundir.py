@@ -28,10 +28,10 @@ from typing import Any
 
 from azero.errors import UserError
 from cluster.records import machine
-from cluster.records.episodes import episode_record as episode_record
 from cluster.records.jsonl import EVALS as EVALS
 from cluster.records.jsonl import METRICS, RECORDS, Records, plain, replace
 from cluster.records.jsonl import SAMPLES as SAMPLES
+from cluster.records.jsonl import episode_record as episode_record
 from cluster.records.jsonl import iterate_jsonl as iterate_jsonl
 from cluster.records.jsonl import read_jsonl as read_jsonl
 from cluster.records.resume import changes, require_same_run, settings
@@ -92,8 +92,7 @@ class RunDirectory:
         """
         if not self.path.exists():
             self.require_fit(resume)
-        lock = self._acquire()
-        try:
+        with self._locked():
             self.require_fit(resume)
             held = self.holds_run()
             if held:
@@ -114,8 +113,6 @@ class RunDirectory:
                 if not held:
                     self._take_back()
                 raise
-        finally:
-            os.close(lock)
 
     def require_fit(self, resume: bool) -> None:
         """Raises UserError where a run cannot begin here, or go on; writes nothing."""
@@ -226,30 +223,29 @@ class RunDirectory:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def _acquire(self) -> int:
-        """File descriptor that holds the lock."""
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the directory's lock, in which stands who does. Raises UserError where it cannot be had."""
+        where = f"run.dir={self.path}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock = open(self.path / ".lock", "a+", errors="replace")  # noqa: SIM115
         except OSError as e:
-            raise UserError(f"run.dir={self.path}: cannot be used ({e.strerror}); give another run.dir") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid, _, host = os.read(lock, 1024).decode(errors="replace").partition(" ")
-            os.close(lock)
-            raise UserError(
-                f"run.dir={self.path}: in use by process {pid or '?'} on host {host or '?'}; "
-                "give another run.dir or wait"
-            ) from None
-        except OSError as e:
-            os.close(lock)
-            raise UserError(
-                f"run.dir={self.path}: cannot be locked there ({e.strerror}); give another run.dir"
-            ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
-        return lock
+            raise UserError(f"{where}: cannot be used ({e.strerror}); give another run.dir") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                pid, _, host = lock.read(1024).partition(" ")
+                holder = f"in use by process {pid or '?'} on host {host or '?'}"
+                raise UserError(f"{where}: {holder}; give another run.dir or wait") from None
+            except OSError as e:
+                raise UserError(f"{where}: cannot be locked there ({e.strerror}); give another run.dir") from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {socket.gethostname()}")
+            lock.flush()
+            yield
 
 
 def provenance() -> dict[str, Any]:

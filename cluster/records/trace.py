@@ -7,29 +7,27 @@ looked at too. https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 MICROSECONDS = 1e6
 LEARNER = "learner"
 
 
 class Trace:
-    """Appends complete events. Times are the driver's monotonic seconds; without a path it does nothing."""
+    """Appends complete events. Times are the driver's monotonic seconds."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._file: TextIO | None = None
+    def __init__(self, path: Path) -> None:
         self._tracks: dict[str, int] = {}
         self._began = time.monotonic()
-        if path is None:
-            return
         self._file = path.open("w")
         self._file.write("[\n")
 
     def span(self, track: str, name: str, began: float, ended: float, **details: Any) -> None:
         """Something that took from `began` to `ended` on a track, such as an actor's or the learner's."""
-        if self._file is None or ended <= began:
+        if ended <= began:
             return
         if track not in self._tracks:
             self._tracks[track] = len(self._tracks)
@@ -38,9 +36,8 @@ class Trace:
         self._write({"ph": "X", "name": name, **times, "args": details}, track)
 
     def _write(self, event: dict[str, Any], track: str) -> None:
-        assert self._file is not None
         self._file.write(json.dumps({"pid": 0, "tid": self._tracks[track], **event}) + ",\n")
         self._file.flush()
 
 
-NO_TRACE = Trace(None)
+NO_TRACE = Trace(Path(os.devnull))

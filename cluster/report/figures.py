@@ -112,10 +112,8 @@ def percent(*axes: Any) -> None:
 
 def curve(runs: Sequence[Run], spec: Curve) -> Picture | None:
     """None where no run has any of the metrics yet."""
-    colour, keys = (
-        colours(runs),
-        [key for key in _expanded(runs, spec.keys) if any(r.series(key).count() for r in runs)],
-    )
+    colour = colours(runs)
+    keys = [key for key in _expanded(runs, spec.keys) if any(r.series(key).count() for r in runs)]
     found = [(run, i, values) for run in runs for i, key in enumerate(keys) if (values := run.series(key)).count()]
     if not found:
         return None
@@ -163,9 +161,8 @@ def plot(axes: Axes, values: pd.Series, order: int = 1, **style: Any) -> None:
 
 def smooth(values: pd.Series) -> pd.Series:
     """Mean over the neighbouring twentieth of the steps, `values` itself where they are few; nan where they are nan."""
-    window = np.ones(2 * (len(values) // 40) + 1)
-    sums, counts = (np.convolve(x, window, "same") for x in (values.fillna(0.0), values.notna()))
-    return (sums / np.maximum(1, counts)) * values.where(values.isna(), 1.0)
+    window = 2 * (len(values) // 40) + 1
+    return values.rolling(window, center=True, min_periods=1).mean().where(values.notna())
 
 
 def by_name(
@@ -315,10 +312,8 @@ def proposer_rates(run: Run) -> Picture | None:
     if not evals:
         return None
     cells, scale, note = list(evals[-1]), ["0%", "", "100%"], "Outline: first evaluation; filled: last one."
-    with draw(f"Solve rates of proposals{run.suffix}", note, x="success rate", y="share of problems") as (
-        picture,
-        axes,
-    ):
+    title = f"Solve rates of proposals{run.suffix}"
+    with draw(title, note, x="success rate", y="share of problems") as (picture, axes):
         for i, cell in enumerate(cells):
             edges = 1.6 * i + np.linspace(-0.05, 1.05, 12)
             first, last = (np.array(e.get(cell, [0] * 11), dtype=float) for e in (evals[0], evals[-1]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azero.evaluation.solver import paired
+from cluster.records.resume import flat
 from cluster.report.data import Run
 
 FREQUENT = 12  # rows of the most frequent problems
@@ -77,9 +78,9 @@ def headline(run: Run) -> list[str]:
 
 def summary(runs: Sequence[Run]) -> Table | None:
     """A row a run, with the config keys in which they differ."""
-    flat = [_flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in flat for key in config)
-    differ = [key for key in keys if len({str(config.get(key)) for config in flat}) > 1 and key not in IDENTITY]
+    configs = [flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    differ = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1 and key not in IDENTITY]
     rows = [
         {
             "run": run.label,
@@ -89,7 +90,7 @@ def summary(runs: Sequence[Run]) -> Table | None:
             "time": duration(run.seconds),
             **_change(*(run.evals[i] if run.evals else {} for i in (0, -1))),
         }
-        for run, config in zip(runs, flat)
+        for run, config in zip(runs, configs)
     ]
     return _table("Runs", rows, "Greedy accuracy with its 95 % Wilson interval.", left=2)
 
@@ -214,11 +215,3 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, st
 def _mean(values: Sequence[float | None]) -> str:
     known = [v for v in values if v is not None]
     return f"{sum(known) / len(known):.3g}" if known else "–"
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a nested mapping."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out

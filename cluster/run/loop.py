@@ -22,6 +22,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import ray
@@ -38,36 +39,33 @@ from cluster.run.batches import BatchBook
 from cluster.run.recorder import Recorder
 from cluster.supervise.fleet import Fleet, WeightsLost
 from cluster.supervise.learning import LearnerHost, LearnerLost, LearnerStart
-from cluster.supervise.work import EvalWork, PlayWork
+from cluster.supervise.remote import EvalWork, PlayWork
 
 POLL_S = 1.0  # how often deadlines and signals are looked at while nothing happens
 
 
+@dataclass
 class TrainingLoop:
     """Runs the steps from the learner's to run.steps. Everything that it needs is handed in; `run` is all to call."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        fleet: Fleet,
-        learner: LearnerHost,
-        started: LearnerStart,
-        credit: Credit,
-        guards: Guards,
-        buffer: ProblemBuffer,
-        source: SlotSource,
-        items: Sequence[EvalItem],
-        recorder: Recorder,
-        should_stop: Callable[[], bool],
-        trace: Trace = NO_TRACE,
-    ) -> None:
-        self.trace = trace
-        self.config, self.fleet, self.learner = config, fleet, learner
-        self.credit, self.guards, self.buffer, self.source = credit, guards, buffer, source
-        self.items, self.recorder = items, recorder
-        self.should_stop = should_stop
-        self._copy_every = config.learner.keep_every
+    config: Config
+    _: KW_ONLY
+    fleet: Fleet
+    learner: LearnerHost
+    started: InitVar[LearnerStart]
+    credit: Credit
+    guards: Guards
+    buffer: ProblemBuffer
+    source: SlotSource
+    items: Sequence[EvalItem]
+    recorder: Recorder
+    should_stop: Callable[[], bool]
+    trace: Trace = NO_TRACE
+
+    def __post_init__(self, started: LearnerStart) -> None:
+        # What of the driver's state goes into checkpoints, beside the learner's own.
+        self._parts: dict[str, Any] = {"credit": self.credit, "guards": self.guards, "buffer": self.buffer}
+        self._copy_every = self.config.learner.keep_every
         self._initial = self._state()
         self._begin_at(started)
 
@@ -82,19 +80,13 @@ class TrainingLoop:
         self._saved = self._tried = self.version if started.is_on_disk else 0  # last checkpoint, and last try of one
         self._copied = self.version  # last copy of the learner's state
         self._played: dict[int, list[Played]] = {}
-        self._learner_free_since = self._step_began = self._moved = self._update_began = time.monotonic()
-        self._waited_rollouts = 0.0
+        self._step_began = self._moved = self._update_began = time.monotonic()  # the learner is free as a step begins
         self._syncs: deque[SyncReport] = deque(maxlen=max(1, config.rollout.actors))
 
     @property
     def version(self) -> int:
         """Step of the newest weights."""
         return self.publication.version.step
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        """Return what of the driver's state goes into checkpoints, beside the learner's own."""
-        return {"credit": self.credit, "guards": self.guards, "buffer": self.buffer}
 
     def run(self) -> bool:
         """True when all steps are done, False when stopped before; with a checkpoint either way.
@@ -115,18 +107,15 @@ class TrainingLoop:
             if self.version == 0:
                 self.recorder.await_base_model()
             self._evaluate()
-        while not self._finished():
-            if self.should_stop() and not self.learner.is_busy and not self.fleet.evaluating:
-                self._checkpoint(is_last=True)
-                return False
+        while True:
+            if not self.learner.is_busy and not self.fleet.evaluating:
+                is_done = self.version >= self.config.run.steps
+                if is_done or self.should_stop():
+                    self._checkpoint(is_last=True)
+                    return is_done
             self._play()
             self._learn()
             self._wait()
-        self._checkpoint(is_last=True)
-        return True
-
-    def _finished(self) -> bool:
-        return self.version >= self.config.run.steps and not self.learner.is_busy and not self.fleet.evaluating
 
     def _go_back(self, why: str) -> None:
         """Put everything back to the newest state that is left of a lost learner."""
@@ -156,15 +145,10 @@ class TrainingLoop:
     def _play(self) -> None:
         """Give idle actors what may be played on the newest version."""
         stopping = self.should_stop()
-        if not stopping:
-            self._admit()
-        self.fleet.dispatch(self.publication, evaluations_only=stopping)
-
-    def _admit(self) -> None:
-        while (batch := self.book.admissible(self.version)) is not None:
-            slots = self.source.slots(batch, self.buffer)
-            for assignment in self.book.admit(slots):
+        while not stopping and (batch := self.book.admissible(self.version)) is not None:
+            for assignment in self.book.admit(self.source.slots(batch, self.buffer)):
                 self.fleet.submit(PlayWork(assignment=assignment))
+        self.fleet.dispatch(self.publication, evaluations_only=stopping)
 
     def _learn(self) -> None:
         """Start the update of the next batch where it is whole and the learner is free."""
@@ -177,13 +161,11 @@ class TrainingLoop:
                 self._copy_state()
         elif self._checkpoint_due():
             return
-        episodes = self.book.take(self.version)
-        if episodes is None:
+        if (episodes := self.book.take(self.version)) is None:
             return
         for episode in episodes:
             if episode.group is not None:
                 self.buffer.add(episode.group.problem)
-        self._waited_rollouts = time.monotonic() - self._learner_free_since
         self._update_began = time.monotonic()
         self._assigned = self.credit.assign(episodes, self.version)
         self.learner.begin(self._assigned.batch)
@@ -209,14 +191,13 @@ class TrainingLoop:
         refs = [*self.fleet.refs, *learners]
         if refs:  # for the first, and then all that are ready: after a pause nobody is late who is only not looked at
             ray.wait(refs, num_returns=1, timeout=POLL_S)
-        done = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
-        for ref in done:
+        else:
+            time.sleep(POLL_S)  # every actor waits to be started again
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
             if ref not in learners:
                 self._collect(ref)
             elif outcome := self.learner.collect(ref):
                 self._learned(*outcome)
-        if not refs:
-            time.sleep(POLL_S)  # every actor waits to be started again
         self.fleet.check()
         self.learner.check(self.version)
         if (idle := time.monotonic() - self._moved) > self.config.cluster.stall_timeout_s:
@@ -226,8 +207,7 @@ class TrainingLoop:
             )
 
     def _collect(self, ref: Any) -> None:
-        outcome = self.fleet.collect(ref)
-        if outcome is None:
+        if (outcome := self.fleet.collect(ref)) is None:
             return
         work, result = outcome
         self._moved = time.monotonic()
@@ -251,7 +231,9 @@ class TrainingLoop:
         self._play()  # before anything is written, which takes a while
         episodes, metrics = self.credit.settle(assigned, result)
         warnings, failure = self.guards.judge(metrics)
-        self._trace_step(result, now)
+        learned = self._update_began + result.metrics["time/learn"]
+        self.trace.span(LEARNER, f"learn batch {result.step - 1}", self._update_began, learned)
+        self.trace.span(LEARNER, f"publish version {result.step}", learned, now)
         metrics = {
             "step": result.step,
             "weight_version": result.step,
@@ -263,17 +245,12 @@ class TrainingLoop:
             "faults/redispatched": self.fleet.redispatched,
             **{f"actors/{state}": n for state, n in self.fleet.states().items()},
         }
-        self._step_began = self._learner_free_since = now
+        self._step_began = now
         self.recorder.step(metrics, episodes, awaits_evaluation=evaluated)
         for warning in warnings:
             self.recorder.warn(result.step, warning)
         if failure:
             raise RunFailed(f"step {result.step}: {failure}")
-
-    def _trace_step(self, result: StepResult, now: float) -> None:
-        learned = self._update_began + result.metrics["time/learn"]
-        self.trace.span(LEARNER, f"learn batch {result.step - 1}", self._update_began, learned)
-        self.trace.span(LEARNER, f"publish version {result.step}", learned, now)
 
     def _evaluate(self) -> None:
         self.fleet.submit(EvalWork(items=self.items, publication=self.publication))
@@ -286,7 +263,7 @@ class TrainingLoop:
             "time/step": seconds,
             "time/generate": sum(p.seconds for p in played) / self.config.rollout.actors,
             "memory/actor_gib": max(p.memory_gib for p in played),
-            "time/wait_rollouts": self._waited_rollouts,
+            "time/wait_rollouts": self._update_began - self._step_began,
             "time/wait_learner": self.fleet.take_idle_seconds(),
             **{f"throughput/{n}_per_s": sum(p.counts.get(n, 0) for p in played) / seconds for n in played[0].counts},
             "throughput/samples_per_s": len(solver) / seconds,

@@ -5,32 +5,62 @@ from __future__ import annotations
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+from azero.errors import RunFailed
+from azero.plugs import checked, find, no_numbers
 from azero.types import Episode
-from cluster.records.episodes import episode_record
-from cluster.records.jsonl import EVALS, METRICS, SAMPLES, read_jsonl
+from cluster.records.jsonl import EVALS, METRICS, SAMPLES, episode_record, read_jsonl
 from cluster.records.rundir import RunDirectory
-from cluster.run.extra_metrics import ExtraMetrics
 from cluster.run.progress import Progress
 from cluster.run.sinks import Sink
 
 
+class ExtraMetrics:
+    """Calls a user's own functions of a step's episodes (`run.metrics`), each of which gives {name: number}.
+
+    One that fails, or gives what is no metric, is told once and not called again.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        """`names`: import paths. Raises UserError where there is no such function."""
+        self._functions = {
+            name: checked(f"run.metrics={name}", find("run.metrics", name, {}), no_numbers) for name in names
+        }
+
+    def of(
+        self, episodes: Sequence[Episode], metrics: Mapping[str, float], warn: Callable[[str], None]
+    ) -> dict[str, float]:
+        """`metrics` of the step with those of the functions."""
+        found = dict(metrics)
+        for name, function in list(self._functions.items()):
+            try:
+                given = {key: float(value) for key, value in function(episodes).items()}
+                if taken := given.keys() & found.keys():
+                    raise RunFailed(
+                        f"run.metrics={name} gives {min(taken)}, which is a metric already; name it otherwise"
+                    )
+                found |= given
+            except RunFailed as e:
+                del self._functions[name]
+                warn(f"{e}; the run goes on without it")
+        return found
+
+
+@dataclass
 class Recorder:
     """A metrics line waits for the evaluation of its step, so that each step is one line and lines are in order."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        progress: Progress,
-        text_share: float,
-        sinks: Sequence[Sink],
-        extra: ExtraMetrics | None = None,
-    ) -> None:
-        self.run, self.progress, self.text_share = run, progress, text_share
-        self._sinks, self._extra = list(sinks), extra or ExtraMetrics()
+    run: RunDirectory
+    progress: Progress
+    text_share: float  # of the episodes: those that are recorded with their texts
+    sinks: list[Sink]
+    extra: ExtraMetrics = field(default_factory=ExtraMetrics)
+
+    def __post_init__(self) -> None:
         self._began = time.monotonic()
         self._waiting: deque[dict[str, Any]] = deque()
         self._awaited: set[int] = set()
@@ -56,9 +86,9 @@ class Recorder:
 
     def step(self, metrics: dict[str, Any], episodes: Sequence[Episode], awaits_evaluation: bool) -> None:
         step = int(metrics["step"])
-        share = self.text_share
-        metrics = self._extra.of(episodes, metrics, lambda text: self.warn(step, text))
-        self._append(SAMPLES, *(episode_record(e, step, _fraction(e.id) < share) for e in episodes))
+        metrics = self.extra.of(episodes, metrics, lambda text: self.warn(step, text))
+        texts = self.text_share * 2**32  # the hash of an id lies in [0, 2**32), so that a rerun chooses the same
+        self._append(SAMPLES, *(episode_record(e, step, zlib.crc32(e.id.encode()) < texts) for e in episodes))
         self._waiting.append(metrics | {"time_s": time.monotonic() - self._began})
         if awaits_evaluation:
             self._awaited.add(step)
@@ -85,7 +115,7 @@ class Recorder:
             metrics = self._waiting.popleft()
             self._awaited.discard(metrics["step"])
             self._append(METRICS, metrics)
-            for sink in self._sinks.copy():
+            for sink in self.sinks.copy():
                 with self._tolerate(sink):
                     sink.write(metrics["step"], metrics)
 
@@ -95,7 +125,7 @@ class Recorder:
         try:
             yield
         except Exception as e:  # each package has errors of its own
-            self._sinks.remove(sink)
+            self.sinks.remove(sink)
             self.progress.warning(f"{sink.name} fails and gets no more metrics ({type(e).__name__}: {e})")
 
     def go_back(self, step: int) -> None:
@@ -121,11 +151,6 @@ class Recorder:
     def close(self) -> None:
         self.flush(all_lines=True)
         self.progress.stop()
-        for sink in self._sinks.copy():
+        for sink in self.sinks.copy():
             with self._tolerate(sink):
                 sink.close()
-
-
-def _fraction(key: str) -> float:
-    """A fixed pseudo-random number in [0, 1) for a key."""
-    return zlib.crc32(key.encode()) / 2**32

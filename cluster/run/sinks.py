@@ -145,7 +145,8 @@ class MLflow:
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         now = int(time.time() * 1000)
-        values = {_mlflow_name(key): value for key, value in _numbers(metrics).items()}
+        # MLflow refuses other characters, which labels of a data set may hold.
+        values = {re.sub(r"[^\w. :/-]", "_", k, flags=re.ASCII): v for k, v in _numbers(metrics).items()}
         self._client.log_batch(self._id, metrics=[self._metric(k, v, now, step) for k, v in values.items()])
 
     def close(self) -> None:
@@ -193,8 +194,3 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _settings(config: Config) -> dict[str, Any]:
     """The configuration by dotted key; what is neither a number nor text as its text."""
     return {key: v if isinstance(v, int | float | str) else str(v) for key, v in values(config).items()}
-
-
-def _mlflow_name(key: str) -> str:
-    """MLflow refuses other characters, which labels of a data set may hold."""
-    return re.sub(r"[^\w. :/-]", "_", key, flags=re.ASCII)

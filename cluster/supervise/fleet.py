@@ -27,8 +27,8 @@ from ray.exceptions import RayError, RayTaskError
 from azero.errors import RunFailed, SyncError, VersionGone, VersionLate, first_line
 from azero.types import ROLES, Publication, Role
 from cluster.records.trace import NO_TRACE, Trace
-from cluster.supervise.failures import failure, is_loss
-from cluster.supervise.work import EvalWork, PlayWork, Work
+from cluster.supervise.failures import cause_of, failure, is_loss
+from cluster.supervise.remote import EvalWork, PlayWork, Work
 
 MAX_DEATHS_WITHOUT_RESULT = 3  # of one actor; a machine that kills every actor it starts is not worth a fourth try
 MAX_DEATHS_OVER_WORK = 5  # of any actors over one piece of work: the work itself kills
@@ -60,10 +60,9 @@ class _Member:
     handle: Any = None
     state: ActorState = ActorState.DEAD
     ref: Any = None  # of the call that goes on: its start, or work
-    ready: Any = None  # of the second call of its start
+    ready: Any = None  # of the second call of its start, while the first goes on
     work: Work | None = None  # None also where the result is wanted no more
     since: float = 0.0  # monotonic seconds; of the call, or of idleness, or of death
-    placed: bool = False  # has a process that answered `hello`
     hosted: bool = False  # has a process: without one it waits for room, and cannot be late
     looked: float = 0.0  # when for one; monotonic seconds
     deaths: int = 0  # without a result in between
@@ -89,8 +88,7 @@ class Fleet:
     redispatched: int = 0
     _members: list[_Member] = field(default_factory=list)
     _queue: deque[Work] = field(default_factory=deque)
-    _open: set[str] = field(default_factory=set)  # ids of work that has no result yet
-    _evaluations: set[str] = field(default_factory=set)  # those of them that are evaluations
+    _open: dict[str, Work] = field(default_factory=dict)  # by its id, what has no result yet
     _deaths: Counter[str] = field(default_factory=Counter)  # by id of the work
     _idle_s: float = 0.0
     _were_up: set[tuple[Role, ...]] = field(default_factory=set)  # roles of actors that ever were
@@ -116,16 +114,15 @@ class Fleet:
                 )
 
     def submit(self, work: Work) -> None:
-        self._open.add(work.id)
+        self._open[work.id] = work
         if isinstance(work, EvalWork):
-            self._evaluations.add(work.id)
             self._queue.appendleft(work)
         else:
             self._queue.append(work)
 
     def abandon(self) -> None:
         """Forget all work; results that are under way will be dropped. No actor's weights count any more."""
-        for held in (self._queue, self._open, self._evaluations, self._deaths):
+        for held in (self._queue, self._open, self._deaths):
             held.clear()
         for member in self._members:
             member.work = None
@@ -138,7 +135,7 @@ class Fleet:
 
     @property
     def evaluating(self) -> bool:
-        return bool(self._evaluations)
+        return any(isinstance(work, EvalWork) for work in self._open.values())
 
     def states(self) -> dict[ActorState, int]:
         counts = Counter(m.state for m in self._members)
@@ -185,8 +182,8 @@ class Fleet:
             self._trace_work(member.index, work, began, result)
         member.ref, member.work, member.since = None, None, time.monotonic()
         if member.state is ActorState.STARTING:
-            if not member.placed:  # the answer to `hello`: there is a process, which now makes its engine
-                member.placed, member.ref = True, member.ready
+            if member.ready is not None:  # the answer to `hello`: there is a process, which now makes its engine
+                member.hosted, member.ref, member.ready = True, member.ready, None
             else:
                 member.state = ActorState.STALE
                 self._were_up.add(member.roles)
@@ -203,8 +200,7 @@ class Fleet:
         member.state = ActorState.SERVING
         if work.id not in self._open:
             return None
-        self._open.discard(work.id)
-        self._evaluations.discard(work.id)
+        del self._open[work.id]
         self._deaths.pop(work.id, None)
         self._queue = deque(w for w in self._queue if w.id != work.id)
         return work, result
@@ -212,10 +208,9 @@ class Fleet:
     def check(self) -> None:
         """Deadlines, and starts that are due. Raises RunFailed where no actor of a role is left."""
         now = time.monotonic()
-        pauses = {ActorState.DEAD: _pause_s, ActorState.RETIRED: lambda _: RETIREMENT_S}
         for member in self._members:
             waited = now - member.since
-            if member.state in pauses and waited > pauses[member.state](member):
+            if member.state in (ActorState.DEAD, ActorState.RETIRED) and waited > _pause_s(member):
                 self._start_member(member)
             elif member.state is ActorState.STARTING and not _is_hosted(member, now):
                 member.since = now  # the clock runs from when there is a process
@@ -258,8 +253,7 @@ class Fleet:
     def _start_member(self, member: _Member) -> None:
         member.handle = self.spawn(member.index)
         member.state, member.since = ActorState.STARTING, time.monotonic()
-        member.placed, member.hosted, member.looked = False, False, member.since
-        member.work = None
+        member.hosted, member.looked, member.work = False, member.since, None
         member.ref, member.ready = member.handle.hello.remote(), member.handle.ready.remote()  # one after the other
 
     def _suspect(self, member: _Member, waited: float) -> None:
@@ -279,7 +273,7 @@ class Fleet:
             self.redispatched += 1
 
     def _call_failed(self, member: _Member, error: RayError) -> None:
-        cause = getattr(error, "cause", None) or error
+        cause = cause_of(error)
         if isinstance(cause, SyncError):
             raise cause
         log = f"logs/actor-{member.index}.log"
@@ -322,15 +316,15 @@ class Fleet:
 
 
 def _pause_s(member: _Member) -> float:
-    """Return the pause before the next start: none after the first death, then doubling."""
-    return PAUSE_S * (2**member.deaths - 2)
+    """Return the pause before the next start: none after the first death, then doubling until it is retired."""
+    return RETIREMENT_S if member.state is ActorState.RETIRED else PAUSE_S * (2**member.deaths - 2)
 
 
 def _is_hosted(member: _Member, now: float) -> bool:
     """Whether it was given a process; looked for now and then."""
-    if not (member.placed or member.hosted) and now - member.looked > LOOK_EVERY_S:
+    if not member.hosted and now - member.looked > LOOK_EVERY_S:
         member.hosted, member.looked = _has_process(member), now
-    return member.placed or member.hosted
+    return member.hosted
 
 
 def _has_process(member: _Member) -> bool:

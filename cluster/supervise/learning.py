@@ -57,9 +57,11 @@ class _Call:
     handle: Any
     waiting: list[Any]  # those of the results that are not taken
     since: float  # monotonic seconds
+    tolerant: bool = False  # whether a failure that the other workers do not notice is raised as it is
     value: Any = None  # the first worker's result
 
 
+@dataclass
 class LearnerHost:
     """Owns the learner's processes, its workers. Every call goes to all of them and has a deadline; a learner of which
     one misses it is ended, and so is one of which a worker dies, since the others then wait for it.
@@ -68,16 +70,13 @@ class LearnerHost:
     in Ray's object store and outlives the process, though not its node.
     """
 
-    def __init__(
-        self,
-        spawn: Callable[[int, Checkpoint | None, Sequence[Any]], list[Any]],
-        newest_checkpoint: Callable[[], Checkpoint | None],
-        timeout_s: float,
-        start_timeout_s: float,
-    ) -> None:
-        """`spawn` makes the workers of a lineage: from a checkpoint, references to copies, or the start model."""
-        self._spawn, self._newest_checkpoint = spawn, newest_checkpoint
-        self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
+    # Makes the workers of a lineage: from a checkpoint, references to copies, or the start model.
+    spawn: Callable[[int, Checkpoint | None, Sequence[Any]], list[Any]]
+    newest_checkpoint: Callable[[], Checkpoint | None]
+    timeout_s: float  # of one call
+    start_timeout_s: float
+
+    def __post_init__(self) -> None:
         self._workers: list[Any] = []  # the first one's answers count
         self._copy: _Copy | None = None
         self._step: _Call | None = None  # the one that goes on
@@ -111,7 +110,12 @@ class LearnerHost:
             if self._deaths > MAX_DEATHS_WITHOUT_PROGRESS:
                 raise RunFailed(f"the learner was lost {self._deaths} times at version {self._furthest}: {why}")
             self.restarts += 1
-            checkpoint = self._usable_checkpoint()
+            checkpoint = None
+            try:
+                checkpoint = self.newest_checkpoint()
+            except UserError as e:  # all are damaged
+                if not self._copy:
+                    raise RunFailed(str(e)) from None
             if self._copy and checkpoint and checkpoint.step > self._copy.step:
                 self._copy = None
             if not self._copy and not checkpoint and self._has_saved:
@@ -123,15 +127,6 @@ class LearnerHost:
                 return self._start(None if self._copy else checkpoint, (self._copy.ref,) if self._copy else ())
             except LearnerLost as e:
                 why, self._copy = str(e), None  # it may be the copy that is gone, with the node that held it
-
-    def _usable_checkpoint(self) -> Checkpoint | None:
-        """Raises RunFailed where all are damaged and there is no copy in memory either."""
-        try:
-            return self._newest_checkpoint()
-        except UserError as e:
-            if self._copy:
-                return None
-            raise RunFailed(str(e)) from None
 
     @property
     def is_busy(self) -> bool:
@@ -166,26 +161,26 @@ class LearnerHost:
         now = time.monotonic()
         if self._step:
             self._pings = []
-            if (waited := now - self._step.since) > self._timeout_s:
+            if (waited := now - self._step.since) > self.timeout_s:
                 raise self._late(f"batch {step}", waited)
         elif not self._pings and now - self._pinged > PING_EVERY_S:
             self._pings, self._pinged = [w.ping.remote() for w in self._workers], now
         for ref in ray.wait(self._pings, num_returns=len(self._pings), timeout=0)[0] if self._pings else ():
             self._pings.remove(ref)
-            self._get(ref, self._timeout_s, PING)
-        if self._pings and now - self._pinged > self._timeout_s:
+            self._get(ref, PING)
+        if self._pings and now - self._pinged > self.timeout_s:
             raise self._late(PING, now - self._pinged)
 
     def _late(self, what: str, waited: float) -> LearnerLost:
         return self._lost(
-            f"the driver waited {waited:.0f} s for the learner on {what} (learner.timeout_s={self._timeout_s:g}); its "
+            f"the driver waited {waited:.0f} s for the learner on {what} (learner.timeout_s={self.timeout_s:g}); its "
             "stacks are in logs/learner.log"
         )
 
     def save(self, folder: Path, driver_state: dict[str, Any]) -> tuple[str, str]:
         """Write a checkpoint; what kept it from being written, and from being copied. Raises LearnerLost."""
         call = self._call("save", "a checkpoint", str(folder), driver_state)
-        outcome: tuple[str, str] = self._all(call, self._timeout_s)
+        outcome: tuple[str, str] = self._all(call, self.timeout_s)
         self._has_saved |= not outcome[0]
         return outcome
 
@@ -196,9 +191,12 @@ class LearnerHost:
         """
         self._copy = None  # to make room
         call = self._call("copy_state", "a copy of its state", driver_state)
+        call.tolerant = True
         try:
-            self._all(call, self._timeout_s, tolerant=True)
+            self._all(call, self.timeout_s)
         except RayTaskError as e:  # such as a full object store, which leaves all workers as they were
+            call.tolerant = False  # of the others
+            self._all(call, self.timeout_s)
             return first_line(e.cause)
         self._copy = _Copy(step=step, ref=call.handle)
         return ""
@@ -211,9 +209,9 @@ class LearnerHost:
 
     def _start(self, checkpoint: Checkpoint | None, copies: Sequence[Any]) -> LearnerStart:
         self._step = None
-        self._workers = self._spawn(self.restarts, checkpoint, copies)
-        what, limit = "its start (cluster.start_timeout_s)", self._start_timeout_s
-        address = self._get(self._workers[0].listen.remote(), limit, what) if len(self._workers) > 1 else ""
+        self._workers = self.spawn(self.restarts, checkpoint, copies)
+        what, limit = "its start (cluster.start_timeout_s)", self.start_timeout_s
+        address = self._get(self._workers[0].listen.remote(), what, limit) if len(self._workers) > 1 else ""
         call = self._call("start", what, address)
         publication, driver_state = self._all(call, limit)
         self._furthest = max(self._furthest, publication.version.step)
@@ -240,38 +238,30 @@ class LearnerHost:
         handle = returned[0][1] if isinstance(returned[0], list) else None
         return _Call(what=what, results=results, handle=handle, waiting=list(results), since=time.monotonic())
 
-    def _take(self, call: _Call, ref: Any, tolerant: bool = False) -> None:
-        """A worker's result, or its failure. Raises LearnerLost."""
+    def _take(self, call: _Call, ref: Any) -> None:
+        """A worker's result, or its failure. Raises as `_get` does."""
         rank = call.results.index(ref)
         call.waiting.remove(ref)
-        what = call.what + (f", worker {rank}" if rank else "")
-        value = self._get(ref, self._timeout_s, what, tolerant, call.waiting)
+        value = self._get(ref, call.what + (f", worker {rank}" if rank else ""), call=call)
         if rank == 0:
             call.value = value
 
-    def _all(self, call: _Call, timeout_s: float, tolerant: bool = False) -> Any:
-        """The first worker's result, when all have ended. The first failure of any of them ends the learner; where
-        `tolerant`, one that the other workers did not notice is raised as RayTaskError instead.
-        """
-        tolerated: RayTaskError | None = None
+    def _all(self, call: _Call, timeout_s: float) -> Any:
+        """The first worker's result, when all have ended. Raises as `_get` does, for whichever fails first."""
         while call.waiting:
             done, _ = ray.wait(call.waiting, timeout=max(0.0, call.since + timeout_s - time.monotonic()))
             if not done:
                 raise self._lost(f"the driver waited {timeout_s:g} s for the learner on {call.what}")
-            try:
-                self._take(call, done[0], tolerant and tolerated is None)
-            except RayTaskError as e:
-                if not tolerant:
-                    raise
-                tolerated = e
-        if tolerated is not None:
-            raise tolerated
+            self._take(call, done[0])
         return call.value
 
-    def _get(self, ref: Any, timeout_s: float, what: str, tolerant: bool = False, others: Sequence[Any] = ()) -> Any:
-        """`others`: what other workers owe. Raises LearnerLost, and RayTaskError where `tolerant`; where a new start
-        would change nothing UserError and RunFailed, and the learner is ended.
+    def _get(self, ref: Any, what: str, timeout_s: float | None = None, call: _Call | None = None) -> Any:
+        """What a worker gives, within `timeout_s`, by default that of all calls; `call`: whose result it is.
+
+        Raises LearnerLost; RayTaskError where the call is tolerant and the other workers noticed nothing; and where a
+        new start would change nothing UserError and RunFailed, with the learner ended.
         """
+        timeout_s = timeout_s or self.timeout_s
         try:
             return ray.get(ref, timeout=timeout_s)
         except GetTimeoutError:
@@ -280,9 +270,9 @@ class LearnerHost:
             # Of several workers one alone can fail unnoticed only after its work, when Ray stores what it returned:
             # a failure of the work itself leaves the others waiting for it.
             alone = len(self._workers) == 1 or isinstance(e.cause, RayError)
-            if tolerant and alone:
+            if call and call.tolerant and alone:
                 raise
-            if self._furthest < 0 or not (is_loss(e) or _is_any_dead(others)):
+            if self._furthest < 0 or not (is_loss(e) or _is_any_dead(call.waiting if call else ())):
                 self.end()
                 raise failure(f"the learner on {what}", e, "logs/learner.log") from e
             raise self._lost(

@@ -30,8 +30,11 @@ MIB, GIB = 1024**2, 1024**3
 PUBLISHED = "published bytes"  # in the host's memory
 ASKED_S = 3.0  # how long the Hub is waited for
 GPU_BYTES = 80 * 10**9  # of a GPU where none is seen
-# Qwen2.5 by billions of parameters: layers, hidden, feed-forward, heads, key-value heads, head, vocabulary.
-FAMILY = {
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "vocab_size"),
+)
+FAMILY = {  # Qwen2.5 by billions of parameters: SIZES
     0.5: (24, 896, 4864, 14, 2, 64, 151936),
     1.5: (28, 1536, 8960, 12, 2, 128, 151936),
     3.0: (36, 2048, 11008, 16, 2, 128, 151936),
@@ -65,21 +68,21 @@ class ModelShape:
 @lru_cache
 def shape_of(model: str) -> ModelShape | None:
     """The shape of a folder's or Hub id's model; if its config.json cannot be had, a guess from its name, or None."""
-    found = _config_of(model)
-    if found:
-        (layers, hidden, feed_forward, heads, kv_heads, head, vocabulary), tied = _sizes(found)
-        known_from = "its config.json"
-    else:
+    config, known_from = _config_of(model), "its config.json"
+    if not config:
         billions = re.search(r"(?<![\dx.])(\d+(?:\.\d+)?)[bB]\b", model)
         if not billions or not float(billions[1]):
             return None
         size = min(FAMILY, key=lambda known: abs(math.log(known / float(billions[1]))))
-        layers, hidden, feed_forward, heads, kv_heads, head, vocabulary = FAMILY[size]
-        tied, known_from = size <= TIED, f"a guess from its name, as of Qwen2.5 {size:g}B"
-    queries, keys = heads * head, kv_heads * head
+        config = dict(zip(SIZES, FAMILY[size]), tie_word_embeddings=size <= TIED)
+        known_from = f"a guess from its name, as of Qwen2.5 {size:g}B"
+    layers, hidden, feed_forward, heads = (config[key] for key in SIZES[:4])
+    head, vocabulary = config.get("head_dim") or hidden // heads, config["vocab_size"]
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
     blocks = layers * (hidden * (2 * queries + 2 * keys) + 3 * hidden * feed_forward)
+    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
     return ModelShape(
-        parameters=count_parameters(Path(model)) or blocks + vocabulary * hidden * (1 if tied else 2),
+        parameters=count_parameters(Path(model)) or blocks + embeddings,
         layers=layers,
         hidden=hidden,
         feed_forward=feed_forward,
@@ -88,25 +91,6 @@ def shape_of(model: str) -> ModelShape | None:
         vocabulary=vocabulary,
         known_from=known_from,
     )
-
-
-def _sizes(config: Mapping[str, Any]) -> tuple[tuple[int, ...], bool]:
-    """(numbers as in FAMILY, whether the head is the embedding)."""
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    kv_heads, head = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
-    sizes = (
-        config["num_hidden_layers"],
-        hidden,
-        config["intermediate_size"],
-        heads,
-        kv_heads,
-        head,
-        config["vocab_size"],
-    )
-    return tuple(map(int, sizes)), bool(config.get("tie_word_embeddings", True))
-
-
-NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
 
 
 def _config_of(model: str) -> dict[str, Any]:
@@ -125,20 +109,21 @@ def _config_of(model: str) -> dict[str, Any]:
         config = json.loads(text)
     except (OSError, ValueError):  # HTTP errors and an id that is none are of these
         return {}
-    return config if isinstance(config, dict) and all(isinstance(config.get(k), int) for k in NEEDED) else {}
+    needed = set(SIZES) - {"num_key_value_heads", "head_dim"}
+    return config if isinstance(config, dict) and all(isinstance(config.get(k), int) for k in needed) else {}
 
 
 def count_parameters(folder: Path) -> int | None:
     """Count them from the headers of a folder's safetensors files; None if there are none. Raises UserError."""
+    from safetensors import SafetensorError, safe_open
+
     total = 0
     for file in folder.glob("*.safetensors") if folder.is_dir() else ():
-        with file.open("rb") as f:
-            size = int.from_bytes(f.read(8), "little")
-            try:
-                header = json.loads(f.read(size) if size < file.stat().st_size else b"")
-                total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
-            except (ValueError, LookupError, TypeError, AttributeError):
-                raise UserError(f"{file}: is no safetensors file, or a part of one; download it again") from None
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.offset_keys())
+        except SafetensorError:
+            raise UserError(f"{file}: is no safetensors file, or a part of one; download it again") from None
     return total or None
 
 
@@ -159,19 +144,36 @@ def plan(
     gpu_bytes: int = GPU_BYTES,
     roles: Collection[Role] = ROLES,
 ) -> Plan:
-    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one. `roles`: of the actor."""
-    width = 4 if config.model.dtype == "float32" else 2
+    """`shapes`: by the model of a policy. `gpu_bytes`: of the GPU of an actor, if it has one. `roles`: of the actor.
+
+    Of a worker of the learner all is fp32, except for what it publishes and for activations.
+    """
+    learner, width = config.learner, 4 if config.model.dtype == "float32" else 2
     nets = {name: shapes[players[0].model] for name, players in policies.nets.items()}
-    actor, note = _actor(config, policies.playing(roles), shapes, width, gpu_bytes)
+    whole = sum(net.parameters for net in nets.values())
+    adapters = sum(_adapter(p, shapes) for p in policies.all)
+    own = {p.name: _adapter(p, shapes) or shapes[p.model].parameters for p in policies.all}
+    trains = [p for p in policies.all if p.trains]
+    trained = sum(own[p.name] for p in trains)
+    referred = sum(own[p.name] for p in trains if not p.adapter) if config.algorithm.kl_beta > 0 else 0
+    of_worker = {
+        "weights": 4 * whole // learner.workers,
+        "adapters": 4 * adapters // learner.workers,
+        # One policy at a time; with two roles in it, that of each role's loss is held.
+        "gradients": max(4 * own[p.name] * len(p.roles) for p in trains) // learner.workers,
+        "moments": 8 * trained // learner.workers,
+        "reference": 4 * referred // learner.workers,
+        PUBLISHED: width * (whole + adapters),
+        "activations": max(_activations(config, net) for net in nets.values()),
+    }
     versions = 2 + config.rollout.max_staleness
-    own = {p.name: _adapter(p, s := shapes[p.model]) or s.parameters for p in policies.all}
-    trained = sum(own[p.name] for p in policies.all if p.trains)
     still = sum(nets[BASE].parameters for _ in nets.keys() & {BASE}) + sum(own.values()) - trained
     store = {
         "published versions": (versions * trained + still) * width,
-        "copy of the learner's state": 4 * sum(own.values()) + 8 * trained if config.learner.keep_every else 0,
+        "copy of the learner's state": 4 * sum(own.values()) + 8 * trained if learner.keep_every else 0,
     }
-    return Plan(learner=_learner(config, policies, shapes, width), actor=actor, store=store, note=note)
+    actor, note = _actor(config, policies.playing(roles), shapes, width, gpu_bytes)
+    return Plan(learner=of_worker, actor=actor, store=store, note=note)
 
 
 def _actor(
@@ -181,7 +183,7 @@ def _actor(
     rollout, held = config.rollout, dict[str, int]()
     nets = [shapes[players[0].model] for players in policies.nets.values()]
     held["weights"] = sum(shape.parameters for shape in nets) * width // rollout.tensor_parallel
-    held["adapters"] = sum(_adapter(p, shapes[p.model]) for p in policies.all) * width
+    held["adapters"] = sum(_adapter(p, shapes) for p in policies.all) * width
     if rollout.gpus_per_actor:
         share = rollout.gpu_memory_utilization * gpu_bytes
         held["KV cache"] = max(0, int(share) - held["weights"] - held["adapters"])
@@ -190,24 +192,6 @@ def _actor(
     per_token = sum(2 * shape.layers * shape.keys * width for shape in nets) / len(nets)
     tokens = int(held["KV cache"] * rollout.tensor_parallel // per_token)
     return held, f"{tokens:,} tokens, {tokens // rollout.max_model_len:,} sequences of {rollout.max_model_len}"
-
-
-def _learner(config: Config, policies: Policies, shapes: Mapping[str, ModelShape], width: int) -> dict[str, int]:
-    """Return bytes of one worker by use: fp32, except for what it publishes and for activations."""
-    learner, held = config.learner, dict[str, int]()
-    trained = [p for p in policies.all if p.trains]
-    own = {p.name: _adapter(p, shapes[p.model]) or shapes[p.model].parameters for p in trained}
-    nets = [shapes[players[0].model] for players in policies.nets.values()]
-    held["weights"] = 4 * sum(shape.parameters for shape in nets) // learner.workers
-    held["adapters"] = 4 * sum(_adapter(p, shapes[p.model]) for p in policies.all) // learner.workers
-    # One policy at a time; with two roles in it, that of each role's loss is held.
-    held["gradients"] = max(4 * own[p.name] * len(p.roles) for p in trained) // learner.workers
-    held["moments"] = 8 * sum(own.values()) // learner.workers
-    kl = config.algorithm.kl_beta > 0
-    held["reference"] = kl * 4 * sum(shapes[p.model].parameters for p in trained if not p.adapter) // learner.workers
-    held[PUBLISHED] = width * (sum(s.parameters for s in nets) + held["adapters"] * learner.workers // 4)
-    held["activations"] = max(_activations(config, shape) for shape in nets)
-    return held
 
 
 def _activations(config: Config, shape: ModelShape) -> int:
@@ -219,9 +203,9 @@ def _activations(config: Config, shape: ModelShape) -> int:
     return (kept or layer * shape.layers) + 3 * 4 * tokens * shape.vocabulary
 
 
-def _adapter(policy: Policy, shape: ModelShape) -> int:
+def _adapter(policy: Policy, shapes: Mapping[str, ModelShape]) -> int:
     """Parameters; of one with `targets`, those of an adapter on all layers, which are more."""
-    return shape.adapter(policy.adapter.rank) if policy.adapter else 0
+    return shapes[policy.model].adapter(policy.adapter.rank) if policy.adapter else 0
 
 
 def needed_memory(config: Config, policies: Policies) -> list[tuple[str, str]]:

@@ -1,15 +1,17 @@
-"""What supervisors call in other processes. Every call goes through Ray: `handle.method.remote(...)`.
+"""What supervisors call in other processes, and the pieces of work that rollout actors share.
 
-The methods are listed here once. The real actors and learners, those that only simulate, and the fakes of tests all
-follow these lists (tests/cluster/test_remote.py), and a supervisor calls nothing else.
+Every call goes through Ray: `handle.method.remote(...)`. The methods are listed here once. Real actors and learners,
+those that only simulate, and the fakes of tests all follow these lists (tests/cluster/test_remote.py), and a supervisor
+calls nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from azero.types import Assignment, EvalItem, Evaluated, Played, ProbeSet, Publication, StepResult, TrainBatch
+from azero.types import Assignment, EvalItem, Evaluated, Played, ProbeSet, Publication, Role, StepResult, TrainBatch
 
 
 class RemoteActor(Protocol):
@@ -56,3 +58,31 @@ class RemoteLearner(Protocol):
 
     def copy_state(self, driver: dict[str, Any]) -> tuple[int, Any]:
         """(the present step, the whole state)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayWork:
+    assignment: Assignment
+
+    @property
+    def id(self) -> str:
+        return f"assignment {self.assignment.id}"
+
+    @property
+    def role(self) -> Role:
+        """The role that it begins with: an actor has to play that one."""
+        return Role.PROPOSER if any(slot.tries for slot in self.assignment.slots) else Role.SOLVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalWork:
+    items: Sequence[EvalItem]
+    publication: Publication
+    role = Role.SOLVER
+
+    @property
+    def id(self) -> str:
+        return f"evaluation of version {self.publication.version.step}"
+
+
+Work = PlayWork | EvalWork

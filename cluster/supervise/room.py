@@ -20,7 +20,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from azero.config import ClusterConfig, Config, RolesConfig
+from azero.config import ClusterConfig, Config
 from azero.errors import RunFailed, UserError
 from azero.policies import Policies, Policy
 from cluster.records import machine
@@ -75,32 +75,24 @@ def _bundle(**amounts: float) -> Bundle:
 
 def needs(config: Config, policies: Policies) -> list[tuple[str, str]]:
     """(what, how much) for a person, from the config alone: no process is started and no weight is read."""
-    rollout, run = config.rollout, demand(config)
-    batch = rollout.problems_per_step * rollout.solutions_per_problem
+    rollout, roles, run = config.rollout, config.rollout.roles, demand(config)
+    solutions = rollout.solutions_per_problem
+    tokens = rollout.problems_per_step * (solutions * rollout.max_new_tokens + rollout.max_proposal_tokens)
+    of_roles = f": {roles.proposer} of the proposer, {roles.solver} of the solver" if roles.proposer else ""
     return [
         ("policies", "; ".join(map(_described, policies.all))),
         *needed_memory(config, policies),
         ("CPUs", f"{run.total('CPU'):g}"),
         ("GPUs", f"{run.total('GPU'):g}"),
-        ("rollout actors", f"{rollout.actors}{_described_roles(rollout.roles)}"),
-        ("batch", f"{batch} solver samples a step"),
-        ("tokens", f"at most {_tokens(config):,} completion tokens a step, proposals counted once"),
+        ("rollout actors", f"{rollout.actors}{of_roles}"),
+        ("batch", f"{rollout.problems_per_step * solutions} solver samples a step"),
+        ("tokens", f"at most {tokens:,} completion tokens a step, proposals counted once"),
     ]
-
-
-def _tokens(config: Config) -> int:
-    rollout = config.rollout
-    each = rollout.solutions_per_problem * rollout.max_new_tokens + rollout.max_proposal_tokens
-    return rollout.problems_per_step * each
 
 
 def _described(policy: Policy) -> str:
     what = f"adapter of rank {policy.adapter.rank}" if policy.adapter else "all weights"
     return f"{policy.name}: {what}{'' if policy.trains else ', frozen'}"
-
-
-def _described_roles(roles: RolesConfig) -> str:
-    return f": {roles.proposer} of the proposer, {roles.solver} of the solver" if roles.proposer else ""
 
 
 def share_threads(config: Config, local: bool) -> None:
@@ -110,12 +102,10 @@ def share_threads(config: Config, local: bool) -> None:
     """
     rollout, learner = config.rollout, config.learner
     beside = rollout.max_staleness > 0  # actors and learner work at the same time; otherwise they take turns
-    rollout.threads = rollout.threads or _threads(local, rollout.actors + beside, rollout.cpus_per_actor)
-    learner.threads = learner.threads or _threads(local, rollout.actors + 1 if beside else 1, learner.cpus_per_worker)
-
-
-def _threads(local: bool, parts: int, cpus: float) -> int:
-    return max(1, machine.cores() // parts if local else int(cpus))
+    of_actor = machine.cores() // (rollout.actors + beside) if local else int(rollout.cpus_per_actor)
+    of_worker = machine.cores() // (rollout.actors + 1 if beside else 1) if local else int(learner.cpus_per_worker)
+    rollout.threads = rollout.threads or max(1, of_actor)
+    learner.threads = learner.threads or max(1, of_worker)
 
 
 # What is there, and whether a run fits.
@@ -197,7 +187,11 @@ class Room:
 
 
 def room_here() -> Room:
-    return Room([{"CPU": machine.cores(), "GPU": visible_gpus()}], "this machine")
+    """This machine, with its GPUs as Ray would count them."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+
+    gpus = int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
+    return Room([{"CPU": machine.cores(), "GPU": gpus}], "this machine")
 
 
 def room_of_cluster() -> Room:
@@ -217,13 +211,6 @@ def lacking(bundles: Sequence[Bundle], free: Sequence[Node]) -> list[Bundle]:
     """The bundles that nodes cannot hold all at once, by first fit, the largest first; what is placed is taken."""
     largest_first = sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0)))
     return [bundle for bundle in largest_first if not any(node.take(bundle) for node in free)]
-
-
-def visible_gpus() -> int:
-    """GPUs of this machine as Ray would count them."""
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager
-
-    return int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
 
 
 def _words(bundles: Sequence[Mapping[str, float]]) -> str:
@@ -249,15 +236,18 @@ class Placement:
         bundles = demand(config).first if self._is_shared else [worker_bundle(config)] * config.learner.workers
         if not bundles[0]:
             return
-        self._group = _near_each_other(bundles)
+        if len(bundles) > 1:
+            self._group = placement_group(bundles, strategy="PACK")
+        else:  # on this process's node, if that has room; Ray knows the option with this strategy alone
+            home = ray.get_runtime_context().get_node_id()
+            self._group = placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=home)
         deadline = time.monotonic() + config.cluster.start_timeout_s
         while not self._group.wait(1):  # a second at a time: no signal is heard meanwhile
-            if time.monotonic() < deadline:
-                continue
-            raise RunFailed(
-                f"no room for the learner after {config.cluster.start_timeout_s:g} s (cluster.start_timeout_s): "
-                f"{len(bundles)} x ({_words([bundles[0]])}) are not there, or in use by others"
-            )
+            if time.monotonic() >= deadline:
+                raise RunFailed(
+                    f"no room for the learner after {config.cluster.start_timeout_s:g} s (cluster.start_timeout_s): "
+                    f"{len(bundles)} x ({_words([bundles[0]])}) are not there, or in use by others"
+                )
 
     def of_worker(self, rank: int) -> dict[str, Any]:
         return self._options(worker_bundle(self.config), rank, self._group)
@@ -273,11 +263,3 @@ class Placement:
             "num_gpus": bundle.get("GPU", 0),
             "scheduling_strategy": strategy,  # DEFAULT: wherever Ray finds room
         }
-
-
-def _near_each_other(bundles: list[Bundle]) -> PlacementGroup:
-    """One alone is on this process's node if that has room."""
-    if len(bundles) > 1:
-        return placement_group(bundles, strategy="PACK")
-    home = ray.get_runtime_context().get_node_id()
-    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=home)  # Ray knows it with this alone

@@ -49,23 +49,22 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # In madvise mode, as Linux has it: a heap of huge pages. New memory then costs one fault for 2 MiB instead of 512.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"address": address}
     if address:
         require_cluster(address)
-    else:
-        local = LOCAL | {"num_cpus": machine.cores(), "_temp_dir": str(ray_folder())}
+    else:  # "local": whatever cluster Ray remembers on this machine
+        options = LOCAL | {"address": "local", "num_cpus": machine.cores(), "_temp_dir": str(ray_folder())}
         _bring_token()
     with nullcontext() if address else _loopback():
         try:
-            # "local": whatever cluster Ray remembers on this machine.
-            ray.init(address=address or "local", **({} if address else local), **quiet)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as e:  # Ray raises many kinds
-            if not address:
-                raise RunFailed(
-                    f"Ray does not start on this machine ({type(e).__name__}: {first_line(e)}); "
-                    f"see {local['_temp_dir']}/session_latest/logs"
-                ) from e
-            raise _no_cluster(address, first_line(e)) from None
+            if address:
+                raise _no_cluster(address, first_line(e)) from None
+            raise RunFailed(
+                f"Ray does not start on this machine ({type(e).__name__}: {first_line(e)}); "
+                f"see {options['_temp_dir']}/session_latest/logs"
+            ) from e
         try:
             yield
         finally:

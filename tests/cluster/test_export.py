@@ -4,8 +4,7 @@ import pytest
 from run_dirs import write_checkpoint
 
 from azero.errors import UserError
-from cluster.commands.export import export_run
-from cluster.commands.models import Source, source_of
+from cluster.commands.models import Source, export_run, source_of
 from learner.checkpoint import Checkpoint
 
 

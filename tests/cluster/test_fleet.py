@@ -19,8 +19,7 @@ from azero.errors import RunFailed, UserError
 from azero.types import SHARED, Assignment, Publication, Role, Slot
 from cluster.supervise import fleet as module
 from cluster.supervise.fleet import ActorState, Fleet, WeightsLost
-from cluster.supervise.remote import RemoteActor
-from cluster.supervise.work import EvalWork, PlayWork
+from cluster.supervise.remote import EvalWork, PlayWork, RemoteActor
 
 PUBLICATION = publication()
 

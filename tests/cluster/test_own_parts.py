@@ -19,7 +19,7 @@ from azero.credit.rewards import SHAPES
 from azero.domains.expression import CELLS
 from azero.errors import RunFailed, UserError
 from azero.types import SHARED, Verdict
-from cluster.run.extra_metrics import ExtraMetrics
+from cluster.run.recorder import ExtraMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your-own-parts.md").read_text()

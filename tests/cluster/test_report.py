@@ -16,8 +16,7 @@ from cluster.cli import main
 from cluster.report import figures, tables
 from cluster.report.data import read
 from cluster.report.figures import Curve
-from cluster.report.page import build
-from cluster.report.sections import sections
+from cluster.report.page import build, sections
 
 
 def page_of(*paths, **options):
