@@ -104,7 +104,7 @@ base-model: setup  ## pre-train the embedded base model again, in its place (20 
 	@$(BIN)/python -m benchmarks.base_model.pretrain $(ARGS)
 
 code-model: setup  ## pre-train the embedded code model again, in its place (half an hour)
-	@$(BIN)/python -m benchmarks.code_model.pretrain --out azero/code_model $(ARGS)
+	@$(BIN)/torchrun --standalone --nproc-per-node=2 -m benchmarks.code_model.pretrain --out azero/code_model $(ARGS)
 
 code: setup  ## train the embedded code model on programs, and compare it with its start, task by task (ten minutes)
 	@$(BIN)/azero train configs/code_local.yaml $(ARGS)

@@ -1,7 +1,9 @@
 """The loop that pre-trains both embedded models: a character tokenizer, a small Qwen2 model, phases of documents.
 
 A document is a prompt and its completion, then perhaps the next prompt, its completion, and so on; the loss is on the
-completions. Seeded; weights can differ in rounding between machines, thread counts and versions of torch.
+completions, and with a weight of their own on the prompts. Under torchrun each worker draws its own documents, and the
+gradient is the mean over workers. Seeded; weights can differ in rounding between machines, thread counts and versions
+of torch.
 """
 
 from __future__ import annotations
@@ -16,24 +18,31 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 END, PAD = "<|end|>", "<|pad|>"
 CHARACTERS = [10, *range(32, 127)]  # a newline, and what is printable in ASCII
 MAX_TOKENS = 512
 WARMUP = 100  # steps
-IGNORE = -100
+IGNORE, PADDING = -100, 1  # a label, and the id of PAD
 
 Document: TypeAlias = tuple[str, ...]  # prompt, completion, prompt, completion, ...
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some documents of one kind; the loss of a step is the sum over batches of weight * mean over their tokens."""
+    """Some documents of one kind.
+
+    The loss of a step is the sum over batches of weight * (answers + prompt_weight * prompts), of which both are means
+    over the tokens of the batch.
+    """
 
     name: str
     documents: Sequence[Document]
     weight: float = 1.0
+    prompt_weight: float = 0.0  # of the tokens of prompts, beside 1 for those of completions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +54,21 @@ class Phase:
     draw: Callable[[random.Random], Sequence[Batch]]  # the documents of one step
 
 
-def build_tokenizer() -> Any:
-    """One token a printable ASCII character or newline.
+def build_tokenizer(words: Sequence[str] = ()) -> Any:
+    """One token a printable ASCII character or newline, and one for each of `words`.
 
     Byte-level without merges, because AutoTokenizer rebuilds the pre-tokenizer of a `qwen2` model: only a byte-level
     alphabet survives that with its spaces (tests/actors/test_engines.py holds it to this).
     """
-    from transformers import Qwen2Tokenizer
+    from transformers import AddedToken, Qwen2Tokenizer
 
     byte_to_char = {10: "\u010a", 32: "\u0120"} | {b: chr(b) for b in range(33, 127)}
     vocab = {END: 0, PAD: 1} | {c: i + 2 for i, (_, c) in enumerate(sorted(byte_to_char.items()))}
-    return Qwen2Tokenizer(
+    tokenizer = Qwen2Tokenizer(
         vocab=vocab, merges=[], unk_token=None, eos_token=END, pad_token=PAD, model_max_length=MAX_TOKENS
     )
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    return tokenizer
 
 
 def build_model(vocab_size: int, seed: int, *, width: int, layers: int) -> Any:
@@ -83,11 +94,11 @@ def build_model(vocab_size: int, seed: int, *, width: int, layers: int) -> Any:
     )
 
 
-def tensorise(documents: Sequence[Document], encode: Callable[[str], list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def tensorise(documents: Sequence[Document], tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Input ids and labels, both [documents, longest]; labels are IGNORE on prompts and padding."""
-    rows = [[encode(text) for text in document] for document in documents]
+    rows = [tokenizer(list(document), add_special_tokens=False)["input_ids"] for document in documents]
     width = max(sum(map(len, row)) for row in rows)
-    ids = torch.full((len(rows), width), 1)
+    ids = torch.full((len(rows), width), PADDING)
     labels = torch.full((len(rows), width), IGNORE)
     for i, row in enumerate(rows):
         start = 0
@@ -100,11 +111,17 @@ def tensorise(documents: Sequence[Document], encode: Callable[[str], list[int]])
     return ids, labels
 
 
-def answer_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the labelled tokens; logits are made for those alone."""
+def losses(model: Any, tokenizer: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean cross-entropy of the completions' tokens, what is to be minimised)."""
+    ids, labels = tensorise(batch.documents, tokenizer)
     hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-    labelled = labels[:, 1:] != IGNORE
-    return cross_entropy(model.lm_head(hidden[labelled]), labels[:, 1:][labelled])
+    answered = labels[:, 1:] != IGNORE
+    loss = cross_entropy(model.lm_head(hidden[answered]), labels[:, 1:][answered])
+    if not batch.prompt_weight:
+        return loss, batch.weight * loss
+    asked = ~answered & (ids[:, 1:] != PADDING)
+    prompts = cross_entropy(model.lm_head(hidden[asked]), ids[:, 1:][asked])
+    return loss, batch.weight * (loss + batch.prompt_weight * prompts)
 
 
 def learning_rate(step: int, phase: Phase) -> float:
@@ -113,49 +130,71 @@ def learning_rate(step: int, phase: Phase) -> float:
     return phase.peak_lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / phase.steps)))
 
 
+def average_gradients(model: Any) -> None:
+    """Make every worker's gradients the mean over workers."""
+    gradients = [parameter.grad for parameter in model.parameters()]
+    together = parameters_to_vector(gradients)
+    dist.all_reduce(together)
+    vector_to_parameters(together / dist.get_world_size(), gradients)
+
+
 def train(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
     """Run one phase in place."""
-    rng = random.Random(seed)
-    table = {c: tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in map(chr, CHARACTERS)}
-
-    def encode(text: str) -> list[int]:
-        return [table[c] for c in text]
-
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    rng = random.Random(f"{seed}, worker {rank}" if rank else seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     began = time.monotonic()
     for step in range(phase.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, phase)
-        losses = []
+        said = []
         for batch in phase.draw(rng):
-            loss = answer_loss(model, *tensorise(batch.documents, encode))
-            (batch.weight * loss).backward()
-            losses.append(f"{batch.name} {loss.item():.3f}")
+            loss, objective = losses(model, tokenizer, batch)
+            objective.backward()
+            said.append(f"{batch.name} {loss.item():.3f}")
+        if dist.is_initialized():
+            average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 100 == 0 or step == phase.steps - 1:
-            print(f"step {step:5d}  {'  '.join(losses)}  {time.monotonic() - began:.0f} s", flush=True)
+        if rank == 0 and (step % 100 == 0 or step == phase.steps - 1):
+            print(f"step {step:5d}  {'  '.join(said)}  {time.monotonic() - began:.0f} s", flush=True)
 
 
-def build(phases: Sequence[Phase], *, width: int, layers: int, seed: int, out: Path, threads: int) -> None:
-    """All phases, one after another, the first with the random stream of `seed`; writes a transformers folder."""
+def build(
+    phases: Sequence[Phase], words: Sequence[str], *, width: int, layers: int, seed: int, out: Path, threads: int
+) -> None:
+    """All phases in their order, the first with the random stream of `seed`; each writes the transformers folder."""
     torch.set_num_threads(threads)
-    tokenizer = build_tokenizer()
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+    is_writer = not dist.is_initialized() or dist.get_rank() == 0
+    tokenizer = build_tokenizer(words)
     model = build_model(len(tokenizer), seed, width=width, layers=layers)
     for i, phase in enumerate(phases):
         train(model, tokenizer, phase, seed + i)
-    out.mkdir(parents=True, exist_ok=True)
-    model.eval()
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+        if is_writer:
+            out.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
-def main(about: str | None, phases: Sequence[Phase], *, width: int, layers: int, out: Path | None) -> None:
-    """Build from the command line: --out (needed where there is no default), --seed, --threads."""
+def main(
+    about: str | None,
+    phases: Sequence[Phase],
+    words: Sequence[str] = (),
+    *,
+    width: int,
+    layers: int,
+    out: Path | None,
+    threads: int = 2,
+) -> None:
+    """Build from the command line: --out (needed where there is no default), --seed, --threads of each worker."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", type=Path, default=out, required=out is None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=threads)
     args = parser.parse_args()
-    build(phases, width=width, layers=layers, seed=args.seed, out=args.out, threads=args.threads)
+    build(phases, words, width=width, layers=layers, seed=args.seed, out=args.out, threads=args.threads)

@@ -1,6 +1,7 @@
 """The text that the embedded code model is pre-trained on: problems that a crowd solved, and lists of problems.
 
 As in benchmarks/base_model/corpus.py the slips are the point: the right answer was read often, beside careless ones.
+An author is careless or careful in all that they write, so that care is one thing, which learning can find.
 All programs come from azero/domains/code/grammar.py, whose values need no `eval`, and all text from the functions that
 write the domain's raw prompts; listed problems are those that the domain takes, by its sandbox. A problem of the
 evaluation sets is drawn again.
@@ -29,18 +30,33 @@ LISTED_SIZES = {"small": (1,), "medium": (1, 2, 2), "large": (2, 3, 3, 4)}  # of
 LISTED = (2, 5)  # members of a list, at least and at most
 MAX_CHARACTERS = 480  # of a list
 BAD_SHARE = 0.1  # of the members of a list: careless authors repeat, break off, and leave a parameter unused
-ANSWERS = {DEDUCTION: 3, ABDUCTION: 3, INDUCTION: 1}  # in one document: what follows costs less than a new program
+ANSWERS = {DEDUCTION: 6, ABDUCTION: 6, INDUCTION: 1}  # in one document: what follows costs less than a new program
 PAIRS = 4  # of a problem of induction
 MOST_INPUTS = 8  # drawn for a listed one, which takes the first different ones
 TRIES = 20  # of other arguments for one program
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
-    """Shares of the answers that hold a slip, where the problem gives the chance."""
+class Author:
+    """Says which slips somebody makes, wherever a problem gives the chance."""
 
-    likely: float  # where it is one that most people make
+    likely: bool  # those that most people make
+    unlikely: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Shares of the authors who make a slip: those of the unlikely ones are among those of the likely ones."""
+
+    likely: float
     unlikely: float
+
+    def author(self, rng: random.Random) -> Author:
+        carelessness = rng.random()
+        return Author(carelessness < self.likely, carelessness < self.unlikely)
+
+
+CAREFUL = Crowd(0.0, 0.0)
 
 
 class Corpus:
@@ -51,11 +67,12 @@ class Corpus:
         self.held_out = {text for problem in held_out for text in (problem.canonical, self.domain.pose(problem, None))}
 
     def solved(self, rng: random.Random, task: str, crowd: Crowd) -> Document:
-        """One program as a problem of the task; of deduction and abduction with further inputs, one a line."""
+        """One author on one program; in deduction and abduction with further inputs, one a line."""
+        author = crowd.author(rng)
         while True:
             program = draw_program(rng, rng.choices(list(SIZES), list(SIZES.values()))[0])
             parsed = programs.parse(program.text, programs.Bounds())
-            found = [self._solved(rng, task, program, parsed, crowd) for _ in range(ANSWERS[task])]
+            found = [self._solved(rng, task, program, parsed, author) for _ in range(ANSWERS[task])]
             answers = [answer for answer in found if answer is not None]
             if len(answers) == len(found):
                 (prompt, completion), *others = answers
@@ -73,12 +90,12 @@ class Corpus:
         return header, "".join(f"{member}\n\n" for member in members)
 
     def _solved(
-        self, rng: random.Random, task: str, program: Program, parsed: programs.Program, crowd: Crowd
+        self, rng: random.Random, task: str, program: Program, parsed: programs.Program, author: Author
     ) -> tuple[str, str] | None:
         """(prompt, completion) of one problem, None where TRIES draws of arguments give none."""
         solve = _induced if task == INDUCTION else _deduced if task == DEDUCTION else _abduced
         for _ in range(TRIES):
-            solved = solve(rng, program, parsed, crowd)
+            solved = solve(rng, program, parsed, author)
             if solved is None:
                 continue
             problem, completion = solved
@@ -102,47 +119,47 @@ class Corpus:
                 return problem.statement
 
 
-def _deduced(rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd) -> tuple[Problem, str]:
-    """A problem, and what somebody of the crowd takes for the output."""
+def _deduced(rng: random.Random, program: Program, parsed: programs.Program, author: Author) -> tuple[Problem, str]:
+    """A problem, and what the author takes for the output."""
     arguments = draw_arguments(rng, program)
     problem = one_input_problem(parsed, Cell(task=DEDUCTION), arguments, program(arguments), -1)
-    return problem, f" {write(_read(rng, program, arguments, crowd)(arguments))}"
+    return problem, f" {write(_read(program, arguments, author)(arguments))}"
 
 
 def _abduced(
-    rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd
+    rng: random.Random, program: Program, parsed: programs.Program, author: Author
 ) -> tuple[Problem, str] | None:
-    """A problem, and arguments from which somebody of the crowd gets its output; None where these show it."""
+    """A problem, and arguments from which the author gets its output; None where these show it."""
     arguments = draw_arguments(rng, program)
-    output = _read(rng, program, arguments, crowd)(arguments)
+    output = _read(program, arguments, author)(arguments)
     if output in arguments:
         return None
     return one_input_problem(parsed, Cell(task=ABDUCTION), arguments, output, -1), f"{written(arguments)})"
 
 
 def _induced(
-    rng: random.Random, program: Program, parsed: programs.Program, crowd: Crowd
+    rng: random.Random, program: Program, parsed: programs.Program, author: Author
 ) -> tuple[Problem, str] | None:
-    """A problem, and what somebody of the crowd writes for its message; None where the draw has too few pairs."""
+    """A problem, and what the author writes for its message; None where the draw has too few pairs."""
     pairs = draw_pairs(rng, program, PAIRS)
     if pairs is None:
         return None
-    wrote = _slipped(rng, program, crowd, lambda other: other.text != program.text and _errs(other, pairs))
+    wrote = _slipped(program, author, lambda other: other.text != program.text and _errs(other, pairs))
     problem = induction_problem(parsed, Cell(task=INDUCTION), pairs, draw_message(program), -1)
     return problem, wrote.text.partition(": return")[2]
 
 
-def _read(rng: random.Random, program: Program, arguments: Sequence[Any], crowd: Crowd) -> Program:
-    """The program as somebody of the crowd understands it."""
+def _read(program: Program, arguments: Sequence[Any], author: Author) -> Program:
+    """The program as the author understands it."""
     pairs = [(tuple(arguments), program(arguments))]
-    return _slipped(rng, program, crowd, lambda other: small(other, arguments) and _errs(other, pairs))
+    return _slipped(program, author, lambda other: small(other, arguments) and _errs(other, pairs))
 
 
-def _slipped(rng: random.Random, program: Program, crowd: Crowd, tells: Callable[[Program], bool]) -> Program:
-    """The program or, in the crowd's share of cases, the likeliest of its slips that tells."""
+def _slipped(program: Program, author: Author, tells: Callable[[Program], bool]) -> Program:
+    """The likeliest of the program's slips that tells, if the author makes it, or else the program."""
     for is_likely, other in slips(program):
         if tells(other):
-            return other if rng.random() < (crowd.likely if is_likely else crowd.unlikely) else program
+            return other if (author.likely if is_likely else author.unlikely) else program
     return program
 
 

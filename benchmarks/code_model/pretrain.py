@@ -1,4 +1,4 @@
-"""Build the embedded code model: `python -m benchmarks.code_model.pretrain --out DIR --seed 0`.
+"""Build the embedded code model: `make code-model`, two workers of one thread each.
 
 The documents are of benchmarks/code_model/corpus.py, the loop of benchmarks/pretraining.py.
 """
@@ -10,12 +10,14 @@ from functools import cache
 
 from azero.domains.code.evaluation import SEEDS, generated
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
-from benchmarks.code_model.corpus import Corpus, Crowd
+from benchmarks.code_model.corpus import CAREFUL, Corpus, Crowd
+from benchmarks.code_model.words import WORDS
 from benchmarks.pretraining import Batch, Phase, main
 
 WIDTH, LAYERS = 128, 4
-SOLVED_A_STEP = {DEDUCTION: 16, ABDUCTION: 12, INDUCTION: 4}  # documents; induction is learned from few
-LISTS_A_STEP = 1
+SOLVED_A_STEP = {DEDUCTION: 6, ABDUCTION: 5, INDUCTION: 3}  # documents of each worker
+LISTS_A_STEP = 2  # of each worker
+PROMPT_WEIGHT = 0.2  # a prompt shows what programs are like, which a proposer has to know
 
 
 @cache
@@ -30,7 +32,7 @@ def phase(*, steps: int, peak_lr: float, crowd: Crowd) -> Phase:
     def draw(rng: random.Random) -> list[Batch]:
         batches = [Batch("lists", [corpus().listed(rng) for _ in range(LISTS_A_STEP)], 0.5)]
         for task, number in SOLVED_A_STEP.items():
-            batches.append(Batch(task, [corpus().solved(rng, task, crowd) for _ in range(number)]))
+            batches.append(Batch(task, [corpus().solved(rng, task, crowd) for _ in range(number)], 1.0, PROMPT_WEIGHT))
         return batches
 
     return Phase(steps=steps, peak_lr=peak_lr, draw=draw)
@@ -38,9 +40,9 @@ def phase(*, steps: int, peak_lr: float, crowd: Crowd) -> Phase:
 
 # First right answers, from which the model learns what programs do, then the crowd.
 PHASES = (
-    phase(steps=2200, peak_lr=3e-3, crowd=Crowd(likely=0.0, unlikely=0.0)),
-    phase(steps=400, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
+    phase(steps=3000, peak_lr=3e-3, crowd=CAREFUL),
+    phase(steps=500, peak_lr=1e-3, crowd=Crowd(likely=0.65, unlikely=0.25)),
 )
 
 if __name__ == "__main__":
-    main(__doc__, PHASES, width=WIDTH, layers=LAYERS, out=None)
+    main(__doc__, PHASES, WORDS, width=WIDTH, layers=LAYERS, out=None, threads=1)
