@@ -45,6 +45,9 @@ def of(program: str, given: str = "3", output: str = "0") -> str:
         ("def f(a): return a + 1\nassert 4 == f(3)", Reason.UNPARSEABLE),  # abduction's form
         ("def f(a): return a + 1\n\nassert f(3) == 4", Reason.UNPARSEABLE),  # after the blank line nothing is read
         (of("def f(a) return a"), Reason.UNPARSEABLE),
+        # Python cannot spell these strings inside an f-string once they are read
+        (of("def f(a): return f\"{'\u200b'.join(a)}\"", "'ab'"), Reason.UNPARSEABLE),
+        (of(PLUS, "f\"{'\u2028'}\""), Reason.UNPARSEABLE),
         (of("def g(a): return a + 1"), Reason.NO_FUNCTION),
         (of("def f(a): return a + 1\ndef f(a): return a + 2"), Reason.NO_FUNCTION),
         (of("def f(a): return a + 1\nf = abs"), Reason.NO_FUNCTION),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from azero.domains.code.programs import Reason, Rejected
+from azero.domains.code.programs import Reason, Rejected, spelt
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
 from azero.sandbox.literals import MAX_SOURCE, MODEL_TEXT
 
@@ -115,10 +115,7 @@ def _called(node: ast.expr) -> str:
     """The argument list of a call of `f`."""
     match node:
         case ast.Call(func=ast.Name(id="f"), args=arguments, keywords=[]):
-            try:
-                return ", ".join(map(ast.unparse, arguments))
-            except RecursionError as e:
-                raise Rejected(Reason.UNPARSEABLE) from e
+            return ", ".join(map(spelt, arguments))
     raise Rejected(Reason.UNPARSEABLE)
 
 

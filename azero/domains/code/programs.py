@@ -187,9 +187,17 @@ def telling_lines(program: Program) -> list[str]:
     return [line for line in lines if len(line) > 2 and not line.rstrip(":").isalpha()]  # "else:" tells nothing
 
 
+def spelt(tree: ast.AST) -> str:
+    """Python's own spelling of a tree. Raises Rejected where it has none: of some characters inside an f-string."""
+    try:
+        return ast.unparse(tree)
+    except (ValueError, RecursionError) as e:
+        raise Rejected(Reason.UNPARSEABLE) from e
+
+
 def _written(tree: ast.Module) -> str:
     """Python's own spelling without blank lines, in one line where a return is all. Raises Rejected."""
-    function, lines = tree.body[0], ast.unparse(tree).split("\n")
+    function, lines = tree.body[0], spelt(tree).split("\n")
     if len(tree.body) == 1 and isinstance(function, ast.FunctionDef) and _is_return_alone(function):
         lines = [f"{lines[0]} {lines[1].strip()}", *lines[2:]]
     text = "\n".join(line for line in lines if line.strip())
