@@ -147,6 +147,16 @@ def test_what_induction_rejects(text: str, reason: Reason) -> None:
     assert read("induction", text, PLUS).reason == reason
 
 
+def test_arguments_may_be_as_long_as_literals_each() -> None:
+    longest, half = repr("x" * 198), repr("y" * 150)
+    for task, form in (("deduction", "assert f({}) == 0"), ("abduction", "assert 0 == f({})")):
+        assert valid(task, f"def f(a): return a[3:90]\n{form.format(longest)}").payload["arguments"] == longest
+        both = f"{half}, {half}"
+        assert valid(task, f"def f(a, b): return len(a) + len(b)\n{form.format(both)}").payload["arguments"] == both
+    inputs = "\n".join(f"f({half}, {half[: 9 + i]}')" for i in range(4))
+    assert valid("induction", f"def f(a, b): return len(a) + len(b)\n{inputs}\n# both sizes").payload["message"]
+
+
 def test_induction_rejects_equal_outputs_and_copies() -> None:
     assert read("induction", "def f(a): return a > 9\nf(1)\nf(2)\nf(3)\nf(4)\n# large").reason == Reason.CONSTANT
     assert read("induction", "def f(a): return max(a, 0)\nf(1)\nf(2)\nf(3)\nf(4)\n# x").reason == Reason.IDENTITY

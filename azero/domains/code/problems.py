@@ -27,7 +27,7 @@ from azero.domains.code.programs import (
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
-from azero.sandbox.literals import NotLiteral, read_arguments, same, write
+from azero.sandbox.literals import NotLiteral, read_arguments, same, same_each, write
 from azero.types import Cell, Problem
 
 TIERS = ("small", "medium", "large")
@@ -88,7 +88,8 @@ class Maker:
             raise Rejected(Reason.NOT_DETERMINISTIC)
         if task == ABDUCTION:
             copies = [c for c in copies if c.failure is None and same(c.value, output)]
-            if copies or any(same(output, argument) for argument in (*arguments, arguments)):
+            given = type(output) is tuple and same_each(output, arguments)
+            if copies or given or any(same(output, argument) for argument in arguments):
                 raise Rejected(Reason.ANSWER_SHOWN)
         elif any(same(output, literal) for literal in returned_literals(program)):
             raise Rejected(Reason.ANSWER_SHOWN)
