@@ -59,7 +59,8 @@ def _literal(v):
 {2}[0] if len({2}[0]) < {1} and _literal({2}[1]) else '...'"""
 ARGUMENTS = "_azero"
 
-_FUNCTIONS = re.compile(r"(?:(?:def .*|[ \t].*)?\n)*")
+# Of plain characters alone: a form feed takes a line's indentation back, and a carriage return begins another line.
+_FUNCTIONS = re.compile(r"(?:(?:def |[ \t])[\t -~]*\n|\n)*")
 _STATEFUL = ("import", "global", ":=", "eval", "exec")
 _ATTRIBUTE = re.compile(r"(?:type object )?'(\w+)' (?:object )?has no attribute '(\w+)'")
 _NAME, _MODULE = re.compile(r"name '(\w+)' is not defined"), re.compile(r"No module named '(\w+)")
