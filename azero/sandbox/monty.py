@@ -125,7 +125,7 @@ def _session(
     """Return the outcomes of calls in one session, up to the first that fails.
 
     A failure is left out where it may be due to another: an earlier call's use of memory, or, but in the last attempt,
-    a machine that kept the worker from computing.
+    a worker that died before it was given a call, or a machine that kept it from computing.
     """
     allowed: monty.ResourceLimits = {
         "max_feed_duration_secs": limits.seconds,
@@ -153,6 +153,9 @@ def _session(
                 found.append(outcome)
                 if outcome.failure:
                     break
+    except monty.MontyCrashedError as e:  # of a worker that was killed by others
+        if is_last and not found:
+            found.append(Outcome(failure=Failure.CRASH, detail=first_line(e)[:DETAIL]))
     except (OSError, RuntimeError) as e:  # TimeoutError is an OSError
         raise RunFailed(f"the sandbox monty gave no worker within {WAIT_SECONDS:.0f} s: {first_line(e)}") from e
     return found

@@ -286,6 +286,19 @@ def test_a_worker_that_died_unused_costs_nothing(name: str) -> None:
     made.close()
 
 
+def test_a_worker_that_dies_before_it_has_a_call_costs_nothing() -> None:
+    before = children()
+    made = MontySandbox()
+    assert value(made, "def f(a): return a", 1) == 1
+    (pid,) = children() - before
+    os.kill(pid, signal.SIGSTOP)  # it does not answer, until
+    timer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    assert value(made, "def f(a): return a", 2) == 2
+    timer.join()
+    made.close()
+
+
 def test_time_in_which_a_worker_could_not_compute_does_not_count() -> None:
     before = children()
     made = MontySandbox()
