@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from azero.domains.code.executed import marked
+from azero.domains.code.messages import telling_lines
 from azero.domains.code.perturbed import others_like
 from azero.domains.code.programs import (
     Bounds,
@@ -18,7 +19,6 @@ from azero.domains.code.programs import (
     parse,
     returned_literals,
     structure,
-    telling_lines,
 )
 from azero.sandbox.monty import MontySandbox
 

@@ -141,6 +141,9 @@ def test_abduction_takes_what_deduction_would_not() -> None:
         ("f(1)\nf(2)\nf(3)\nf(4)\n# DEF F ( A ) : RETURN A+4", Reason.MESSAGE_SHOWS_PROGRAM),
         ("f(1)\nf(2)\nf(3)\nf(4)\n# gives A  +4", Reason.MESSAGE_SHOWS_PROGRAM),
         ("f(1)\nf(2)\nf(3)\nf(4)\n# f(3) is 7 and f( 4 ) is 8", Reason.MESSAGE_SHOWS_PROGRAM),
+        ("f(1)\nf(2)\nf(3)\nf(4)\n# lambda x: x+4", Reason.MESSAGE_SHOWS_PROGRAM),
+        ("f(1)\nf(2)\nf(3)\nf(4)\n# a ＋ 4", Reason.MESSAGE_SHOWS_PROGRAM),
+        ("f(1)\nf(2)\nf(3)\nf(4)\n# {3: 7, 4: 8}", Reason.MESSAGE_SHOWS_PROGRAM),  # the hidden pairs
     ],
 )
 def test_what_induction_rejects(text: str, reason: Reason) -> None:
@@ -155,6 +158,13 @@ def test_arguments_may_be_as_long_as_literals_each() -> None:
         assert valid(task, f"def f(a, b): return len(a) + len(b)\n{form.format(both)}").payload["arguments"] == both
     inputs = "\n".join(f"f({half}, {half[: 9 + i]}')" for i in range(4))
     assert valid("induction", f"def f(a, b): return len(a) + len(b)\n{inputs}\n# both sizes").payload["message"]
+
+
+@pytest.mark.parametrize(
+    "message", ["for 3 it is 7", "plus 4", "4 more than the well-known 3, 7 and 1 + 4", "a plus 4"]
+)
+def test_messages_that_tell_no_program_and_not_every_hidden_pair(message: str) -> None:
+    assert valid("induction", f"f(1)\nf(2)\nf(3)\nf(5)\n# {message}", PLUS).payload["message"] == message
 
 
 def test_induction_rejects_equal_outputs_and_copies() -> None:

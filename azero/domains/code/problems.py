@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from azero.domains.code.executed import marked
+from azero.domains.code.messages import shows_program
 from azero.domains.code.perturbed import others_like
 from azero.domains.code.programs import (
     Bounds,
@@ -23,7 +24,6 @@ from azero.domains.code.programs import (
     require_use,
     returned_literals,
     structure,
-    telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
@@ -109,8 +109,8 @@ class Maker:
             raise Rejected(Reason.NOT_DETERMINISTIC)
         pairs = list(zip(calls, outputs, strict=True))
         _require_idea(pairs, enough=2)
-        told = [*telling_lines(program), *(f"f({written(a)})" for a in calls)]
-        if any(_squeezed(line) in _squeezed(message) for line in told):
+        hidden = [(written(a), write(output)) for a, output in pairs[_shown(pairs) :]]
+        if shows_program(message, program, [written(a) for a in calls], hidden):
             raise Rejected(Reason.MESSAGE_SHOWS_PROGRAM)
         cell = Cell(task=INDUCTION, tier=self._tier(program, calls))
         return induction_problem(program, cell, pairs, message, version)
@@ -156,7 +156,7 @@ def induction_problem(
 ) -> Problem:
     """The problem of induction of (arguments, output) pairs, of which half are shown. Checks nothing."""
     texts = [[written(arguments), write(output)] for arguments, output in pairs]
-    inputs, half = [given for given, _ in texts], max(1, len(texts) // 2)
+    inputs, half = [given for given, _ in texts], _shown(pairs)
     payload = {
         "program": program.text,
         "parameters": len(program.parameters),
@@ -216,6 +216,11 @@ def _value(outcome: Outcome) -> Any:
     return outcome.value
 
 
+def _shown(pairs: Sequence[Any]) -> int:
+    """How many of the pairs the solver sees: the first ones."""
+    return max(1, len(pairs) // 2)
+
+
 def _require_idea(pairs: Sequence[tuple[Sequence[Any], Any]], enough: int) -> None:
     """Raises Rejected where the outputs are fewer than `enough` different ones, or always one of the arguments."""
     if sum(not any(same(output, earlier) for _, earlier in pairs[:i]) for i, (_, output) in enumerate(pairs)) < enough:
@@ -223,7 +228,3 @@ def _require_idea(pairs: Sequence[tuple[Sequence[Any], Any]], enough: int) -> No
     arguments, _ = pairs[0]
     if any(all(same(given[i], output) for given, output in pairs) for i in range(len(arguments))):
         raise Rejected(Reason.IDENTITY)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split()).lower()

@@ -140,7 +140,7 @@ def nodes(program: Program) -> int:
 def canonical(program: Program) -> str:
     """The program's text with its own names replaced by v0, v1, ... in order of appearance; `f` keeps its name."""
     tree = ast.parse(program.text, MODEL_TEXT)
-    return _written(_Rename(_bound(tree) - {"f"}).visit(tree))
+    return _written(_Rename(own_names(tree) - {"f"}).visit(tree))
 
 
 def structure(program: Program) -> str:
@@ -177,14 +177,6 @@ def returned_literals(program: Program) -> list[Any]:
                 except NotLiteral:
                     continue
     return found
-
-
-def telling_lines(program: Program) -> list[str]:
-    """Return what a message must not hold: the program's lines, and the expressions that it returns."""
-    lines = [line.strip() for line in program.text.split("\n")]
-    returns = [n.value for n in ast.walk(program.tree) if isinstance(n, ast.Return) and n.value]
-    lines += [ast.unparse(value) for value in returns if not isinstance(value, ast.Name | ast.Constant)]
-    return [line for line in lines if len(line) > 2 and not line.rstrip(":").isalpha()]  # "else:" tells nothing
 
 
 def spelt(tree: ast.AST) -> str:
@@ -270,7 +262,7 @@ def _rounded(number: int) -> str:
     return "" if number == 1 else str(number if number < 3 else 3 if number < 5 else 5)
 
 
-def _bound(tree: ast.AST) -> set[str]:
+def own_names(tree: ast.AST) -> set[str]:
     """Names that the program itself gives: to parameters, variables, functions and classes, not to their attributes."""
     names, attributes = set[str](), set[str]()
     for node in ast.walk(tree):
