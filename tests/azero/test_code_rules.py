@@ -53,6 +53,7 @@ def of(program: str, given: str = "3", output: str = "0") -> str:
         (of("def f(a): return a + 1\nf = abs"), Reason.NO_FUNCTION),
         (of("from math import floor as f\ndef f(a): return a + 1"), Reason.NO_FUNCTION),
         (of("async def f(a): return a + 1"), Reason.NO_FUNCTION),
+        (of("def f(f): return f + 1"), Reason.NO_FUNCTION),  # else "def f(a): return a + 1" under another name
         (of("def f(a): return " + "+".join("a" * 150)), Reason.SIZE),
         (of("def f(a): return a + 1\nassert f(1) == 2"), Reason.TOP_LEVEL),
         (of("for i in []: pass\ndef f(a): return a + 1"), Reason.TOP_LEVEL),

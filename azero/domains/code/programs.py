@@ -228,7 +228,9 @@ def _require_names(tree: ast.Module) -> None:
             case ast.ImportFrom(module=module, level=level):
                 if level or module not in MODULES:
                     raise Rejected(Reason.IMPORT)
-            case ast.Name(id="f", ctx=ast.Store() | ast.Del()) | ast.alias(asname="f") | ast.alias(name="f"):
+            case ast.Name(id="f", ctx=ast.Store() | ast.Del()) | ast.arg(arg="f"):
+                raise Rejected(Reason.NO_FUNCTION)
+            case ast.alias(asname="f") | ast.alias(name="f"):
                 raise Rejected(Reason.NO_FUNCTION)
             case ast.Name(id=name) | ast.Attribute(attr=name):
                 if name.startswith("__") or (name in FORBIDDEN and isinstance(node, ast.Name)):
