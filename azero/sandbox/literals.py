@@ -12,6 +12,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 MAX_TEXT = 200  # characters of a value as it is written; CODE.md, validity 4
@@ -58,6 +59,14 @@ def same(a: Any, b: Any) -> bool:
     dict's entries does not count. Raises NotLiteral where a value is none.
     """
     return canonical(a) == canonical(b)
+
+
+def same_each(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Tell whether two lists of arguments hold the same literals. Together they may be longer than one literal.
+
+    Raises NotLiteral where one of them is none.
+    """
+    return len(a) == len(b) and all(map(same, a, b))
 
 
 def is_literal(value: Any) -> bool:

@@ -59,7 +59,8 @@ def _literal(v):
 {2}[0] if len({2}[0]) < {1} and _literal({2}[1]) else '...'"""
 ARGUMENTS = "_azero"
 
-_FUNCTIONS = re.compile(r"(?:(?:def .*|[ \t].*)?\n)*")
+# Of plain characters alone: a form feed takes a line's indentation back, and a carriage return begins another line.
+_FUNCTIONS = re.compile(r"(?:(?:def |[ \t])[\t -~]*\n|\n)*")
 _STATEFUL = ("import", "global", ":=", "eval", "exec")
 _ATTRIBUTE = re.compile(r"(?:type object )?'(\w+)' (?:object )?has no attribute '(\w+)'")
 _NAME, _MODULE = re.compile(r"name '(\w+)' is not defined"), re.compile(r"No module named '(\w+)")
@@ -124,7 +125,7 @@ def _session(
     """Return the outcomes of calls in one session, up to the first that fails.
 
     A failure is left out where it may be due to another: an earlier call's use of memory, or, but in the last attempt,
-    a machine that kept the worker from computing.
+    a worker that died before it was given a call, or a machine that kept it from computing.
     """
     allowed: monty.ResourceLimits = {
         "max_feed_duration_secs": limits.seconds,
@@ -152,6 +153,9 @@ def _session(
                 found.append(outcome)
                 if outcome.failure:
                     break
+    except monty.MontyCrashedError as e:  # of a worker that was killed by others
+        if is_last and not found:
+            found.append(Outcome(failure=Failure.CRASH, detail=first_line(e)[:DETAIL]))
     except (OSError, RuntimeError) as e:  # TimeoutError is an OSError
         raise RunFailed(f"the sandbox monty gave no worker within {WAIT_SECONDS:.0f} s: {first_line(e)}") from e
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from azero.domains.code.messages import telling_lines
 from azero.domains.code.programs import (
     Bounds,
     Program,
@@ -16,7 +17,6 @@ from azero.domains.code.programs import (
     parse,
     returned_literals,
     structure,
-    telling_lines,
 )
 from azero.domains.code.variants import marked, others_like
 from azero.sandbox.monty import MontySandbox

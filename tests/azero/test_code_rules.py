@@ -45,11 +45,15 @@ def of(program: str, given: str = "3", output: str = "0") -> str:
         ("def f(a): return a + 1\nassert 4 == f(3)", Reason.UNPARSEABLE),  # abduction's form
         ("def f(a): return a + 1\n\nassert f(3) == 4", Reason.UNPARSEABLE),  # after the blank line nothing is read
         (of("def f(a) return a"), Reason.UNPARSEABLE),
+        # Python cannot spell these strings inside an f-string once they are read
+        (of("def f(a): return f\"{'\u200b'.join(a)}\"", "'ab'"), Reason.UNPARSEABLE),
+        (of(PLUS, "f\"{'\u2028'}\""), Reason.UNPARSEABLE),
         (of("def g(a): return a + 1"), Reason.NO_FUNCTION),
         (of("def f(a): return a + 1\ndef f(a): return a + 2"), Reason.NO_FUNCTION),
         (of("def f(a): return a + 1\nf = abs"), Reason.NO_FUNCTION),
         (of("from math import floor as f\ndef f(a): return a + 1"), Reason.NO_FUNCTION),
         (of("async def f(a): return a + 1"), Reason.NO_FUNCTION),
+        (of("def f(f): return f + 1"), Reason.NO_FUNCTION),  # else "def f(a): return a + 1" under another name
         (of("def f(a): return " + "+".join("a" * 150)), Reason.SIZE),
         (of("def f(a): return a + 1\nassert f(1) == 2"), Reason.TOP_LEVEL),
         (of("for i in []: pass\ndef f(a): return a + 1"), Reason.TOP_LEVEL),
@@ -138,10 +142,30 @@ def test_abduction_takes_what_deduction_would_not() -> None:
         ("f(1)\nf(2)\nf(3)\nf(4)\n# DEF F ( A ) : RETURN A+4", Reason.MESSAGE_SHOWS_PROGRAM),
         ("f(1)\nf(2)\nf(3)\nf(4)\n# gives A  +4", Reason.MESSAGE_SHOWS_PROGRAM),
         ("f(1)\nf(2)\nf(3)\nf(4)\n# f(3) is 7 and f( 4 ) is 8", Reason.MESSAGE_SHOWS_PROGRAM),
+        ("f(1)\nf(2)\nf(3)\nf(4)\n# lambda x: x+4", Reason.MESSAGE_SHOWS_PROGRAM),
+        ("f(1)\nf(2)\nf(3)\nf(4)\n# a ＋ 4", Reason.MESSAGE_SHOWS_PROGRAM),
+        ("f(1)\nf(2)\nf(3)\nf(4)\n# {3: 7, 4: 8}", Reason.MESSAGE_SHOWS_PROGRAM),  # the hidden pairs
     ],
 )
 def test_what_induction_rejects(text: str, reason: Reason) -> None:
     assert read("induction", text, PLUS).reason == reason
+
+
+def test_arguments_may_be_as_long_as_literals_each() -> None:
+    longest, half = repr("x" * 198), repr("y" * 150)
+    for task, form in (("deduction", "assert f({}) == 0"), ("abduction", "assert 0 == f({})")):
+        assert valid(task, f"def f(a): return a[3:90]\n{form.format(longest)}").payload["arguments"] == longest
+        both = f"{half}, {half}"
+        assert valid(task, f"def f(a, b): return len(a) + len(b)\n{form.format(both)}").payload["arguments"] == both
+    inputs = "\n".join(f"f({half}, {half[: 9 + i]}')" for i in range(4))
+    assert valid("induction", f"def f(a, b): return len(a) + len(b)\n{inputs}\n# both sizes").payload["message"]
+
+
+@pytest.mark.parametrize(
+    "message", ["for 3 it is 7", "plus 4", "4 more than the well-known 3, 7 and 1 + 4", "a plus 4"]
+)
+def test_messages_that_tell_no_program_and_not_every_hidden_pair(message: str) -> None:
+    assert valid("induction", f"f(1)\nf(2)\nf(3)\nf(5)\n# {message}", PLUS).payload["message"] == message
 
 
 def test_induction_rejects_equal_outputs_and_copies() -> None:

@@ -76,6 +76,8 @@ def test_no_call_sees_what_another_changed(sandbox: Sandbox) -> None:
         "class A:\n    n = 0\ndef f(a):\n    A.n += 1\n    return A.n",
         "try: n = n + 1\nexcept NameError: n = 1\ndef f(a): return n",
         "def g(x=(n := 1)): return x\ndef f(a): return n",
+        "def f(a): return n\rtry: n = n + 1\rexcept NameError: n = 1",
+        "def f(a): return n\n \ftry: n = n + 1\n \fexcept NameError: n = 1",
     ],
 )
 def test_state_of_every_kind_is_new_to_each_call(sandbox: Sandbox, program: str) -> None:
@@ -96,6 +98,9 @@ def test_state_of_every_kind_is_new_to_each_call(sandbox: Sandbox, program: str)
         ("def f(a, b=(n := 1)): return a", False),
         ("def f(a): exec('x = 1')", False),
         ('def f(a): return """\nx"""', False),
+        ("def f(a): return x\rx = 1", False),
+        ("def f(a): return x\n \fx = 1", False),
+        ("def f(a): ｅｘｅｃ('x = 1')", False),  # Python reads it as exec
     ],
 )
 def test_which_programs_share_a_session(program: str, shared: bool) -> None:
@@ -278,6 +283,19 @@ def test_a_worker_that_died_unused_costs_nothing(name: str) -> None:
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.2)
     assert value(made, "def f(a): return a", 2) == 2
+    made.close()
+
+
+def test_a_worker_that_dies_before_it_has_a_call_costs_nothing() -> None:
+    before = children()
+    made = MontySandbox()
+    assert value(made, "def f(a): return a", 1) == 1
+    (pid,) = children() - before
+    os.kill(pid, signal.SIGSTOP)  # it does not answer, until
+    timer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    assert value(made, "def f(a): return a", 2) == 2
+    timer.join()
     made.close()
 
 

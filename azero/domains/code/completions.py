@@ -10,7 +10,7 @@ import ast
 from dataclasses import dataclass
 
 from azero.domains.base import Rejected
-from azero.domains.code.programs import Reason
+from azero.domains.code.programs import Reason, spelt
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION
 from azero.sandbox.literals import MAX_SOURCE, MODEL_TEXT
 
@@ -116,10 +116,7 @@ def _called(node: ast.expr) -> str:
     """The argument list of a call of `f`."""
     match node:
         case ast.Call(func=ast.Name(id="f"), args=arguments, keywords=[]):
-            try:
-                return ", ".join(map(ast.unparse, arguments))
-            except RecursionError as e:
-                raise Rejected(Reason.UNPARSEABLE) from e
+            return ", ".join(map(spelt, arguments))
     raise Rejected(Reason.UNPARSEABLE)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from azero.domains.base import Rejected
+from azero.domains.code.messages import shows_program
 from azero.domains.code.programs import (
     Bounds,
     Program,
@@ -20,13 +21,12 @@ from azero.domains.code.programs import (
     require_use,
     returned_literals,
     structure,
-    telling_lines,
 )
 from azero.domains.code.prompts import ABDUCTION, DEDUCTION, INDUCTION, statement
 from azero.domains.code.variants import marked, others_like
 from azero.domains.rows import short_hash
 from azero.sandbox import Failure, Limits, Outcome, Sandbox
-from azero.sandbox.literals import NotLiteral, read_arguments, same, write
+from azero.sandbox.literals import NotLiteral, read_arguments, same, same_each, write
 from azero.types import Cell, Problem
 
 TIERS = ("small", "medium", "large")
@@ -87,7 +87,8 @@ class Maker:
             raise Rejected(Reason.NOT_DETERMINISTIC)
         if task == ABDUCTION:
             copies = [c for c in copies if c.failure is None and same(c.value, output)]
-            if copies or any(same(output, argument) for argument in (*arguments, arguments)):
+            given = type(output) is tuple and same_each(output, arguments)
+            if copies or given or any(same(output, argument) for argument in arguments):
                 raise Rejected(Reason.ANSWER_SHOWN)
         elif any(same(output, literal) for literal in returned_literals(program)):
             raise Rejected(Reason.ANSWER_SHOWN)
@@ -107,8 +108,8 @@ class Maker:
             raise Rejected(Reason.NOT_DETERMINISTIC)
         pairs = list(zip(calls, outputs, strict=True))
         _require_idea(pairs, enough=2)
-        told = [*telling_lines(program), *(f"f({written(a)})" for a in calls)]
-        if any(_squeezed(line) in _squeezed(message) for line in told):
+        hidden = [(written(a), write(output)) for a, output in pairs[_shown(pairs) :]]
+        if shows_program(message, program, [written(a) for a in calls], hidden):
             raise Rejected(Reason.MESSAGE_SHOWS_PROGRAM)
         cell = Cell(task=INDUCTION, tier=self._tier(program, calls))
         return induction_problem(program, cell, pairs, message, version)
@@ -148,7 +149,7 @@ def induction_problem(
 ) -> Problem:
     """The problem of induction of (arguments, output) pairs, of which half are shown. Checks nothing."""
     texts = [[written(arguments), write(output)] for arguments, output in pairs]
-    inputs, half = [given for given, _ in texts], max(1, len(texts) // 2)
+    inputs, half = [given for given, _ in texts], _shown(pairs)
     payload = {
         "program": program.text,
         "parameters": len(program.parameters),
@@ -202,6 +203,11 @@ def _value(outcome: Outcome) -> Any:
     return outcome.value
 
 
+def _shown(pairs: Sequence[Any]) -> int:
+    """How many of the pairs the solver sees: the first ones."""
+    return max(1, len(pairs) // 2)
+
+
 def _require_idea(pairs: Sequence[tuple[Sequence[Any], Any]], enough: int) -> None:
     """Raises Rejected where the outputs are fewer than `enough` different ones, or always one of the arguments."""
     if sum(not any(same(output, earlier) for _, earlier in pairs[:i]) for i, (_, output) in enumerate(pairs)) < enough:
@@ -209,7 +215,3 @@ def _require_idea(pairs: Sequence[tuple[Sequence[Any], Any]], enough: int) -> No
     arguments, _ = pairs[0]
     if any(all(same(given[i], output) for given, output in pairs) for i in range(len(arguments))):
         raise Rejected(Reason.IDENTITY)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split()).lower()

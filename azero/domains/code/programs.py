@@ -132,7 +132,7 @@ def nodes(program: Program) -> int:
 def canonical(program: Program) -> str:
     """The program's text with its own names replaced by v0, v1, ... in order of appearance; `f` keeps its name."""
     tree = ast.parse(program.text, MODEL_TEXT)
-    return _written(_Rename(_bound(tree) - {"f"}).visit(tree))
+    return _written(_Rename(own_names(tree) - {"f"}).visit(tree))
 
 
 def structure(program: Program) -> str:
@@ -171,17 +171,17 @@ def returned_literals(program: Program) -> list[Any]:
     return found
 
 
-def telling_lines(program: Program) -> list[str]:
-    """Return what a message must not hold: the program's lines, and the expressions that it returns."""
-    lines = [line.strip() for line in program.text.split("\n")]
-    returns = [n.value for n in ast.walk(program.tree) if isinstance(n, ast.Return) and n.value]
-    lines += [ast.unparse(value) for value in returns if not isinstance(value, ast.Name | ast.Constant)]
-    return [line for line in lines if len(line) > 2 and not line.rstrip(":").isalpha()]  # "else:" tells nothing
+def spelt(tree: ast.AST) -> str:
+    """Python's own spelling of a tree. Raises Rejected where it has none: of some characters inside an f-string."""
+    try:
+        return ast.unparse(tree)
+    except (ValueError, RecursionError) as e:
+        raise Rejected(Reason.UNPARSEABLE) from e
 
 
 def _written(tree: ast.Module) -> str:
     """Python's own spelling without blank lines, in one line where a return is all. Raises Rejected."""
-    function, lines = tree.body[0], ast.unparse(tree).split("\n")
+    function, lines = tree.body[0], spelt(tree).split("\n")
     if len(tree.body) == 1 and isinstance(function, ast.FunctionDef) and _is_return_alone(function):
         lines = [f"{lines[0]} {lines[1].strip()}", *lines[2:]]
     text = "\n".join(line for line in lines if line.strip())
@@ -220,7 +220,9 @@ def _require_names(tree: ast.Module) -> None:
             case ast.ImportFrom(module=module, level=level):
                 if level or module not in MODULES:
                     raise Rejected(Reason.IMPORT)
-            case ast.Name(id="f", ctx=ast.Store() | ast.Del()) | ast.alias(asname="f") | ast.alias(name="f"):
+            case ast.Name(id="f", ctx=ast.Store() | ast.Del()) | ast.arg(arg="f"):
+                raise Rejected(Reason.NO_FUNCTION)
+            case ast.alias(asname="f") | ast.alias(name="f"):
                 raise Rejected(Reason.NO_FUNCTION)
             case ast.Name(id=name) | ast.Attribute(attr=name):
                 if name.startswith("__") or (name in FORBIDDEN and isinstance(node, ast.Name)):
@@ -254,7 +256,7 @@ def _rounded(number: int) -> str:
     return "" if number == 1 else str(number if number < 3 else 3 if number < 5 else 5)
 
 
-def _bound(tree: ast.AST) -> set[str]:
+def own_names(tree: ast.AST) -> set[str]:
     """Names that the program itself gives: to parameters, variables, functions and classes, not to their attributes."""
     names, attributes = set[str](), set[str]()
     for node in ast.walk(tree):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from azero.domains.code.programs import Program
-from azero.sandbox.literals import MODEL_TEXT, is_literal, same
+from azero.sandbox.literals import MODEL_TEXT, is_literal, same_each
 
 _SEEN, _INNER = "_seen", "_f"
 
@@ -63,7 +63,7 @@ def others_like(arguments: tuple[Any, ...], program: Program) -> list[tuple[Any,
     found = [node.value for node in ast.walk(program.function) if isinstance(node, ast.Constant)]
     named: dict[type, list[Any]] = {kind: [value for value in found if type(value) is kind] for kind in (int, str)}
     tried = [tuple(_other(v, (k + i) % 2, named) for i, v in enumerate(arguments)) for k in (0, 1)]
-    return [other for other in tried if all(map(is_literal, other)) and not same(other, arguments)]
+    return [other for other in tried if all(map(is_literal, other)) and not same_each(other, arguments)]
 
 
 def _other(value: Any, k: int, named: dict[type, list[Any]]) -> Any:
