@@ -83,7 +83,7 @@ train: setup  ## train the embedded model on this machine (CONFIG, ARGS)
 	@$(BIN)/azero train $(CONFIG) $(ARGS)
 
 test: setup  ## the tests that a change has to pass, real runs among them (ARGS goes to pytest)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 test-long: setup  ## the other whole runs: more faults, nodes that come and go, SLURM, resumes (as long again)
 	@$(BIN)/python -m pytest -m long $(ARGS)

@@ -224,7 +224,10 @@ def test_a_dry_run_of_what_cannot_start_says_what_to_change_and_ends_with_1(
         assert word in said
 
 
-def test_a_dry_run_says_what_only_the_hub_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_dry_run_says_what_only_the_hub_knows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     argv = ["train", "local", "--dry-run", f"run.dir={tmp_path}/new", "model.path=Qwen/Qwen2-0.5B", "eval.data=a/b"]
     assert main(argv) == 0
     said = capsys.readouterr().out

@@ -65,9 +65,9 @@ class Hosts:
     def job(self, *arguments: str) -> str:
         """`ray job ...`: what it printed."""
         command = [BIN / "ray", "job", arguments[0], f"--address=http://127.0.0.1:{self.dashboard}", *arguments[1:]]
-        for _ in range(30):  # the job server answers some seconds before its node's agent takes jobs
+        for _ in range(30):  # the job server answers some seconds before it knows its routes and its agent takes jobs
             done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
-            if "No available agent" not in done.stderr:
+            if not any(sign in done.stderr for sign in ("No available agent", "JSONDecodeError")):
                 break
             time.sleep(1)
         assert done.returncode == 0, done.stdout + done.stderr
