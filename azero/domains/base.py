@@ -140,7 +140,7 @@ def explained(domain: Domain, completion: Completion, problem: Problem, chat: bo
 
 
 def proposed(domain: Domain, exclude: bool, make: Callable[[], Problem]) -> Proposal:
-    """What a completion amounts to whose problem `make` gives, or turns down by Rejected. `exclude`: as in `read`."""
+    """Return the proposal of the problem that `make` gives, or refuses by raising Rejected. `exclude`: as in `read`."""
     try:
         problem = make()
     except Rejected as rejected:

@@ -78,7 +78,7 @@ def parse(text: str) -> Expression:
 
 
 def _chain(tokens: list[str], depth: int, precedence: int = 0) -> Expression:
-    """What stands next: a sum, of precedence 1 a term, and of 2 a factor."""
+    """Parse what stands next: a sum; with precedence 1 a term, and with 2 a factor."""
     if precedence == 2:
         return _factor(tokens, depth)
     left = _chain(tokens, depth, precedence + 1)

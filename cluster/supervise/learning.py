@@ -256,7 +256,7 @@ class LearnerHost:
         return call.value
 
     def _get(self, ref: Any, what: str, timeout_s: float | None = None, call: _Call | None = None) -> Any:
-        """What a worker gives, within `timeout_s`, by default that of all calls; `call`: whose result it is.
+        """Wait for what a worker gives, `timeout_s` at most, by default that of all calls; `call`: whose result it is.
 
         Raises LearnerLost; RayTaskError where the call is tolerant and the other workers noticed nothing; and where a
         new start would change nothing UserError and RunFailed, with the learner ended.

@@ -32,9 +32,9 @@ def telling_lines(program: Program) -> list[str]:
 
 
 def returned_in_other_names(program: Program) -> list[re.Pattern[str]]:
-    """What finds an expression that the program returns in a text in lower case, with any blanks and any short names.
+    """Return a pattern for each expression that the program returns, whatever its blanks and short names are.
 
-    Those have at most two letters, so that "comma-separated" is no difference.
+    They are for texts in lower case. Short names have at most two letters, so that "comma-separated" is no difference.
     """
     own, found = own_names(program.tree) - {"f"}, []
     for value in _returned(program):
