@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from forms import Programs
 from helpers import edited
+from timing import timed
 
 from azero.domains import get_domain
 from azero.types import Problem, ProposalRequest, Verdict
@@ -72,18 +73,20 @@ def play(text: str, problems: list[Problem]) -> float:
     for problem in problems:
         task = problem.cell.task
         for given in (None, problem) if task == "induction" else (None,):
-            began = time.perf_counter()
-            outcome = DOMAIN.read(text, ProposalRequest(cell=problem.cell, references=(), given=given), True, 0)
-            slowest = max(slowest, time.perf_counter() - began)
+            asked = ProposalRequest(cell=problem.cell, references=(), given=given)
+            read = partial(DOMAIN.read, text, asked, True, 0)
+            outcome, seconds = timed(read, WORST_SECONDS)
+            slowest = max(slowest, seconds)
             assert (outcome.verdict is Verdict.VALID) == (outcome.problem is not None) == (not outcome.reason)
             if outcome.problem is not None:
                 asked = ProposalRequest(cell=problem.cell, references=())
                 again = DOMAIN.read(outcome.problem.statement, asked, True, 0).problem
                 assert again is not None and again.canonical == outcome.problem.canonical, outcome.problem
         for chat in (False, True):
-            began = time.perf_counter()
-            assert DOMAIN.judge(text, problem, chat).verdict in (Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED)
-            slowest = max(slowest, time.perf_counter() - began)
+            judge = partial(DOMAIN.judge, text, problem, chat)
+            judgement, seconds = timed(judge, WORST_SECONDS)
+            slowest = max(slowest, seconds)
+            assert judgement.verdict in (Verdict.RIGHT, Verdict.WRONG, Verdict.MALFORMED)
     return slowest
 
 

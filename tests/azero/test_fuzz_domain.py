@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 
 from helpers import edited, problem, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from timing import timed
 
 from azero.domains.arithmetic import Arithmetic
 from azero.types import Verdict
@@ -107,19 +107,14 @@ def mutated(rng: random.Random, number: int) -> Iterator[str]:
 
 
 def play(text: str) -> float:
-    """Seconds that the slowest of the calls took; asserts what must hold for any string."""
+    """Seconds of the slowest of the calls; asserts what must hold for any string."""
     calls: list[Callable[[], None]] = [
         lambda: propose(text, exclude=False),
         lambda: propose(text, exclude=True),
         lambda: judge(text, chat=False),
         lambda: judge(text, chat=True),
     ]
-    slowest = 0.0
-    for call in calls:
-        start = time.perf_counter()
-        call()
-        slowest = max(slowest, time.perf_counter() - start)
-    return slowest
+    return max(timed(call, LIMIT_SECONDS)[1] for call in calls)
 
 
 def propose(text: str, exclude: bool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pytest
 from helpers import problem, request
 from scripted import rules
+from timing import timed
 
 from azero.domains import Checked
 from azero.domains.arithmetic import Arithmetic
@@ -105,17 +106,15 @@ def play(engine: DecodingEngine, domain: Any, slots: int, barrier: bool = False)
         return player.play(Assignment(id="0/0", batch=0, slots=asked))
 
 
-def seconds_of(domain: Any, step: float, slots: int) -> float:
-    began = time.monotonic()
-    play(DecodingEngine(step), domain, slots)
-    return time.monotonic() - began
-
-
 def test_a_verdict_of_a_quarter_second_does_not_stop_decoding() -> None:
     """About 100 requests with some 170 verdicts: one after another they would take 40 s."""
-    quick, slow = (seconds_of(Slow(seconds), step=0.03, slots=48) for seconds in (0.0, 0.25))
+
+    def played(seconds: float) -> Callable[[], object]:
+        return lambda: play(DecodingEngine(0.03), Slow(seconds), 48)
+
+    quick = timed(played(0.0), limit=0.0, tries=1)[1]
     assert quick > 2, "a short run would measure the last verdict alone"
-    assert slow < 1.2 * quick
+    assert timed(played(0.25), 1.2 * quick)[1] < 1.2 * quick
 
 
 @pytest.mark.parametrize("jitter", range(3))
@@ -168,8 +167,11 @@ def test_an_evaluation_is_judged_beside_the_engine() -> None:
         "chat": False, "samples": 3, "temperature": 1.0, "max_new_tokens": 8, "stop": (), "data": "dev"
     }  # fmt: skip
     with executor_of(Slow(0.05)) as judges:
-        began = time.monotonic()
-        beside = evaluate(DecodingEngine(), Slow(0.05), items, judges=judges, **options)  # type: ignore[arg-type]
-        assert time.monotonic() - began < 2.4, "96 verdicts one after another would take 4.8 s"
-    assert beside == evaluate(DecodingEngine(), Arithmetic(), items, **options)  # type: ignore[arg-type]
+
+        def beside() -> object:
+            return evaluate(DecodingEngine(), Slow(0.05), items, judges=judges, **options)  # type: ignore[arg-type]
+
+        found, seconds = timed(beside, 2.4)
+    assert seconds < 2.4, "96 verdicts one after another would take 4.8 s"
+    assert found == evaluate(DecodingEngine(), Arithmetic(), items, **options)  # type: ignore[arg-type]
     assert judged(Arithmetic(), DecodingEngine()._completion("", "3"), items[0].problem, False) is Verdict.RIGHT

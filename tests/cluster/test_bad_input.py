@@ -175,9 +175,9 @@ def test_bad_input(line: str, says: list[str], world: Path, capsys: pytest.Captu
     argv = line.format(tmp=world).split()
     if argv[0] == "train" and len(argv) > 1 and "run.dir" not in line:
         argv.append(f"run.dir={tmp_path}/run")
-    began = time.monotonic()
+    began = time.process_time()
     assert main(argv) == 2
-    assert time.monotonic() - began < 10  # nothing is loaded
+    assert time.process_time() - began < 10  # nothing is loaded
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("azero: "), error
     assert "Traceback" not in error

