@@ -13,7 +13,17 @@ import torch
 from azero.domains.code.prompts import TASKS
 from benchmarks.code_model.corpus import Corpus, Crowd
 from benchmarks.code_model.words import WORDS
-from benchmarks.pretraining import IGNORE, PADDING, Batch, build_model, build_tokenizer, losses, tensorise
+from benchmarks.pretraining import (
+    IGNORE,
+    PADDING,
+    Batch,
+    Muon,
+    build_model,
+    build_tokenizer,
+    losses,
+    orthogonal,
+    tensorise,
+)
 
 DOCUMENTS = [("2 + 3 =", " 5\n", "7 =", " 7\n"), ("ab", "c")]
 
@@ -50,10 +60,24 @@ def test_the_loss_is_the_mean_over_completions_and_a_share_of_that_over_prompts(
     assert objective.item() == pytest.approx(0.5 * (answers + prompt_weight * prompts), rel=1e-5)
 
 
-def test_words_leave_values_in_characters_and_texts_whole() -> None:
+def test_muon_steps_along_an_orthogonal_matrix() -> None:
+    torch.manual_seed(0)
+    for shape in ((8, 24), (24, 8)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape) * 1e-3, 5))
+        assert values.min() > 0.6 and values.max() < 1.3
+    matrix = torch.nn.Parameter(torch.zeros(4, 4))
+    matrix.grad = torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0]))
+    Muon([matrix], lr=0.1).step()
+    step = 0.1 * 0.2 * 4**0.5  # of AdamW's size
+    expected = torch.diag(torch.tensor([-step, -step, step, -step]))
+    assert torch.allclose(matrix.data, expected, atol=0.4 * step)
+
+
+def test_words_leave_strings_in_characters_and_texts_whole() -> None:
     tokenizer, rng, corpus = build_tokenizer(WORDS), random.Random(1), Corpus([])
     pieces = [tokenizer.decode([i]) for i in ids_of(tokenizer, "def f(a): return a[1:]\nassert f('cab') == 'ab'\n")]
     assert pieces == ["def f(a): return", *" a[1:]\n", "assert f(", *"'cab'", ") ==", *" 'ab'\n"]
+    assert [tokenizer.decode([i]) for i in ids_of(tokenizer, " [7, 12, -3]")] == [*" [7", ", 12", ", ", *"-3]"]
     for document in [corpus.solved(rng, task, Crowd(0.5, 0.5)) for task in TASKS] + [corpus.listed(rng)]:
         for text in document:
             assert tokenizer.decode(ids_of(tokenizer, text)) == text

@@ -89,6 +89,13 @@ class Corpus:
                 members.append(member)
         return header, "".join(f"{member}\n\n" for member in members)
 
+    def described(self, rng: random.Random) -> Document:
+        """(a program with its inputs, below the header of its cell, the message that describes it)."""
+        cell = rng.choice([cell for cell in self.domain.cells if cell.task == INDUCTION])
+        header = self.domain.ask(ProposalRequest(cell=cell, references=()), None)
+        head, _, message = self._member(rng, cell).rpartition("\n# ")
+        return f"{header}{head}\n", f"# {message}\n\n"
+
     def _solved(
         self, rng: random.Random, task: str, program: Program, parsed: programs.Program, author: Author
     ) -> tuple[str, str] | None:

@@ -45,8 +45,8 @@ def test_generated_test_set_is_frozen() -> None:
     first = {item.problem.cell.task: item.problem.statement for item in reversed(evaluation.load("test"))}
     assert first == {
         "deduction": "def f(a): return a + a\nassert f(12) == 24",
-        "abduction": "def f(a): return a[::-1]\nassert [6, 8, 0, 3] == f([3, 0, 8, 6])",
-        "induction": "def f(a): return a[:1]\nf([6, 7, 6, 9])\nf([0])\nf([1, 3, 1, 5])\nf([4])\n# a cut to 1",
+        "abduction": "def f(a): return a[:-1]\nassert 'ad' == f('adb')",
+        "induction": "def f(a): return a % 3\nf(7)\nf(10)\nf(4)\nf(20)\n# a modulo 3",
     }
 
 

@@ -82,7 +82,7 @@ def draw_program(rng: random.Random, size: int) -> Program:
 
 
 def draw_arguments(rng: random.Random, program: Program) -> tuple[Any, ...]:
-    """Small arguments for which the program has a small value: 0 to 20, one to four letters or of 0 to 9."""
+    """Small arguments for which the program has a small value: 0 to 20, one to four different letters or of 0 to 9."""
     for _ in range(_DRAWS):
         if small(program, arguments := _arguments(rng, program)):
             return arguments
@@ -187,7 +187,7 @@ def _argument(rng: random.Random, kind: Kind) -> Any:
     if kind is Kind.INT:
         return rng.randint(0, 20)
     length = rng.randint(1, 4)
-    return "".join(rng.choices(LETTERS, k=length)) if kind is Kind.STR else rng.choices(range(10), k=length)
+    return "".join(rng.sample(LETTERS, length)) if kind is Kind.STR else rng.sample(range(10), length)
 
 
 def _useful(program: Program, rng: random.Random) -> bool:
