@@ -1,19 +1,21 @@
 """Every command that a page shows is run, or says why not, and then names only what exists.
 
 A block of shell (```sh or ```bash) is run as it stands, in a folder that looks like the checkout and holds one small
-run in `runs/local`. A comment above a block says why it is not run: `<!-- not run here: REASON -->`. Its targets of
-make, its files and its config keys are looked up all the same.
+run in `runs/local`: the one that docs/python.md makes. A comment above a block says why it is not run:
+`<!-- not run here: REASON -->`. Its targets of make, its files and its config keys are looked up all the same.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 MARKER = re.compile(r"<!-- not run here: (\S.*?) -->")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(azero|make|python|pip|ray|apt-get|sbatch|kubectl|pytest) ")
-# The run that the blocks find: one step and a few problems to evaluate, which need no engine but transformers'.
-SMALL = (
-    "rollout.engine=hf rollout.problems_per_step=3 rollout.solutions_per_problem=2 rollout.max_tries=2 "
-    "eval.samples=0 eval.data=few.json run.steps=1 run.eval_every=0 run.checkpoint_every=1"
-)
+SHELL = {"|", "&", ">", "<", ";", "&&"}
 LIMIT_S = 240
 
 
@@ -37,6 +35,14 @@ class Block:
     line: int
     text: str
     reason: str  # why it is not run; empty where it is
+
+    @property
+    def is_azero(self) -> bool:
+        """Whether it is nothing but commands of azero, of which some may fail."""
+        return all(
+            words[0] == "azero" and not SHELL & set(words) and ("||" not in words or words[-2:] == ["||", "true"])
+            for words in self.commands
+        )
 
     @property
     def commands(self) -> list[list[str]]:
@@ -114,9 +120,15 @@ def require_azero(block: Block, words: list[str]) -> None:
             assert key[1] in known_keys(Config), f"{place(block)}: {word}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    folder: Path
+    page: str  # what the Python page printed
+
+
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the checkout's files, by links, and with a small run in runs/local."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A folder with the checkout's files, by links, and in runs/local the run of the Python page."""
     folder = tmp_path_factory.mktemp("docs")
     for name in (
         "azero",
@@ -130,11 +142,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pyproject.toml",
     ):
         (folder / name).symlink_to(ROOT / name)
-    row = {"difficulty": "easy", "metadata": {"operation": "+"}}
-    rows = [row | {"prompt": f"Calculate: {n} + {n} = ", "answer": str(n + n)} for n in range(8)]
-    (folder / "few.json").write_text(json.dumps(rows))
-    shell(f"azero train local {SMALL}", folder)
-    return folder
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    (folder / "page.py").write_text("\n".join(blocks))
+    with chdir(folder), redirect_stdout(StringIO()) as said:
+        runpy.run_path("page.py")
+    (folder / "runs" / "small").rename(folder / "runs" / "local")
+    return Checkout(folder=folder, page=said.getvalue())
 
 
 def shell(script: str, folder: Path) -> str:
@@ -157,6 +171,23 @@ def shell(script: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
+def test_the_python_page_runs(checkout: Checkout) -> None:
+    assert "\ndone runs/small 2\n" in checkout.page and " of 200, 95 % interval (" in checkout.page
+    assert re.search(r"^0 +NaN +NaN\n1 +[01]\.\d+ ", checkout.page, re.MULTILINE)
+    assert "\nrun.stepz: unknown key in the command line; did you mean run.steps" in checkout.page
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if not b.reason], ids=place)
-def test_a_block_runs_as_it_stands(block: Block, checkout: Path) -> None:
-    shell(block.text, checkout)
+def test_a_block_runs_as_it_stands(block: Block, checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process where it is azero's commands alone: a process for each would load the same libraries again."""
+    if not block.is_azero:
+        shell(block.text, checkout.folder)
+        return
+    from cluster.cli import main
+
+    monkeypatch.chdir(checkout.folder)
+    monkeypatch.delenv("CI", raising=False)
+    for words in block.commands:
+        may_fail = words[-1] == "true"
+        assert main(words[1:-2] if may_fail else words[1:]) == 0 or may_fail, f"{place(block)}: {words}"

@@ -1,12 +1,8 @@
-"""The Python door: `import azero`."""
+"""The Python door: `import azero`. Its page runs in tests/test_docs_commands.py."""
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,26 +50,6 @@ def test_a_run_directory_is_a_config(tmp_path: Path) -> None:
     write_run(tmp_path / "before", steps=1).rename(tmp_path / "after")
     assert azero.load_config(tmp_path / "after").run.dir == str(tmp_path / "after")
     assert azero.load_config(tmp_path / "after", ["run.dir=x"]).run.dir == "x"
-
-
-@pytest.mark.slow
-def test_the_page_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
-    (tmp_path / "page.py").write_text("\n".join(blocks))
-    done = subprocess.run(
-        [sys.executable, "page.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "\ndone runs/small 2\n" in done.stdout and " of 200, 95 % interval (" in done.stdout
-    assert re.search(r"^0 +NaN +NaN\n1 +[01]\.\d+ ", done.stdout, re.MULTILINE)
-    assert "\nrun.stepz: unknown key in the command line; did you mean run.steps" in done.stdout
 
 
 def test_training_in_another_thread_leaves_signals_alone() -> None:
