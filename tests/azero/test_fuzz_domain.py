@@ -1,10 +1,11 @@
-"""100,000 strings through the proposal parser and the verifier: no exception, and bounded time."""
+"""Strings through the proposal parser and the verifier, in `make test-long` 100,000: no exception, and bounded time."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 
+import pytest
 from helpers import edited, problem, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,8 +17,8 @@ from azero.types import Verdict
 DOMAIN = Arithmetic()
 REFERENCES = ("47 + 35", "3 * 4")
 
-MUTATED = 95_000
-RANDOM_TEXT = 5_000
+MUTATED = [15_000, pytest.param(95_000, marks=pytest.mark.long)]
+RANDOM_TEXT = [1_000, pytest.param(5_000, marks=pytest.mark.long)]
 LIMIT_SECONDS, LIMIT_SHARE, WORST_SECONDS = 0.010, 0.999, 1.0
 
 HOSTILE = (
@@ -134,19 +135,21 @@ def assert_fast(seconds: list[float]) -> None:
     assert sum(s < LIMIT_SECONDS for s in seconds) >= LIMIT_SHARE * len(seconds)
 
 
-def test_mutated_and_hostile_strings() -> None:
+@pytest.mark.parametrize("number", MUTATED)
+def test_mutated_and_hostile_strings(number: int) -> None:
     rng = random.Random(20_250_503)
     hostile = [text for h in HOSTILE for text in (h, f"Problem: {h}", f"Answer: {h}", f"{h} = 8", h + "\nAnswer: 8")]
-    assert_fast([play(text) for text in (*hostile, *mutated(rng, MUTATED - len(hostile)))])
+    assert_fast([play(text) for text in (*hostile, *mutated(rng, number - len(hostile)))])
 
 
-def test_random_text() -> None:
+@pytest.mark.parametrize("number", RANDOM_TEXT)
+def test_random_text(number: int) -> None:
     anything = st.text(st.characters(exclude_categories=()), max_size=200)  # lone surrogates included
     grammar = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
     seconds: list[float] = []
 
     @settings(
-        max_examples=RANDOM_TEXT,
+        max_examples=number,
         deadline=None,
         database=None,
         derandomize=True,
@@ -157,7 +160,7 @@ def test_random_text() -> None:
         seconds.append(play(text))
 
     run()
-    assert len(seconds) >= RANDOM_TEXT
+    assert len(seconds) >= number
     assert_fast(seconds)
 
 
