@@ -47,12 +47,14 @@ def test_kubernetes_manifests_fit_kuberays_schema(name: str) -> None:
     manifest = yaml.safe_load((LAUNCH / "kubernetes" / f"{name}.yaml").read_text())
     schema = strict(json.loads(gzip.decompress((SCHEMAS / f"kuberay-1.7.0-{name}s.json.gz").read_bytes())))
     schema["properties"]["metadata"] = {"type": "object"}
-    jsonschema.validate(manifest, schema)
+    validator = jsonschema.validators.validator_for(schema)
+    validator.check_schema(schema)
+    validator(schema).validate(manifest)
     spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
     assert spec["rayVersion"] == locked("ray")
     spec["headGroupSpec"]["template"]["spec"]["containers"][0]["imagee"] = "a slip"
     with pytest.raises(jsonschema.ValidationError, match="imagee"):
-        jsonschema.validate(manifest, schema)
+        validator(schema).validate(manifest)
 
 
 def test_every_pod_has_the_disk_that_storage_claims() -> None:
