@@ -29,20 +29,29 @@ def unpainted(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, buffer, **_: buffer.write("<svg></svg>"))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The page of a run of 20 steps. Painting one takes most of a test's time."""
+    return page_of(write_run(tmp_path_factory.mktemp("finished") / "r", steps=20))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The page of a run whose model wrote what would leave its place."""
+    return page_of(write_run(tmp_path_factory.mktemp("hostile") / "r", steps=2, evil=True))
+
+
 def embedded_episodes(page):
     """What the browser of episodes parses."""
     return json.loads(re.search(r'id="episodes">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_a_finished_run_has_every_section_and_all_episodes(tmp_path):
-    run = write_run(tmp_path / "r", steps=20)
-    page = page_of(run)
-    assert (run / "report.html").read_text(encoding="utf-8") == page
+def test_a_finished_run_has_every_section_and_all_episodes(finished):
     for title in ("Accuracy", "Curriculum", "Diversity", "Rewards", "Optimisation", "Synchrony", "Time", "Episodes"):
-        assert f"<h2>{title}</h2>" in page
-    [[name, rows]] = embedded_episodes(page)
+        assert f"<h2>{title}</h2>" in finished
+    [[name, rows]] = embedded_episodes(finished)
     assert name == "r" and len(rows) == 20 * 6
-    assert page.count("<svg") >= 15 and "has not reached its last step" not in page
+    assert finished.count("<svg") >= 15 and "has not reached its last step" not in finished
 
 
 def test_a_place_that_the_buffer_filled_is_not_what_the_proposer_set(tmp_path):
@@ -91,13 +100,12 @@ def test_each_policy_has_its_curve(tmp_path):
     assert "writer" not in shown
 
 
-def test_nothing_in_the_page_asks_the_network(tmp_path):
-    page = page_of(write_run(tmp_path / "r", steps=3))
-    assert "default-src 'none'" in page
+def test_nothing_in_the_page_asks_the_network(finished):
+    assert "default-src 'none'" in finished
     assert (
-        not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
-        and "@import" not in page
-        and "url(" not in page.replace("url(#", "")
+        not re.search(r"""(?:src|href)=["'](?!#|data:)""", finished)
+        and "@import" not in finished
+        and "url(" not in finished.replace("url(#", "")
     )
 
 
@@ -107,6 +115,7 @@ def test_a_run_in_progress_with_a_torn_line_is_shown(tmp_path):
     with open(run / "metrics.jsonl", "a") as f:
         f.write('{"step": 8, "ti')
     page = page_of(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == page
     assert "has not reached its last step" in page and "7 of 50" in page
 
 
@@ -118,24 +127,22 @@ def test_a_run_before_its_first_step_is_shown(tmp_path):
     assert "No evaluation has finished yet." in page and "No episode has been recorded yet." in page
 
 
-def test_text_of_a_model_cannot_leave_its_place(tmp_path):
-    run = write_run(tmp_path / "r", steps=2, evil=True)
-    page = page_of(run)
-    assert "<img" not in page and "<b>bold" not in page and page.count("</script>") == 2
-    (rows,) = (rows for _, rows in embedded_episodes(page))
+def test_text_of_a_model_cannot_leave_its_place(hostile):
+    assert "<img" not in hostile and "<b>bold" not in hostile and hostile.count("</script>") == 2
+    (rows,) = (rows for _, rows in embedded_episodes(hostile))
     answers = [a for row in rows if row[6] for a in row[6][3]]
     assert [a[5] for a in answers if a[4] == EVIL] == [EVIL, EVIL], "with the reasons of their verdicts"
     payload = {"program": PROGRAM, EVIL: [["1", EVIL], ["2", 3]]}
     assert [row[5][5] for row in rows if row[5] and row[5][5]] == [payload, payload]
 
 
-def test_programs_keep_their_lines_in_the_table_of_problems(tmp_path):
-    page = page_of(write_run(tmp_path / "r", steps=1, evil=True))
-    shown = re.findall(r'<td data-head="problem" class="left mono">([^<]*)</td>', page)
+def test_programs_keep_their_lines_in_the_table_of_problems(hostile):
+    shown = re.findall(r'<td data-head="problem" class="left mono">([^<]*)</td>', hostile)
     assert PROGRAM in map(html.unescape, shown)
-    assert '<td data-head="cell" class="left">' in page
+    assert '<td data-head="cell" class="left">' in hostile
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_payload_keeps_its_order_and_long_parts_are_cut(tmp_path):
     run = write_run(tmp_path / "r", steps=1)
     hidden = [["1", "2"]] * 500  # 12 characters each: ["1", "2"] and a comma with a blank
