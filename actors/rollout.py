@@ -63,6 +63,8 @@ def play_rules(rollout: RolloutConfig, task: TaskConfig, ladder: Ladder) -> Play
         other_tiers=task.other_tiers,
         ladder=ladder,
         barrier=rollout.max_staleness == 0,
+        pilot=rollout.pilot,
+        stopped_count=rollout.batch_of == "samples",
         domain_stops=rollout.stop is None and task.protocol == "raw",
     )
 

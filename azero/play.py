@@ -9,6 +9,8 @@ With `barrier` the engine gets whole waves, each in the order of the slots: the 
 that failed, ..., then every group. What is asked of it is then a fixed sequence, and sampling is reproducible.
 The domain reads proposals and judges solutions through an executor (domains/base.py: executor_of). If that has threads,
 the engine goes on meanwhile; where it has nothing to do, the player waits for the first verdict.
+With a pilot (`rollout.pilot`) a group is asked for in two portions: all right or all wrong in the first, it ends there.
+What it leaves over, and what a slot without a problem does, starts slots of the assignment's reserve, in their order.
 A player of the proposer alone leaves the groups without samples (rollout.roles): the driver has one of the solver play
 them, each as a slot that has its problem.
 Rewards that need the whole batch (novelty) or the next weights (improvement) are added by the driver, in
@@ -17,6 +19,7 @@ azero/credit/credit.py; here a solution gets its final reward, a proposal its ve
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
@@ -72,6 +75,8 @@ class PlayRules:
     other_tiers: bool
     ladder: Ladder
     barrier: bool
+    pilot: int = 0  # of the G solutions; 0: all are asked for at once
+    stopped_count: bool = True  # whether the solutions of a group that stopped are a part of the batch's size
     domain_stops: bool = False  # the domain says what ends a completion, in place of what `proposer` and `solver` say
 
 
@@ -87,6 +92,7 @@ class _Solving:
     attempt: int
     problem: Problem
     proposal: Sample | None
+    pilot: tuple[Sample, ...] = ()  # of which some are right and some are not; then the rest is asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,7 +127,7 @@ class Player:
     def play(self, assignment: Assignment) -> list[Episode]:
         """All episodes of the assignment, ordered by slot and try, so that the order of completion leaves no trace.
 
-        `counts` is then what the domain counted meanwhile.
+        Slots of the reserve that never started have none. `counts` is then what the domain counted meanwhile.
         """
         before = counts_of(self.domain)
         self._batch = assignment.batch
@@ -131,8 +137,9 @@ class Player:
         self._held: list[_Proposing | _Solving] = []
         self._judging: list[_Judging] = []
         try:
-            for slot in assignment.slots:
-                self._attempt(slot, 0)
+            self._waiting = deque(assignment.slots)
+            self._left = self.rules.solutions * (len(assignment.slots) - assignment.reserve)
+            self._start()
             while self._held or self._judging or self.engine.busy():
                 self._advance()
         finally:  # after a failure nobody asks for the other verdicts
@@ -214,12 +221,20 @@ class Player:
             self._shown[asked] = shown
         return self._shown[asked]
 
+    def _start(self) -> None:
+        """Start as many slots as there is room for in the assignment's share of the batch, which is in solutions."""
+        while self._waiting and self._left >= self.rules.solutions:
+            self._left -= self.rules.solutions
+            self._attempt(self._waiting.popleft(), 0)
+
     def _attempt(self, slot: Slot, attempt: int) -> None:
         """The next try; after the last one the slot's own problem, where it has one that fits."""
         if attempt < len(slot.tries):
             self._ask(_Proposing(slot=slot, attempt=attempt))
         elif slot.problem is not None and self._can_be_solved(slot.problem):
             self._ask(_Solving(slot=slot, attempt=attempt, problem=slot.problem, proposal=None))
+        else:
+            self._left += self.rules.solutions
 
     def _ask(self, tag: _Proposing | _Solving) -> None:
         if isinstance(tag, _Solving) and Role.SOLVER not in self.roles:
@@ -244,7 +259,8 @@ class Player:
             n, sampling = 1, self.rules.proposer
         else:
             role, cell, prompt = Role.SOLVER, tag.problem.cell, self._solver_prompt(tag.problem)
-            n, sampling = self.rules.solutions, self.rules.solver
+            n, sampling = self.rules.pilot or self.rules.solutions, self.rules.solver
+            n = self.rules.solutions - len(tag.pilot) if tag.pilot else n
         if self.rules.domain_stops:
             sampling = replace(sampling, stop=stops_of(self.domain, role, cell))
         self.engine.submit(tag, self._encoded(role, prompt), n, sampling, self.policies.of(role))
@@ -274,6 +290,7 @@ class Player:
             return
         self._finish(tag.slot, tag.attempt, sample, None)
         self._attempt(tag.slot, tag.attempt + 1)
+        self._start()
 
     def _validated(self, outcome: Proposal, request: ProposalRequest) -> Proposal:
         """Add to what the domain says what it cannot know: the run's evaluation set and what was asked for."""
@@ -303,8 +320,19 @@ class Player:
             )
             for completion, judged in zip(completions, judgements, strict=True)
         )
-        group = Group(id=tag.slot.id, problem=tag.problem, prompt=self._solver_prompt(tag.problem), samples=samples)
+        group = Group(
+            id=tag.slot.id,
+            problem=tag.problem,
+            prompt=self._solver_prompt(tag.problem),
+            samples=(*tag.pilot, *samples),
+            pilot=self.rules.pilot,
+        )
+        if self.rules.pilot and not tag.pilot and group.is_mixed:
+            return self._ask(replace(tag, pilot=samples))
         self._finish(tag.slot, tag.attempt, tag.proposal, group)
+        if group.is_stopped:
+            self._left += self.rules.solutions - self.rules.pilot * self.rules.stopped_count
+            self._start()
 
     def _finish(self, slot: Slot, attempt: int, proposal: Sample | None, group: Group | None) -> None:
         request = self._request(_Proposing(slot=slot, attempt=attempt)) if attempt < len(slot.tries) else None

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from azero.pilot import unbiased_rate
+
 
 class Role(StrEnum):
     PROPOSER = "proposer"
@@ -109,11 +111,22 @@ class Group:
     problem: Problem
     prompt: str = ""  # the solver's, as a person reads it; its ids are in the samples
     samples: tuple[Sample, ...]  # none as long as only a proposer's actor had it, and a solver's is to come
+    pilot: int = 0  # so many of the samples came first, and decided whether there were more (rollout.pilot)
 
     @property
     def success_rate(self) -> float:
-        """p: share of right answers, in [0, 1]."""
-        return sum(s.correct for s in self.samples) / len(self.samples)
+        """p without bias, in [0, 1]: the share of right answers, or with a pilot what azero/pilot.py makes of them."""
+        return unbiased_rate(sum(s.correct for s in self.samples), len(self.samples), self.pilot)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some answers are right and some are not, from which a group's own baseline learns."""
+        return 0 < sum(s.correct for s in self.samples) < len(self.samples)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its pilot was all that was drawn, as all of it was right or none."""
+        return bool(self.pilot) and len(self.samples) == self.pilot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +175,7 @@ class Assignment:
     id: str
     batch: int
     slots: tuple[Slot, ...]
+    reserve: int = 0  # the last so many of the slots are played only for what others leave over (rollout.pilot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

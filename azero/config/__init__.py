@@ -102,6 +102,11 @@ def _require_use_of_policies(c: Config) -> None:
             "reward.learnability=improvement with a solver that does not train: it measures the solver's step; choose "
             "another, such as variance"
         )
+    if c.reward.learnability == "improvement" and c.task.source in ("selfplay", "solver_only") and c.rollout.pilot:
+        raise UserError(
+            f"reward.learnability=improvement with rollout.pilot={c.rollout.pilot}: it weighs a group's samples alike, "
+            "and a pilot decides which groups have more; choose another, such as variance, or set rollout.pilot=0"
+        )
     if c.rollout.transfer == "nccl" and (len(c.policies) > 1 or adapted):
         raise UserError(
             "rollout.transfer=nccl: sends the weights of one policy without an adapter; use rollout.transfer=store"

@@ -15,6 +15,7 @@ ProtocolName = Literal["raw", "chat"]
 Dtype = Literal["float32", "bfloat16"]
 Layout = Literal["disaggregated", "colocated"]
 Transfer = Literal["store", "nccl"]
+BatchOf = Literal["samples", "signal"]
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Whole = Annotated[int, Field(ge=0, lt=2**31)]

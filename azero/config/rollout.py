@@ -7,7 +7,18 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from azero.config.kinds import Count, Dtype, EngineName, Positive, ProtocolName, Resource, Share, Transfer, Whole
+from azero.config.kinds import (
+    BatchOf,
+    Count,
+    Dtype,
+    EngineName,
+    Positive,
+    ProtocolName,
+    Resource,
+    Share,
+    Transfer,
+    Whole,
+)
 from azero.config.overrides import Section
 from azero.errors import UserError
 from azero.types import ROLES, Role
@@ -30,6 +41,10 @@ class RolloutConfig(Section):
     tensor_parallel: Count = 1
     problems_per_step: Count = 16
     solutions_per_problem: Annotated[Count, Field(ge=2)] = 16
+    pilot: Whole = 0  # solutions that are drawn first; the rest of G if some are right and some are not; 0: off
+    # With a pilot, what fills a batch. samples: all solutions that are drawn, and what stopped groups leave over goes
+    # to more problems; signal: groups that are right and wrong, and the solutions of others are not trained on
+    batch_of: BatchOf = "samples"
     max_tries: Count = 4  # proposals for one place in the batch
     temperature: Positive = 0.7
     max_new_tokens: Count = 16  # of a solution; in chat, where the answer comes last, some hundreds
@@ -59,6 +74,7 @@ class RolloutConfig(Section):
                 f"rollout.actors={self.actors}: more than rollout.problems_per_step={self.problems_per_step}, so some "
                 "would never work; lower the first or raise the second"
             )
+        self._require_sound_pilot()
         if self.tensor_parallel > 1 and self.engine == "hf":
             raise UserError(f"rollout.tensor_parallel={self.tensor_parallel} with rollout.engine=hf: only vllm has it")
         if self.tensor_parallel > 1 and self.gpus_per_actor != self.tensor_parallel:
@@ -76,6 +92,31 @@ class RolloutConfig(Section):
                 f"rollout.max_model_len={self.max_model_len}: must exceed the longest completion ({longest} tokens)"
             )
         return self
+
+    def _require_sound_pilot(self) -> None:
+        """Raises UserError for a pilot of one solution, of all of them, or of actors that could not refill a batch."""
+        if self.pilot and not 2 <= self.pilot < self.solutions_per_problem:
+            raise UserError(
+                f"rollout.pilot={self.pilot}: must be at least 2, as one is never right and wrong, and less than "
+                f"rollout.solutions_per_problem={self.solutions_per_problem}; 0 turns it off"
+            )
+        if self.pilot and self.roles.proposer:
+            raise UserError(
+                f"rollout.pilot={self.pilot} with rollout.roles.proposer={self.roles.proposer}: one actor must propose "
+                "and solve, to propose again where a group stops; leave rollout.roles at 0, or set rollout.pilot=0"
+            )
+        if self.batch_of == "signal" and not self.pilot:
+            raise UserError("rollout.batch_of=signal: is for pilots; set rollout.pilot, such as 4")
+
+    @property
+    def reserve(self) -> int:
+        """Problems that a batch may have beyond `problems_per_step`, where others stop.
+
+        All together, their pilots are as many solutions as a batch has without pilots.
+        """
+        if not self.pilot:
+            return 0
+        return self.problems_per_step * self.solutions_per_problem // self.pilot - self.problems_per_step
 
     @property
     def parts(self) -> int:

@@ -71,17 +71,19 @@ class Credit:
         cells: Sequence[Cell],
         temperature: float,
         policies: Policies = ONE_POLICY,
+        only_mixed: bool = False,
     ) -> None:
-        """`cells`: the domain's. `temperature`: that of all samples.
+        """`cells`: the domain's. `temperature`: that of all samples. `only_mixed`: no other solutions are trained on.
 
         Raises UserError where a part of the user's own cannot be had.
         """
         self.reward, self.algorithm, self.task = reward, algorithm, task
-        self.cells, self.temperature, self.policies = cells, temperature, policies
+        self.cells, self.temperature, self.policies, self.only_mixed = cells, temperature, policies, only_mixed
         self.shape = learnability_shape(reward.learnability)
         self.window = NoveltyWindow(reward.novelty_window)
         self.baseline = CheckedEstimator(baseline, algorithm.advantage_clip)
         self.pending: list[Sample] = []  # proposals whose reward came after their own step's update
+        self.tokens = {"generated": 0, "trained": 0}  # since the run began
 
     def assign(self, episodes: Sequence[Episode], step: int) -> Assigned:
         """Return what the trainer trains on at `step`, the batch's number. Remembers the novelty of its problems.
@@ -89,7 +91,7 @@ class Credit:
         Raises ValueError where an episode is of another batch, or a group is there twice: each is trained once.
         """
         _refuse_repeats(episodes, step)
-        metrics = batch_metrics(episodes, step, self.cells)
+        metrics = batch_metrics(episodes, step, self.cells, self.only_mixed)
         novelties = self.novelties(episodes)
         rewarded = list(episodes)
         if not self.is_deferred:
@@ -117,6 +119,11 @@ class Credit:
         if proposals := trainable_proposals(rewarded):
             metrics["proposer/reward"] = float(np.mean([p.reward for p in proposals]))
         metrics |= {f"baseline/{cell}": value for cell, value in self.baseline.baselines().items()}
+        self.tokens["generated"] += sum(len(s.completion.token_ids) for e in rewarded for s in samples_of(e))
+        if result.is_finite:
+            rows = assigned.batch.rows.values()
+            self.tokens["trained"] += sum(len(row.token_ids) for of_policy in rows for row in of_policy)
+        metrics |= {f"tokens/{what}": float(count) for what, count in self.tokens.items()}
         return rewarded, metrics | dict(result.metrics)
 
     @property
@@ -193,7 +200,8 @@ class Credit:
         """Return by policy the solver's rows in order of the episodes, then proposer rows, each with its advantage."""
         named: list[tuple[str, Sample]] = []
         if self.policies.train(Role.SOLVER):
-            named += [(e.group.id, s) for e in episodes if e.group is not None for s in e.group.samples]
+            groups = [e.group for e in episodes if e.group is not None and (e.group.is_mixed or not self.only_mixed)]
+            named += [(group.id, s) for group in groups for s in group.samples]
         if self.task.source == "selfplay" and self.policies.train(Role.PROPOSER):
             named += [(f"p{i}", s) for i, s in enumerate(proposals)]
         scored = [Scored(role=s.role, cell=s.cell, group=group, reward=s.reward) for group, s in named]
@@ -237,12 +245,14 @@ class Credit:
             "window": self.window.state(),
             "baseline": self.baseline.state(),
             "pending": [asdict(sample) for sample in self.pending],
+            "tokens": dict(self.tokens),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.window.load(state["window"])
         self.baseline.load(state["baseline"])
         self.pending = [SAMPLE.validate_python(sample) for sample in state["pending"]]
+        self.tokens |= state.get("tokens", {"generated": 0, "trained": 0})  # those of earlier versions have none
 
 
 def _refuse_repeats(episodes: Sequence[Episode], step: int) -> None:
@@ -260,14 +270,25 @@ def trainable_proposals(episodes: Sequence[Episode]) -> list[Sample]:
     return [e.proposal for e in episodes if e.proposal is not None and e.proposal.verdict is not Verdict.EXCLUDED]
 
 
-def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cell]) -> dict[str, float]:
+def samples_of(episode: Episode) -> tuple[Sample, ...]:
+    """All that was sampled for an episode, the solutions first."""
+    solutions = episode.group.samples if episode.group is not None else ()
+    return solutions if episode.proposal is None else (*solutions, episode.proposal)
+
+
+def batch_metrics(
+    episodes: Sequence[Episode], version: int, cells: Sequence[Cell], only_mixed: bool = False
+) -> dict[str, float]:
     """Return the metrics of one step's episodes in a domain of these cells: solver/*, proposer/*, problems/* and so on.
 
-    Where there is a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key
-    without anything to take the mean of is left out.
+    With `only_mixed` samples of the solver are those of mixed groups, which are all that is trained on. Where there is
+    a proposer problems/* are of what it wrote, without places that were filled from the buffer. A key without anything
+    to take the mean of is left out.
     """
     groups = [e.group for e in episodes if e.group is not None]
-    solver = [s for g in groups for s in g.samples]
+    mixed = [g for g in groups if g.is_mixed]
+    solver = [s for g in (mixed if only_mixed else groups) for s in g.samples]
+    drawn = sum(len(s.completion.token_ids) for g in groups for s in g.samples)
     proposals = trainable_proposals(episodes)
     wrote = [e for e in episodes if e.proposal is not None and e.group is not None]
     has_proposer = any(e.proposal is not None for e in episodes)
@@ -277,6 +298,7 @@ def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cel
     staleness = [version - s.completion.version for s in solver]
     means: dict[str, Sequence[float]] = {
         "solver/accuracy": [s.correct for s in solver],
+        "solver/success_rate": [g.success_rate for g in groups],
         "solver/reward": [s.reward for s in solver],
         "solver/format_rate": [s.verdict is not Verdict.MALFORMED for s in solver],
         "proposer/reward": [s.reward for s in proposals],
@@ -287,6 +309,8 @@ def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cel
         **{f"problems/share/{cell}": [p.cell == cell for p in problems] for cell in cells},
         "staleness/mean": staleness,
         "groups/zero_variance_rate": [len({s.reward for s in g.samples}) == 1 for g in groups],
+        "groups/stopped_rate": [g.is_stopped for g in groups],
+        "groups/informative_per_ktoken": [1000 * len(mixed) / drawn] if drawn else [],
     }
     metrics = {key: float(np.mean(values)) for key, values in means.items() if values}
     if problems:
@@ -294,6 +318,7 @@ def batch_metrics(episodes: Sequence[Episode], version: int, cells: Sequence[Cel
     if staleness:
         metrics["staleness/max"] = float(max(staleness))
     return metrics | {
+        "groups/informative": float(len(mixed)),
         "problems/structures": float(len({p.structure for p in problems})),
         "problems/contaminated": float(
             sum(e.proposal is not None and e.proposal.verdict is Verdict.EXCLUDED for e in episodes)

@@ -26,6 +26,7 @@ class SlotSource:
     """Makes the slots of a batch: a pure function of the seed, the batch and the buffer's contents.
 
     The whole run has one sequence of places, of which batch b holds numbers b * problems .. (b + 1) * problems - 1.
+    Its reserve holds those that follow, without taking them from the next batch.
     Without a fixed set, and with C cells, place n asks for cell n mod C and, in try t, for cell (n + t) mod C: the
     first tries of a batch, and of any run of batches, are balanced over the cells to within one, and so are the second,
     and so on. Without `task.other_tiers` every try of a place asks for its cell, so that the problems themselves are
@@ -41,22 +42,31 @@ class SlotSource:
         max_tries: int,
         seed: int,
         evaluation: EvaluationProblems | None = None,
+        reserve: int = 0,
     ) -> None:
-        """`problems`: slots a batch. Raises UserError where the source needs a generator that is missing or fails."""
+        """`problems`: slots a batch, beyond which it may have `reserve` more (rollout.pilot).
+
+        Raises UserError where the source needs a generator that is missing or fails.
+        """
         self.domain, self.task, self.problems, self.max_tries, self.seed = domain, task, problems, max_tries, seed
-        self.evaluation = evaluation or EvaluationProblems(domain)
+        self.evaluation, self.reserve = evaluation or EvaluationProblems(domain), reserve
         if task.source in ("random", "fixed"):
             self._generator = generator(domain)
         self.fixed: tuple[Problem, ...] = self._fixed_set() if task.source == "fixed" else ()
 
     def slots(self, batch: int, buffer: ProblemBuffer) -> tuple[Slot, ...]:
-        """The `problems` slots of `batch`, with ids "<batch>.<slot>". Raises UserError where none can be drawn."""
-        ids = [f"{batch}.{i}" for i in range(self.problems)]
-        places = range(batch * self.problems, (batch + 1) * self.problems)
+        """The slots of `batch` and then those of its reserve, with ids "<batch>.<slot>".
+
+        Raises UserError where none can be drawn.
+        """
+        total = self.problems + self.reserve
+        ids = [f"{batch}.{i}" for i in range(total)]
+        places = range(batch * self.problems, batch * self.problems + total)
         if self.task.source == "fixed":
-            return tuple(Slot(id=i, problem=p) for i, p in zip(ids, self._walk(places), strict=True))
+            walked = self._walk(range(batch * total, (batch + 1) * total))
+            return tuple(Slot(id=i, problem=p) for i, p in zip(ids, walked, strict=True))
         if self.task.source == "random":
-            rngs = [random.Random(f"{self.seed}/{batch}/{i}") for i in range(self.problems)]
+            rngs = [random.Random(f"{self.seed}/{batch}/{i}") for i in range(total)]
             return tuple(
                 Slot(id=i, problem=self._generate(rng, self._cell(place))) for i, place, rng in zip(ids, places, rngs)
             )
@@ -126,7 +136,10 @@ class SlotSource:
         return tuple(problems)
 
     def _walk(self, places: range) -> list[Problem]:
-        """Problems of the fixed set: place n is number n mod size of epoch n // size."""
+        """Problems of the fixed set: place n is number n mod size of epoch n // size.
+
+        A reserve has places of its own, which are skipped where they do not start: no problem is twice in an epoch.
+        """
         size = len(self.fixed)
         orders = {
             epoch: random.Random(f"{self.seed}/fixed/{epoch}").sample(range(size), size)

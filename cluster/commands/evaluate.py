@@ -65,6 +65,7 @@ def evaluate_proposer(model: str, config_path: str, overrides: Sequence[str]) ->
     """
     config, source, file = _config(model, config_path, overrides), source_of(model), config_of(Path(model))
     config.task.source, config.task.fill_from_buffer = "selfplay", False
+    config.rollout.pilot = 0  # every problem's success rate is of as many solutions
     own = source.run_config(overrides)
     played = policies_of(own) if own else source.policies(None)
     for path in {p.model for p in played.all}:

@@ -196,12 +196,13 @@ def _problem(group: Group) -> dict[str, Any]:
 
 
 def _solutions(group: Group, with_text: bool) -> dict[str, Any]:
-    """Lists are [samples]."""
+    """Lists are [samples]. `pilot`: how many of them were drawn first; without a pilot it is left out."""
     samples = group.samples
     record = {
         "group": group.id,
         "policy": group.samples[0].completion.policy,
         "success_rate": group.success_rate,
+        **({"pilot": group.pilot} if group.pilot else {}),
         "rewards": [s.reward for s in samples],
         "reward_parts": [dict(s.reward_parts) for s in samples],
         "verdicts": [s.verdict.value for s in samples],

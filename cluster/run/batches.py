@@ -1,8 +1,9 @@
 """Which work may be admitted, and when a batch is whole: bounded staleness by pacing (no Ray in here).
 
 Batch k trains version k into k + 1. Its work is admitted only when version k - max_staleness is out, and batch k is
-exactly what was admitted for it. An actor samples with the newest version it was given, never older than the one at
-admission, so no sample is staler than max_staleness, and none is ever dropped for its age.
+exactly what was admitted for it (of a reserve, what was started). An actor samples with the newest version it was
+given, never older than the one at admission, so no sample is staler than max_staleness, and none is ever dropped for
+its age.
 
 Where actors play one role alone (rollout.roles), an assignment has two stages: what a proposer's actor made of it comes
 back with problems that nobody has solved, which are an assignment of their own. Each stage has the newest version.
@@ -33,17 +34,25 @@ class BatchBook:
             return self.next_batch
         return None
 
-    def admit(self, slots: Sequence[Slot]) -> list[Assignment]:
-        """Cut the slots of the next batch into assignments, in the order of the slots."""
+    def admit(self, slots: Sequence[Slot], reserve: int = 0) -> list[Assignment]:
+        """Cut the slots of the next batch into assignments, in the order of the slots.
+
+        The last `reserve` of them start only where others leave room. Each assignment has its share of them.
+        """
         batch, self.next_batch = self.next_batch, self.next_batch + 1
-        bounds = [round(i * len(slots) / self.parts) for i in range(self.parts + 1)]
+        first = len(slots) - reserve
+        cuts = zip(self._cut(slots[:first]), self._cut(slots[first:]), strict=True)
         work = [
-            Assignment(id=f"{batch}/{i}", batch=batch, slots=tuple(slots[a:b]))
-            for i, (a, b) in enumerate(pairwise(bounds))
-            if b > a
+            Assignment(id=f"{batch}/{i}", batch=batch, slots=(*own, *more), reserve=len(more))
+            for i, (own, more) in enumerate(cuts)
+            if own
         ]
         self._open[batch] = {a.id: None for a in work}
         return work
+
+    def _cut(self, slots: Sequence[Slot]) -> list[Sequence[Slot]]:
+        bounds = [round(i * len(slots) / self.parts) for i in range(self.parts + 1)]
+        return [slots[a:b] for a, b in pairwise(bounds)]
 
     def add(self, assignment: Assignment, episodes: Iterable[Episode]) -> Assignment | None:
         """Take what came of an assignment. Return its second stage, if it has groups to solve.

@@ -96,7 +96,13 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
         items=items,
         buffer=ProblemBuffer(config.task.buffer_size, domain.seeds(), excluded),
         source=SlotSource(
-            domain, config.task, rollout.problems_per_step, rollout.max_tries, config.run.seed, evaluation
+            domain,
+            config.task,
+            rollout.problems_per_step,
+            rollout.max_tries,
+            config.run.seed,
+            evaluation,
+            rollout.reserve,
         ),
         credit=Credit(
             config.reward,
@@ -106,6 +112,7 @@ def prepare(config: Config, *, dry: bool = False) -> Prepared:
             cells=domain.cells,
             temperature=rollout.temperature,
             policies=policies,
+            only_mixed=rollout.batch_of == "signal",
         ),
         extra=ExtraMetrics(config.run.metrics),
     )

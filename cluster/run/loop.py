@@ -146,7 +146,7 @@ class TrainingLoop:
         """Give idle actors what may be played on the newest version."""
         stopping = self.should_stop()
         while not stopping and (batch := self.book.admissible(self.version)) is not None:
-            for assignment in self.book.admit(self.source.slots(batch, self.buffer)):
+            for assignment in self.book.admit(self.source.slots(batch, self.buffer), self.source.reserve):
                 self.fleet.submit(PlayWork(assignment=assignment))
         self.fleet.dispatch(self.publication, evaluations_only=stopping)
 

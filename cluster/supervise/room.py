@@ -77,7 +77,15 @@ def needs(config: Config, policies: Policies) -> list[tuple[str, str]]:
     """(what, how much) for a person, from the config alone: no process is started and no weight is read."""
     rollout, roles, run = config.rollout, config.rollout.roles, demand(config)
     solutions = rollout.solutions_per_problem
-    tokens = rollout.problems_per_step * (solutions * rollout.max_new_tokens + rollout.max_proposal_tokens)
+    problems, samples = rollout.problems_per_step, rollout.problems_per_step * solutions
+    described = f"{samples} solver samples a step"
+    if rollout.pilot:
+        described += f", {rollout.pilot} of a problem first"
+    if rollout.batch_of == "signal":
+        described = f"{problems} groups of {solutions} solver samples a step that are right and wrong, pilots of "
+        described += f"{rollout.pilot} beside them for at most {rollout.reserve} problems more"
+        samples += rollout.reserve * rollout.pilot
+    tokens = samples * rollout.max_new_tokens + (problems + rollout.reserve) * rollout.max_proposal_tokens
     of_roles = f": {roles.proposer} of the proposer, {roles.solver} of the solver" if roles.proposer else ""
     return [
         ("policies", "; ".join(map(_described, policies.all))),
@@ -85,7 +93,7 @@ def needs(config: Config, policies: Policies) -> list[tuple[str, str]]:
         ("CPUs", f"{run.total('CPU'):g}"),
         ("GPUs", f"{run.total('GPU'):g}"),
         ("rollout actors", f"{rollout.actors}{of_roles}"),
-        ("batch", f"{rollout.problems_per_step * solutions} solver samples a step"),
+        ("batch", described),
         ("tokens", f"at most {tokens:,} completion tokens a step, proposals counted once"),
     ]
 

@@ -1,8 +1,10 @@
 """Whole steps of credit, with values worked out by hand."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +191,56 @@ def test_batch_metrics_by_hand() -> None:
     assert m["problems/unique_rate"] == 1.0 and m["problems/tier_match"] == 1.0
     assert m["staleness/mean"] == 0.5 and m["staleness/max"] == 1
     assert m["groups/zero_variance_rate"] == 0.5
+    assert m["groups/informative"] == 1 and m["groups/informative_per_ktoken"] == 1000 / 8  # four solutions of 2 tokens
+
+
+def piloted(slot: str, verdicts: Sequence[Verdict], **options: Any) -> Episode:
+    """With a pilot of two."""
+    made = episode(slot, verdicts, **options)
+    assert made.group is not None
+    return replace(made, group=replace(made.group, pilot=2))
+
+
+PILOTED = [
+    piloted("0.0", [R, W, W, W]),
+    piloted("0.1", [M, W], text="2 + 2"),
+    piloted("0.2", [R, R], text="3 + 3", proposal=None),
+    STEP[3],
+]
+
+
+def test_with_a_pilot_p_is_its_estimate_and_accuracy_that_of_what_is_trained_on() -> None:
+    m = batch_metrics(PILOTED, version=0, cells=CELLS)
+    assert m["solver/success_rate"] == pytest.approx((1 / 2 + 0 + 1) / 3) and m["solver/accuracy"] == 3 / 8
+    assert m["groups/stopped_rate"] == pytest.approx(2 / 3) and m["groups/informative"] == 1
+    assert m["groups/informative_per_ktoken"] == 1000 / 16
+    assert m["groups/zero_variance_rate"] == pytest.approx(1 / 3)  # malformed and wrong differ on the ladder
+    m = batch_metrics(PILOTED, version=0, cells=CELLS, only_mixed=True)
+    assert m["solver/accuracy"] == 1 / 4 and m["solver/success_rate"] == 1 / 2
+    c = credit("variance")
+    rewarded, _ = c.reward_proposals(PILOTED, c.novelties(PILOTED))
+    assert [e.proposal and e.proposal.reward for e in rewarded] == [1, 0, None, -0.5]  # 4 p (1 - p) of 1/2, not of 1/4
+
+
+@pytest.mark.parametrize(("only_mixed", "solutions"), [(False, 8), (True, 4)])
+def test_a_batch_of_signal_trains_on_mixed_groups_and_all_proposals(only_mixed: bool, solutions: int) -> None:
+    c = credit()
+    c.only_mixed = only_mixed
+    rows = rows_of(c, PILOTED, c.due_proposals(PILOTED))
+    assert [row.part for row in rows] == [Role.SOLVER] * solutions + [Role.PROPOSER] * 3
+
+
+def test_tokens_are_counted_since_the_run_began() -> None:
+    c = credit()
+    c.only_mixed = True
+    for step in (0, 1):  # 8 solutions and 3 proposals are drawn, 4 and 3 trained on, of 2 tokens each
+        assigned = c.assign([replace(e, batch=step) for e in PILOTED], step)
+        _, m = c.settle(assigned, StepResult(step=step + 1, metrics={}, is_finite=step == 0))
+        assert m["tokens/generated"] == 22 * (step + 1)
+        assert m["tokens/trained"] == 14  # the second step changed nothing
+        c, before = credit(), c
+        c.load(json.loads(json.dumps(before.state())))
+        c.only_mixed = True
 
 
 def test_reasons_are_shares_of_the_proposals() -> None:
@@ -216,11 +268,14 @@ def test_a_mean_of_nothing_is_left_out() -> None:
         "staleness/mean",
         "staleness/max",
     }
-    means |= {"groups/zero_variance_rate", "proposer/valid_rate", "proposer/reward", "problems/unique_rate"}
-    counts = {"problems/structures", "problems/contaminated"}
+    means |= {"groups/zero_variance_rate", "groups/stopped_rate", "groups/informative_per_ktoken"}
+    means |= {"solver/success_rate", "proposer/valid_rate", "proposer/reward", "problems/unique_rate"}
+    counts = {"problems/structures", "problems/contaminated", "groups/informative"}
     assert batch_metrics([], version=0, cells=CELLS) == dict.fromkeys(counts, 0.0)
     excluded = [episode("0.0", None, proposal=Verdict.EXCLUDED)]
-    assert batch_metrics(excluded, version=0, cells=CELLS) == {"problems/structures": 0.0, "problems/contaminated": 1.0}
+    assert batch_metrics(excluded, version=0, cells=CELLS) == dict.fromkeys(counts, 0.0) | {
+        "problems/contaminated": 1.0
+    }
     garbage = batch_metrics([episode("0.0", None, proposal=Verdict.UNPARSEABLE)], version=0, cells=CELLS)
     assert garbage.keys() - counts == {"proposer/valid_rate", "proposer/reward"} and garbage["proposer/valid_rate"] == 0
     assert means <= batch_metrics(STEP, version=0, cells=CELLS).keys()

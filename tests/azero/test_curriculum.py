@@ -36,11 +36,11 @@ def _number(n: int) -> Problem:
 
 
 def _source(
-    source: Source, domain: Numbers | None = None, *, problems: int = 4, tries: int = 2, seed: int = 0, **task: Any
-) -> SlotSource:
-    return SlotSource(
-        cast(Domain, domain or Numbers()), TaskConfig(source=source, references=2, **task), problems, tries, seed
-    )
+    source: Source, domain: Numbers | None = None, *, problems: int = 4, tries: int = 2, seed: int = 0,
+    reserve: int = 0, **task: Any,
+) -> SlotSource:  # fmt: skip
+    own, config = cast(Domain, domain or Numbers()), TaskConfig(source=source, references=2, **task)
+    return SlotSource(own, config, problems, tries, seed, reserve=reserve)
 
 
 def _buffer(n: int = 30) -> ProblemBuffer:
@@ -186,6 +186,25 @@ def test_the_fixed_set_repeats_where_a_cell_is_used_up() -> None:
     assert Counter(p.cell for p in source.fixed) == {cell: 3 for cell in CELLS}
     assert {p.statement for p in source.fixed} == {str(n) for n in range(6)}
     assert len(_problems(source.slots(0, _buffer()))) == 20  # more than two epochs in one batch
+
+
+@pytest.mark.parametrize("source", get_args(Source))
+def test_a_reserve_changes_none_of_the_slots_before_it_and_goes_on_with_the_cells(source: Source) -> None:
+    def cells(slots: tuple[Slot, ...]) -> list[Cell]:
+        return [s.problem.cell if s.problem else s.tries[0].cell for s in slots]
+
+    plain, more = _source(source, problems=4), _source(source, problems=4, reserve=8)
+    for batch in (0, 2):
+        slots = more.slots(batch, _buffer(300))
+        assert [s.id for s in slots] == [f"{batch}.{i}" for i in range(12)]
+        assert source == "fixed" or slots[:4] == plain.slots(batch, _buffer(300))
+        assert source == "fixed" or cells(slots) == [CELLS[(4 * batch + i) % 3] for i in range(12)]
+
+
+def test_the_reserve_of_the_fixed_set_repeats_no_problem_of_its_epoch() -> None:
+    source = _source("fixed", fixed_size=24, problems=4, reserve=8)
+    walked = [p.statement for batch in range(2) for p in _problems(source.slots(batch, _buffer()))]
+    assert len(set(walked)) == 24
 
 
 @pytest.mark.parametrize(("shared", "prompts"), [(1, 8), (3, 3), (8, 1)])

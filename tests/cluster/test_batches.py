@@ -50,6 +50,16 @@ def test_a_batch_is_whole_only_with_all_its_parts_and_in_the_order_of_its_slots(
     assert book.take(0) is None
 
 
+def test_each_assignment_has_its_share_of_the_reserve() -> None:
+    book = BatchBook(0, 1, 0, parts=2)
+    work = book.admit(slots(0, 11), reserve=6)
+    assert [[s.id for s in a.slots] for a in work] == [
+        ["0.0", "0.1", "0.5", "0.6", "0.7"],
+        ["0.2", "0.3", "0.4", "0.8", "0.9", "0.10"],
+    ]
+    assert [a.reserve for a in work] == [3, 3]
+
+
 def test_work_that_comes_back_twice_is_refused() -> None:
     book = BatchBook(0, 1, 0, parts=2)
     work = book.admit(slots(0))
