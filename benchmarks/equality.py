@@ -34,7 +34,8 @@ OVERRIDES_OF_OLD: dict[str, list[str]] = {  # override of the new checkout -> wh
     "task.source=solver_only": ["task.source=frozen"],
     "baseline.by=problem": ["algorithm.name=grpo"],  # of an arm whose source is not selfplay
 }
-ADDED = ("proposer/reasons/",)  # metrics that the old checkout does not have
+# Metrics that the old checkout does not have.
+ADDED = ("proposer/reasons/", "solver/success_rate", "groups/stopped_rate", "groups/informative", "tokens/")
 OF_CLOCK_OR_MACHINE = ("time", "throughput/", "memory/", "sync/seconds", "sync/load_seconds", "sync/proof_seconds")
 
 
