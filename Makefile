@@ -104,7 +104,7 @@ format: setup  ## what `make lint` would have changed
 base-model: setup  ## pre-train the embedded base model again, in its place (20 minutes)
 	@$(BIN)/python -m benchmarks.base_model.pretrain $(ARGS)
 
-code-model: setup  ## pre-train the embedded code model again, in its place (half an hour)
+code-model: setup  ## pre-train the embedded code model again, in its place (40 minutes)
 	@$(BIN)/torchrun --standalone --nproc-per-node=2 -m benchmarks.code_model.pretrain --out azero/code_model $(ARGS)
 
 code: setup  ## train the embedded code model on programs, and compare it with its start, task by task (ten minutes)

@@ -259,8 +259,8 @@ class Player:
             n, sampling = 1, self.rules.proposer
         else:
             role, cell, prompt = Role.SOLVER, tag.problem.cell, self._solver_prompt(tag.problem)
-            n, sampling = self.rules.pilot or self.rules.solutions, self.rules.solver
-            n = self.rules.solutions - len(tag.pilot) if tag.pilot else n
+            n = self.rules.solutions - len(tag.pilot) if tag.pilot else self.rules.pilot or self.rules.solutions
+            sampling = self.rules.solver
         if self.rules.domain_stops:
             sampling = replace(sampling, stop=stops_of(self.domain, role, cell))
         self.engine.submit(tag, self._encoded(role, prompt), n, sampling, self.policies.of(role))
@@ -328,7 +328,8 @@ class Player:
             pilot=self.rules.pilot,
         )
         if self.rules.pilot and not tag.pilot and group.is_mixed:
-            return self._ask(replace(tag, pilot=samples))
+            self._ask(replace(tag, pilot=samples))
+            return
         self._finish(tag.slot, tag.attempt, tag.proposal, group)
         if group.is_stopped:
             self._left += self.rules.solutions - self.rules.pilot * self.rules.stopped_count

@@ -136,7 +136,7 @@ class Muon(torch.optim.Optimizer):
     """Steps along the orthogonal matrix nearest to the momentum (Jordan 2024, kellerjordan.github.io/posts/muon).
 
     Steps are scaled to the size of AdamW's (arXiv 2502.16982 eq. 4). torch.optim.Muon does the same in bfloat16, which
-    most CPUs multiply ten times slower.
+    CPUs without units for it multiply several times slower.
     """
 
     MOMENTUM, DECAY, ITERATIONS = 0.95, 0.01, 5
@@ -156,7 +156,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
-    """The nearest orthogonal matrix, roughly: singular values of about 0.7 to 1.2, by the quintic of Muon."""
+    """The nearest orthogonal matrix, roughly: its singular values are about 0.7 to 1.2. The polynomial is Muon's."""
     x = matrix / matrix.norm().clamp(min=1e-7)
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
     for _ in range(iterations):

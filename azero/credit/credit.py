@@ -252,7 +252,7 @@ class Credit:
         self.window.load(state["window"])
         self.baseline.load(state["baseline"])
         self.pending = [SAMPLE.validate_python(sample) for sample in state["pending"]]
-        self.tokens |= state.get("tokens", {"generated": 0, "trained": 0})  # those of earlier versions have none
+        self.tokens = dict(state.get("tokens", {"generated": 0, "trained": 0}))  # earlier versions did not count
 
 
 def _refuse_repeats(episodes: Sequence[Episode], step: int) -> None:

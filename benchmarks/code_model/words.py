@@ -3,7 +3,7 @@
 These are the fixed parts of its texts, the numbers of two digits, and the further elements of a list with the comma
 before them: what is copied then follows what was copied, with nothing between, which is what attention learns first.
 Strings and names stay in characters. A longer word goes before a shorter one, and none holds a newline, which ends an
-answer. Texts are of a third as many tokens then, in pre-training as in a run.
+answer. Texts have two tokens for five characters then, in pre-training as in a run.
 """
 
 from __future__ import annotations
